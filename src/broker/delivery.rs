@@ -1,0 +1,156 @@
+//! Deliveries: messages that were handed over and are owed a settlement.
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::BrokerError;
+use crate::message::{FailedAttempt, Message, Settlement};
+
+/// Names one delivery to the subscription it came from; meaningless elsewhere.
+pub type Tag = u64;
+
+/// Where in a topic a message lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Position {
+    /// Part of the topic.
+    pub partition: u32,
+    /// Place in the partition, counted from 0.
+    pub offset: u64,
+}
+
+/// One hand-over of one message.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message, shared with its broker.
+    pub message: Arc<Message>,
+    /// For the settlement.
+    pub tag: Tag,
+    /// Counted from 1; counts every delivery that was not released, crashes included.
+    pub attempt: u32,
+    /// Topics: where it lies.
+    pub position: Option<Position>,
+    /// What went wrong before, oldest first, as far as the broker keeps it.
+    pub failures: Vec<FailedAttempt>,
+}
+
+/// Deliveries of one subscription, owned. Those that are dropped unsettled go back (Invariant 1).
+#[derive(Debug)]
+pub struct Deliveries {
+    items: Vec<Delivery>,
+    settler: Arc<dyn Settler>,
+}
+
+/// The broker's side of a settlement. Only [`Deliveries`] calls it.
+#[async_trait]
+pub trait Settler: Send + Sync + Debug {
+    /// Carries out the settlements, and returns when they are as safe as the broker makes them.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so.
+    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError>;
+
+    /// A delivery that stayed out is tried once more: its attempt is one higher from now on, wherever it ends up.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: it was not counted.
+    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError>;
+
+    /// Takes back deliveries nobody settled, as the same attempt and at once. Called from `drop`: must not block.
+    fn release(&self, tags: Vec<Tag>);
+}
+
+impl Deliveries {
+    /// What a broker hands over.
+    #[must_use]
+    pub fn new(items: Vec<Delivery>, settler: Arc<dyn Settler>) -> Self {
+        Self { items, settler }
+    }
+
+    /// The deliveries, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Delivery] {
+        &self.items
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Divides them: each goes to the group that `group` names. Order is kept within each group.
+    #[must_use]
+    pub fn split(mut self, groups: usize, mut group: impl FnMut(&Delivery) -> usize) -> Vec<Deliveries> {
+        let mut parts: Vec<Deliveries> =
+            (0..groups).map(|_| Deliveries::new(Vec::new(), Arc::clone(&self.settler))).collect();
+        for delivery in std::mem::take(&mut self.items) {
+            let wanted = group(&delivery).min(groups.saturating_sub(1));
+            if let Some(part) = parts.get_mut(wanted) {
+                part.items.push(delivery);
+            }
+        }
+        parts
+    }
+
+    /// Takes the first `count` away, as deliveries of their own.
+    #[must_use]
+    pub fn take_front(&mut self, count: usize) -> Deliveries {
+        let rest = self.items.split_off(count.min(self.items.len()));
+        Deliveries::new(std::mem::replace(&mut self.items, rest), Arc::clone(&self.settler))
+    }
+
+    /// Puts others behind these.
+    ///
+    /// # Errors
+    /// Gives `others` back when they come from another subscription.
+    pub fn append(&mut self, mut others: Deliveries) -> Result<(), Deliveries> {
+        if !Arc::ptr_eq(&self.settler, &others.settler) {
+            return Err(others);
+        }
+        self.items.append(&mut others.items);
+        Ok(())
+    }
+
+    /// Another attempt begins on the first of these, which was not given back in between: the broker counts it before
+    /// the handler runs.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: give it back instead; it must not be tried uncounted.
+    pub async fn count_attempt(&mut self, failure: FailedAttempt) -> Result<(), BrokerError> {
+        let Some(first) = self.items.first_mut() else { return Ok(()) };
+        self.settler.count_attempt(first.tag, failure.clone()).await?;
+        first.attempt = first.attempt.saturating_add(1);
+        first.failures.push(failure);
+        Ok(())
+    }
+
+    /// Tells the broker what became of each, in order, once: it takes `self`. Entries that are missing from `how`
+    /// go back to the broker.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: they may be delivered again; the attempt count says so.
+    pub async fn settle(mut self, how: Vec<Settlement>) -> Result<(), BrokerError> {
+        debug_assert_eq!(how.len(), self.items.len(), "one settlement a delivery");
+        let mut items = std::mem::take(&mut self.items);
+        if items.len() > how.len() {
+            self.items = items.split_off(how.len());
+        }
+        let settled = items.iter().map(|delivery| delivery.tag).zip(how).collect();
+        self.settler.settle(settled).await
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        if !self.items.is_empty() {
+            self.settler.release(self.items.iter().map(|delivery| delivery.tag).collect());
+        }
+    }
+}

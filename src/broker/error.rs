@@ -1,0 +1,129 @@
+//! What can go wrong at the seam, cut by what the caller does next.
+
+use std::time::Duration;
+
+use crate::message::{Address, ReasonCode};
+
+/// The cause that a library gave.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A broker did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Nothing answered in time: back off and try again.
+    #[error("no answer from {endpoint} within {timeout:?}")]
+    Unreachable {
+        /// Who was asked.
+        endpoint: String,
+        /// How long.
+        timeout: Duration,
+        /// What the library said.
+        #[source]
+        cause: BoxError,
+    },
+    /// There is no such queue or topic: declare it.
+    #[error("there is no {0}; declare it in the configuration, or let the engine make it")]
+    NotFound(Address),
+    /// It is there, and not as declared: change the one or the other.
+    #[error("{address} differs from what is configured: {}", .differences.join(", "))]
+    Mismatch {
+        /// Which.
+        address: Address,
+        /// Each setting with both values.
+        differences: Vec<String>,
+    },
+    /// This system cannot do that: see its capabilities.
+    #[error("the {broker} broker cannot {what}")]
+    Unsupported {
+        /// Which system.
+        broker: &'static str,
+        /// What was asked.
+        what: &'static str,
+    },
+    /// The broker has been closed: stop.
+    #[error("the broker has been closed")]
+    Closed,
+    /// The request makes no sense: correct it.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl BrokerError {
+    /// The code to show for it.
+    #[must_use]
+    pub fn code(&self) -> ReasonCode {
+        match self {
+            Self::Unreachable { .. } => ReasonCode::BrokerUnavailable,
+            Self::NotFound(address) => match address.kind {
+                crate::message::Kind::Queue => ReasonCode::QueueNotFound,
+                crate::message::Kind::Topic => ReasonCode::TopicNotFound,
+            },
+            Self::Mismatch { .. } => ReasonCode::TopologyMismatch,
+            Self::Unsupported { .. } | Self::Invalid(_) => ReasonCode::InvalidConfig,
+            Self::Closed => ReasonCode::OperationCanceled,
+        }
+    }
+}
+
+/// Some messages of a batch were not published; all others were.
+#[derive(Debug, thiserror::Error)]
+#[error("{} of the messages were not published: {}", .0.len(), .0.first().map(|(_, error)| error.to_string()).unwrap_or_default())]
+pub struct PublishFailures(
+    /// Place in the batch, and why. Never empty, and in order.
+    pub Vec<(usize, PublishError)>,
+);
+
+/// Why one message was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The queue or topic is not there: declare it.
+    #[error("there is no {0}")]
+    NotFound(Address),
+    /// The queue is full: wait until it is shorter, or make it longer.
+    #[error("{address} is full ({limit})")]
+    Full {
+        /// Which.
+        address: Address,
+        /// Which limit, with its value.
+        limit: String,
+    },
+    /// Larger than the system takes: send less.
+    #[error("the message takes {bytes} bytes, {address} takes at most {max}")]
+    TooLarge {
+        /// Where to.
+        address: Address,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The system is away or did not confirm in time; it may have it all the same. Try again.
+    #[error("not confirmed: {0}")]
+    Unconfirmed(String),
+    /// The broker has been closed: stop.
+    #[error("the broker has been closed")]
+    Closed,
+}
+
+impl PublishError {
+    /// The code to show for it.
+    #[must_use]
+    pub fn code(&self) -> ReasonCode {
+        match self {
+            Self::NotFound(address) => match address.kind {
+                crate::message::Kind::Queue => ReasonCode::QueueNotFound,
+                crate::message::Kind::Topic => ReasonCode::TopicNotFound,
+            },
+            Self::Full { .. } => ReasonCode::PublishRejected,
+            Self::TooLarge { .. } => ReasonCode::MessageTooLarge,
+            Self::Unconfirmed(_) => ReasonCode::ConfirmTimeout,
+            Self::Closed => ReasonCode::OperationCanceled,
+        }
+    }
+
+    /// Whether the same message may be accepted later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Unconfirmed(_))
+    }
+}

@@ -1,0 +1,298 @@
+//! The seam to messaging systems. In: messages to publish, addresses to read. Out: deliveries, each owed one
+//! settlement. What happens between a delivery and its settlement is not decided here.
+//!
+//! One folder a system. They differ only in what [`Capabilities`] says; nothing outside this folder asks which
+//! system it talks to, and one conformance suite (`tests/brokers`) runs on all of them.
+//!
+//! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
+
+pub mod embedded;
+mod delivery;
+mod error;
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+pub use delivery::{Deliveries, Delivery, Position, Settler, Tag};
+pub use error::{BrokerError, PublishError, PublishFailures};
+
+use crate::message::{Address, Message, UnixMs};
+
+/// What a system can do. The conformance suite demands exactly what is claimed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Capabilities {
+    /// A confirmed publish survives a crash of the system.
+    pub durable: bool,
+    /// Queues: lower numbers wait for higher ones.
+    pub priority: bool,
+    /// Honours [`Message::not_before`] on its own.
+    pub delay: bool,
+    /// Honours [`Message::expires_at`] on its own: an expired message is still delivered, marked by its time, so
+    /// that the engine can dead-letter it; it never disappears.
+    pub expiry: bool,
+    /// Topics: messages can be read again from a place or a time.
+    pub replay: bool,
+    /// Counts deliveries itself, crashes of the consumer included.
+    pub delivery_count: bool,
+    /// Topics: what is kept in order.
+    pub ordering: Ordering,
+    /// Can be read without consuming ([`Broker::browse`]).
+    pub browse: bool,
+    /// Longest payload with headers, in bytes, that it takes.
+    pub message_bytes_max: usize,
+}
+
+/// What a system keeps in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ordering {
+    /// Nothing.
+    None,
+    /// A queue by arrival (within one priority), a topic within each partition.
+    Arrival,
+}
+
+/// A messaging system, connected.
+///
+/// Every method may be called from any number of tasks at once. None of them retries: the caller decides.
+#[async_trait]
+pub trait Broker: Send + Sync + Debug {
+    /// The name routes and metrics use for it.
+    fn name(&self) -> &str;
+
+    /// What it can do. Constant for the life of the connection.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Publishes messages to one place, in this order, and returns when all are confirmed or known to have failed.
+    /// What is confirmed is kept by the system as durably as it claims.
+    ///
+    /// # Errors
+    /// Names the messages that were *not* confirmed, by their place in `messages`; all others are. One whose fate
+    /// is unknown (a broken connection) counts as failed, and may be there: publishing it again under the same id
+    /// makes a visible duplicate.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped half-way, any of the messages may or may not be published.
+    async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures>;
+
+    /// Makes what is missing, and compares what is there. Never deletes and never changes an existing one.
+    ///
+    /// # Errors
+    /// [`BrokerError::Mismatch`] names each setting that differs: change the configuration or the system.
+    async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError>;
+
+    /// Starts reading. Several subscriptions to one queue compete for its messages; several with one group share a
+    /// topic's partitions.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotFound`]: declare it first. [`BrokerError::Unreachable`]: back off and try again.
+    async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError>;
+
+    /// Reads messages without consuming them: for people, never for the flow.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unsupported`] where [`Capabilities::browse`] is false.
+    async fn browse(&self, request: Browse) -> Result<Page, BrokerError>;
+
+    /// What is there now: for health, depth metrics and `doctor`. Answers from memory; never waits on the network.
+    fn stats(&self) -> Vec<AddressStats>;
+
+    /// Ends every subscription and connection in good order. Deliveries that are out go back.
+    async fn close(&self);
+}
+
+/// A queue or topic, as the operator wants it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Declaration {
+    /// See [`QueueSettings`].
+    Queue(Arc<str>, QueueSettings),
+    /// See [`TopicSettings`].
+    Topic(Arc<str>, TopicSettings),
+}
+
+/// Settings of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct QueueSettings {
+    /// Highest priority kept apart, 0 (none) to 10; a message above it counts as it.
+    pub priority_max: u8,
+    /// How long a message may wait before it is expired. `None`: for ever.
+    pub ttl: Option<Duration>,
+    /// Most messages, waiting and delayed together. `None`: no limit but the memory's.
+    pub length_max: Option<u64>,
+    /// Most bytes of waiting and delayed messages.
+    pub bytes_max: Option<u64>,
+    /// What happens to a publish beyond them.
+    pub overflow: Overflow,
+    /// How long a delivery may stay unsettled without a sign of life before it goes back.
+    pub lease: Duration,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            priority_max: crate::message::PRIORITY_MAX,
+            ttl: None,
+            length_max: None,
+            bytes_max: None,
+            overflow: Overflow::RejectPublish,
+            lease: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overflow {
+    /// The publisher gets an error and keeps the message. Nothing is lost.
+    #[default]
+    RejectPublish,
+    /// The oldest message of the lowest priority is dropped and counted. Only for queues whose messages may be lost.
+    DropOldest,
+}
+
+/// Settings of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TopicSettings {
+    /// Into how many parts it is divided by key; at least 1.
+    pub partitions: u32,
+    /// How long messages are kept. `None`: for ever.
+    pub retention: Option<Duration>,
+    /// How many bytes a partition keeps; the oldest go first. `None`: no limit but the memory's.
+    pub retention_bytes: Option<u64>,
+    /// How long a delivery may stay unsettled without a sign of life before it goes back.
+    pub lease: Duration,
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        Self {
+            partitions: 4,
+            retention: Some(Duration::from_secs(7 * 24 * 3600)),
+            retention_bytes: None,
+            lease: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What to read, and how much of it may be unsettled.
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    /// Queue or topic.
+    pub from: Address,
+    /// Topics: the group whose progress it shares. Ignored for queues.
+    pub group: Arc<str>,
+    /// Topics: where a group begins that has no progress yet.
+    pub start: Start,
+    /// Most deliveries unsettled at a time over this subscription.
+    pub prefetch: usize,
+}
+
+/// Where in a topic to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Start {
+    /// The oldest message that is kept.
+    #[default]
+    Earliest,
+    /// What is published from now on.
+    Latest,
+    /// The first message whose timestamp is not before this.
+    Time(UnixMs),
+    /// This offset, or the oldest kept after it, in every partition.
+    Offset(u64),
+}
+
+/// How much one call of [`Subscription::next`] may bring.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchMax {
+    /// Deliveries, at least 1.
+    pub count: usize,
+    /// Bytes of payload, headers and keys. One message always fits.
+    pub bytes: usize,
+}
+
+/// Where deliveries come from.
+#[async_trait]
+pub trait Subscription: Send + Debug {
+    /// Waits until there is something, then brings what is there, at once: a batch is never waited for to fill.
+    /// `None` once the subscription has ended. Deliveries of one partition, or of one priority of a queue, come in
+    /// the order of arrival; one that was given back comes ahead of those behind it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: back off and subscribe again; unsettled deliveries will come back.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a delivery is either returned or kept for the next call.
+    async fn next(&mut self, max: BatchMax) -> Result<Option<Deliveries>, BrokerError>;
+
+    /// Says that everything this subscription has out is still being worked on, so that its leases are kept. Call it
+    /// more often than the lease. The handle outlives the subscription's borrow, so that another task can call it.
+    fn keep_alive(&self) -> Arc<dyn KeepAlive>;
+}
+
+/// Keeps the leases of one subscription.
+pub trait KeepAlive: Send + Sync + Debug {
+    /// Everything that is out counts as just delivered. Never blocks on the network.
+    fn renew(&self);
+
+    /// How often to renew; `None` where the system needs no sign of life.
+    fn every(&self) -> Option<Duration>;
+}
+
+/// What to show a person.
+#[derive(Clone, Debug)]
+pub struct Browse {
+    /// Queue or topic.
+    pub from: Address,
+    /// Where to begin: a cursor of an earlier page, or a start.
+    pub at: BrowseAt,
+    /// Most messages in the page, at least 1.
+    pub limit: usize,
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrowseAt {
+    /// A topic: as for a subscription. A queue: `Latest` is behind the newest, anything else the oldest.
+    Start(Start),
+    /// Behind the last message of an earlier page.
+    Cursor(String),
+}
+
+/// Some of what is there.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// In the order in which they would be read (queues: of arrival).
+    pub items: Vec<Browsed>,
+    /// Where the next page begins; also on the last one, so that a reader can follow.
+    pub next: String,
+    /// How many messages there are in all, including those that are out.
+    pub total: u64,
+}
+
+/// One message, as it lies there.
+#[derive(Clone, Debug)]
+pub struct Browsed {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Where: partition and offset for topics.
+    pub position: Option<Position>,
+}
+
+/// What is in one queue or topic.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct AddressStats {
+    /// Which one.
+    pub address: Address,
+    /// Messages that could be delivered now (topics: kept).
+    pub ready: u64,
+    /// Messages whose time has not come.
+    pub delayed: u64,
+    /// Deliveries that are out.
+    pub unsettled: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Topics: for each group, how many messages it has not settled.
+    pub lag: Vec<(Arc<str>, u64)>,
+}
