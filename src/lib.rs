@@ -1,3 +1,7 @@
 //! helixmq: a message processing engine whose handlers are sandboxed WebAssembly components.
 pub mod broker;
+pub mod config;
+pub mod handler;
 pub mod message;
+pub mod route;
+pub mod settle;

@@ -5,19 +5,10 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 
 use super::BrokerError;
-use crate::message::{FailedAttempt, Message, Settlement};
+use crate::message::{FailedAttempt, Message, Position, Settlement};
 
 /// Names one delivery to the subscription it came from; meaningless elsewhere.
 pub type Tag = u64;
-
-/// Where in a topic a message lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Position {
-    /// Part of the topic.
-    pub partition: u32,
-    /// Place in the partition, counted from 0.
-    pub offset: u64,
-}
 
 /// One hand-over of one message.
 #[derive(Debug)]

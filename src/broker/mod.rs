@@ -14,10 +14,10 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use delivery::{Deliveries, Delivery, Position, Settler, Tag};
+pub use delivery::{Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures};
 
-use crate::message::{Address, Message, UnixMs};
+use crate::message::{Address, Message, Position, UnixMs};
 
 /// What a system can do. The conformance suite demands exactly what is claimed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

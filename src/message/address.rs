@@ -26,6 +26,15 @@ pub struct Address {
     pub name: Arc<str>,
 }
 
+/// Where in a topic a message lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Position {
+    /// Part of the topic.
+    pub partition: u32,
+    /// Place in the partition, counted from 0.
+    pub offset: u64,
+}
+
 /// Why text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {

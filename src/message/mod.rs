@@ -14,12 +14,12 @@ mod settlement;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-pub use address::{Address, AddressError, Kind};
+pub use address::{Address, AddressError, Kind, Position};
 pub use attempt::FailedAttempt;
 pub use compact_str::CompactString as Text;
-pub use headers::{Headers, HeadersError};
-pub use id::MessageId;
-pub use outcome::{Failure, FailureKind, Outbound, Outcome};
+pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX, Headers, HeadersError};
+pub use id::{ID_BYTES_MAX, MessageId};
+pub use outcome::{Failure, FailureKind, HandlerIdentity, Outbound, Outcome};
 pub use reason::ReasonCode;
 pub use settlement::Settlement;
 

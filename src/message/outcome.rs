@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::{Message, ReasonCode, Text};
 
 /// How a handler ended: three answers of its own, and one for when it gave none.
@@ -25,6 +27,17 @@ pub enum Outcome {
     },
     /// It gave no answer, or one that cannot be accepted.
     Failed(Box<Failure>),
+}
+
+/// Which version of a handler it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HandlerIdentity {
+    /// Name of the plugin or native handler.
+    pub name: String,
+    /// Its own version, where it says one.
+    pub version: Option<String>,
+    /// SHA-256 of the plugin's file, in hex; empty for native handlers.
+    pub digest: String,
 }
 
 /// A message that a handler wants published.

@@ -1,0 +1,155 @@
+//! Files and environment in, one checked [`Config`] out: every mistake reported together, each with its place and
+//! what would be right. Nothing is started here.
+//!
+//! Start at [`load`]; [`Config`] is what the rest of the engine sees.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    broker::{Declaration, QueueSettings, TopicSettings},
+    handler::LimitsPatch,
+    message::Address,
+    route::RouteTable,
+};
+
+/// Everything the operator decided, checked. Later code cannot hold a wrong value.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from; `None`: the built-in development configuration.
+    pub file: Option<PathBuf>,
+    /// Where the engine keeps what it makes: compiled components, the generated token.
+    pub data_directory: PathBuf,
+    /// How long a drain waits for calls that are running.
+    pub shutdown_grace: Duration,
+    /// How the engine is reached.
+    pub http: Http,
+    /// The plugins and what they may.
+    pub plugins: Plugins,
+    /// The embedded broker.
+    pub embedded: Embedded,
+    /// The routes, joined and free of conflicts.
+    pub routes: RouteTable,
+    /// Logs.
+    pub telemetry: Telemetry,
+}
+
+/// How the engine is reached.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Address and port; loopback unless the operator says otherwise. Port 0: any free one.
+    pub listen: SocketAddr,
+    /// What callers must bring. `None` with `open` false: the engine makes one and keeps it in the data directory.
+    pub token: Option<Secret>,
+    /// Whether callers may do everything without a token.
+    pub open: bool,
+    /// Longest request body, in bytes.
+    pub body_bytes_max: usize,
+}
+
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// Where plugins are and what loading one may cost.
+#[derive(Clone, Debug)]
+pub struct Plugins {
+    /// Watched for `*.wasm`.
+    pub directory: PathBuf,
+    /// By plugin name: from messaging.yaml, and from `<name>.toml` beside the plugin, which wins.
+    pub settings: BTreeMap<String, PluginSettings>,
+    /// What loading may cost.
+    pub loading: Loading,
+}
+
+/// What the operator gives one plugin.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PluginSettings {
+    /// What it reads through `wasi:config/store`.
+    pub config: BTreeMap<String, String>,
+    /// Limits of all its routes that do not set their own.
+    pub limits: LimitsPatch,
+    /// Refuse any file but the one with this SHA-256, in hex.
+    pub sha256: Option<String>,
+}
+
+/// What loading a plugin may cost. Source of the defaults: SPEC §14, "loading".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loading {
+    /// Longest file, in bytes.
+    pub file_bytes_max: u64,
+    /// CPU time of the compiling child process.
+    pub compile_cpu_max: Duration,
+    /// Address space of the compiling child process, in bytes.
+    pub compile_memory_bytes_max: u64,
+    /// Time for `init`.
+    pub init_timeout: Duration,
+}
+
+impl Default for Loading {
+    fn default() -> Self {
+        Self {
+            file_bytes_max: 64 << 20,
+            compile_cpu_max: Duration::from_secs(20),
+            compile_memory_bytes_max: 1 << 30,
+            init_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The embedded broker.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// Whether a queue or topic that is not declared is made with the defaults when it is first used.
+    pub auto_create: bool,
+    /// What is declared at start: those of SPEC §2 unless the operator leaves them out, and the operator's own.
+    pub declarations: Vec<Declaration>,
+    /// Settings of queues that do not set their own.
+    pub queue_defaults: QueueSettings,
+    /// Settings of topics that do not set their own.
+    pub topic_defaults: TopicSettings,
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Where dead letters go that no route sends elsewhere.
+    pub dead_letter: Address,
+}
+
+/// Logs.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// As `RUST_LOG`: `info,helixmq=debug`.
+    pub filter: Arc<str>,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Pretty,
+    /// For machines.
+    Json,
+}
+
+impl Secret {
+    /// Keeps it.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Hands it out to the one place that needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}

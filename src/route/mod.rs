@@ -1,0 +1,128 @@
+//! From where to which handler by what policy. Pure data and pure look-ups (Invariant 5).
+//!
+//! Start at [`Route`], then [`RouteTable::find`].
+
+mod pattern;
+mod table;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+pub use pattern::{Pattern, PatternError};
+pub use table::{RouteTable, TableError};
+
+use crate::{
+    broker::Start,
+    handler::Terms,
+    message::{Address, Message},
+    settle::RetryPolicy,
+};
+
+/// One line of the operator's plan: which messages go to which handler, and how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Route {
+    /// Unique; shown in logs, metrics and dead letters. The same as in its terms.
+    pub name: Arc<str>,
+    /// Where its messages are read.
+    pub source: Source,
+    /// Which of them it takes.
+    pub matches: Match,
+    /// Who handles them.
+    pub handler: Arc<str>,
+    /// What is kept in order.
+    pub order: Order,
+    /// How many messages may be in handlers at a time: each is a lane with a thread and an instance of its own.
+    pub concurrency: usize,
+    /// What the handler may cost and where it may publish.
+    #[serde(flatten)]
+    pub terms: Arc<Terms>,
+    /// How often and when it is tried again.
+    pub retry: RetryPolicy,
+    /// Where its dead letters go.
+    pub dead_letter: Address,
+    /// Failed calls in a row, each a trap, timeout or exhausted memory, after which the route slows to a probe.
+    pub crash_budget: CrashBudget,
+}
+
+/// Where a route's messages are read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Source {
+    /// Queue or topic.
+    pub address: Address,
+    /// Topics: the group whose progress is shared; the routes of one source share one group.
+    pub group: Arc<str>,
+    /// Topics: where a new group begins.
+    #[serde(skip)]
+    pub start: Start,
+}
+
+/// Which messages of the source a route takes: all conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Match {
+    /// Any of these; empty: any type.
+    pub types: Vec<Pattern>,
+    /// Each header must be there and its value match.
+    pub headers: BTreeMap<String, Pattern>,
+}
+
+/// What is kept in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Nothing: fastest.
+    #[default]
+    None,
+    /// Messages with one key. A retrying message holds those behind it with its key, and nobody else.
+    Key,
+    /// Everything in one partition of a topic, or in a whole queue. A retrying message holds all behind it.
+    Partition,
+}
+
+/// When a handler that keeps dying is slowed, and when it is held. Source: SPEC §14, "crash budget".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CrashBudget {
+    /// Failed calls in a row after which one probe at a time goes through.
+    pub failures_max: u32,
+    /// Failed probes after which it is held until its file or the configuration changes.
+    pub probes_max: u32,
+    /// Between two probes.
+    pub probe_interval: Duration,
+}
+
+impl Default for CrashBudget {
+    fn default() -> Self {
+        Self { failures_max: 5, probes_max: 3, probe_interval: Duration::from_secs(5) }
+    }
+}
+
+impl Match {
+    /// Whether it takes everything, so that no message need be looked at.
+    #[must_use]
+    pub fn takes_all(&self) -> bool {
+        self.types.is_empty() && self.headers.is_empty()
+    }
+
+    /// Whether it takes this message.
+    #[must_use]
+    pub fn takes(&self, message: &Message) -> bool {
+        (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&message.kind)))
+            && self.headers.iter().all(|(name, pattern)| {
+                message.headers.iter().any(|(other, value)| other == name && pattern.matches(value))
+            })
+    }
+
+    /// Why it does not take this message; `None` where it does. For people.
+    #[must_use]
+    pub fn objection(&self, message: &Message) -> Option<String> {
+        if !self.types.is_empty() && !self.types.iter().any(|pattern| pattern.matches(&message.kind)) {
+            let wanted: Vec<_> = self.types.iter().map(ToString::to_string).collect();
+            return Some(format!("type {:?} matches none of {}", message.kind, wanted.join(", ")));
+        }
+        self.headers.iter().find_map(|(name, pattern)| match message.headers.get(name) {
+            None => Some(format!("header {name:?} is missing")),
+            Some(_) if message.headers.iter().any(|(other, value)| other == name && pattern.matches(value)) => None,
+            Some(value) => Some(format!("header {name:?} is {value:?}, wanted {pattern}")),
+        })
+    }
+}

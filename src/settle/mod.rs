@@ -1,0 +1,12 @@
+//! What becomes of a delivery: from how its handler ended to what the broker is told. Values in, values out; no I/O
+//! (Invariant 5).
+//!
+//! Start at [`decide`].
+
+mod backoff;
+mod dead_letter;
+mod decide;
+
+pub use backoff::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, RetryPolicy, RetryPolicyError};
+pub use dead_letter::{DeadLetter, HEADER_CODE, is_own};
+pub use decide::{Decision, decide};
