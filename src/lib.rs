@@ -2,6 +2,8 @@
 pub mod broker;
 pub mod config;
 pub mod handler;
+pub mod hub;
 pub mod message;
 pub mod route;
 pub mod settle;
+pub mod telemetry;

@@ -97,11 +97,26 @@ impl Deliveries {
         Deliveries::new(std::mem::replace(&mut self.items, rest), Arc::clone(&self.settler))
     }
 
+    /// No deliveries, of no subscription.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { items: Vec::new(), settler: Arc::new(Nobody) }
+    }
+
+    /// Each delivery on its own, in order. Those that are not taken go back.
+    pub fn into_each(mut self) -> impl Iterator<Item = Deliveries> {
+        std::iter::from_fn(move || (!self.items.is_empty()).then(|| self.take_front(1)))
+    }
+
     /// Puts others behind these.
     ///
     /// # Errors
     /// Gives `others` back when they come from another subscription.
     pub fn append(&mut self, mut others: Deliveries) -> Result<(), Deliveries> {
+        if self.items.is_empty() {
+            std::mem::swap(self, &mut others);
+            return Ok(());
+        }
         if !Arc::ptr_eq(&self.settler, &others.settler) {
             return Err(others);
         }
@@ -136,6 +151,23 @@ impl Deliveries {
         let settled = items.iter().map(|delivery| delivery.tag).zip(how).collect();
         self.settler.settle(settled).await
     }
+}
+
+/// Where no deliveries came from.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl Settler for Nobody {
+    async fn settle(&self, _: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn count_attempt(&self, _: Tag, _: FailedAttempt) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    fn release(&self, _: Vec<Tag>) {}
 }
 
 impl Drop for Deliveries {

@@ -4,14 +4,24 @@
 //! Start at [`Handler`] and [`Runner`]; [`native`] is the short implementation, [`component`] the one with the walls.
 
 mod limits;
+pub mod component;
 pub mod native;
+mod registry;
+pub mod reload;
+mod settings;
 mod terms;
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 pub use limits::{Limits, LimitsPatch};
-pub use terms::{Isolation, Terms};
+pub use registry::{Receipt, Registry, ReloadResult, Slot, Version};
+pub use settings::{Loading, PluginSettings};
+pub use terms::{Isolation, REPLY_TO, Terms};
 
 use crate::message::{Address, HandlerIdentity, Kind, Message, Outcome, Position};
 
@@ -27,7 +37,7 @@ pub trait Handler: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`OpenError`]: the lane reports each message as failed with it, and asks again.
-    fn open(self: Arc<Self>, lane: &LaneContext) -> Result<Box<dyn Runner>, OpenError>;
+    fn open(self: Arc<Self>, lane: &LaneContext, source: Kind) -> Result<Box<dyn Runner>, OpenError>;
 }
 
 /// A handler cannot be run now.
@@ -82,6 +92,8 @@ pub struct LaneContext {
     pub outlet: Arc<dyn Outlet>,
     /// Where async work is waited for from the lane's thread.
     pub runtime: tokio::runtime::Handle,
+    /// Set when the engine stops and its grace is over: guests are ended, and their calls count as not made.
+    pub ending: Arc<AtomicBool>,
 }
 
 /// Publishes for a guest in the middle of its call. The hub implements it; it checks nothing that the runner has

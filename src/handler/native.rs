@@ -46,7 +46,7 @@ where
         true
     }
 
-    fn open(self: Arc<Self>, lane: &LaneContext) -> Result<Box<dyn Runner>, OpenError> {
+    fn open(self: Arc<Self>, lane: &LaneContext, _: Kind) -> Result<Box<dyn Runner>, OpenError> {
         Ok(Box::new(NativeRunner { handler: self, lane: lane.clone() }))
     }
 }

@@ -18,7 +18,12 @@ pub struct Terms {
     pub limits: Limits,
     /// Where the handler may publish: its own name for it, and what that means.
     pub destinations: BTreeMap<Text, Address>,
+    /// Whether it may answer: publish to `reply-to`, which means where the handled message expects its answer.
+    pub may_reply: bool,
 }
+
+/// The destination that means where the handled message expects its answer.
+pub const REPLY_TO: &str = "reply-to";
 
 /// How long an instance of a component lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,7 +52,7 @@ impl Terms {
         }
         let mut bytes = 0;
         for result in &results {
-            if !self.destinations.contains_key(&result.destination) {
+            if !(self.destinations.contains_key(&result.destination) || self.may_reply && result.destination == REPLY_TO) {
                 return Err(Outcome::failed(FailureKind::Denied, self.denial(&result.destination)));
             }
             let size = result.message.size();

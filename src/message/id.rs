@@ -3,9 +3,13 @@
 use std::fmt;
 
 use uuid::{Uuid, fmt::Hyphenated};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Longest id that is accepted, in bytes. Source: AMQP 0-9-1 short strings (`message-id`) hold 255.
 pub const ID_BYTES_MAX: usize = 255;
+
+/// The 48 bits of a version 7 UUID that hold its time.
+const TIME_MASK: u128 = 0xffff_ffff_ffff << 80;
 
 /// What makes duplicates visible. Sixteen bytes for a UUID, text otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +35,27 @@ impl MessageId {
             Ok(uuid) if uuid.hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]) == text => Self::Uuid(uuid),
             _ => Self::Text(text.into()),
         }
+    }
+
+    /// The id of result number `place` of handling the message with this id on `route`: the same on every attempt, so
+    /// that a repeated attempt repeats its ids. A UUID version 8 that sorts by the time of the message it came from.
+    #[must_use]
+    pub fn derive(&self, route: &str, place: usize) -> Self {
+        let mut hasher = Xxh3::with_seed(place as u64);
+        let time = match self {
+            Self::Uuid(uuid) => {
+                hasher.update(uuid.as_bytes());
+                uuid.as_u128() & TIME_MASK
+            }
+            Self::Text(text) => {
+                hasher.update(text.as_bytes());
+                0
+            }
+        };
+        hasher.update(route.as_bytes());
+        let hash = hasher.digest128() & !TIME_MASK;
+        let bytes = (hash | time).to_be_bytes();
+        Self::Uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 
     /// The id as text, written into `buffer` where it is a UUID.
@@ -66,6 +91,15 @@ mod tests {
         for text in ["task-123", "", "0190163D-8694-739B-AEA5-966C26F8AD91", "0190163d-8694-739b-aea5-966c26f8ad91"] {
             assert_eq!(MessageId::parse(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn derived_ids_repeat_and_differ() {
+        let id = MessageId::generate();
+        assert_eq!(id.derive("route", 0), id.derive("route", 0));
+        assert_ne!(id.derive("route", 0), id.derive("route", 1));
+        assert_ne!(id.derive("route", 0), id.derive("other", 0));
+        assert_ne!(id.derive("route", 0), MessageId::generate().derive("route", 0));
     }
 
     #[test]

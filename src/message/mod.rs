@@ -38,6 +38,12 @@ pub mod header {
     pub const TRACEPARENT: &str = "traceparent";
     /// W3C Trace Context, vendor part.
     pub const TRACESTATE: &str = "tracestate";
+
+    /// Whether only the engine may set it: what guests and publishers send under such a name is dropped.
+    #[must_use]
+    pub fn is_own(name: &str) -> bool {
+        name.starts_with(OWN_PREFIX) || name == "x-death"
+    }
 }
 
 /// Milliseconds since 1970-01-01T00:00:00Z.

@@ -88,11 +88,18 @@ pub struct CrashBudget {
     pub probes_max: u32,
     /// Between two probes.
     pub probe_interval: Duration,
+    /// A version that is held and serves no longer than this gives way to the one before it. Zero: never.
+    pub rollback_within: Duration,
 }
 
 impl Default for CrashBudget {
     fn default() -> Self {
-        Self { failures_max: 5, probes_max: 3, probe_interval: Duration::from_secs(5) }
+        Self {
+            failures_max: 5,
+            probes_max: 3,
+            probe_interval: Duration::from_secs(5),
+            rollback_within: Duration::from_secs(600),
+        }
     }
 }
 

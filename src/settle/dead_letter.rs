@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::message::{Address, FailedAttempt, HandlerIdentity, Headers, Message, ReasonCode, UnixMs, header};
+use crate::message::{Address, FailedAttempt, HandlerIdentity, Headers, Message, ReasonCode, UnixMs};
 
 /// Header that carries the reason code; a message that has it is a dead letter.
 pub const HEADER_CODE: &str = "x-helix-dead-code";
@@ -156,12 +156,6 @@ fn bounded(attempts: &[FailedAttempt]) -> Vec<&FailedAttempt> {
     let skipped = attempts.len().saturating_sub(ATTEMPTS_KEPT);
     let first = attempts.iter().take(usize::from(skipped > 0));
     first.chain(attempts.iter().skip(if skipped > 0 { skipped + 1 } else { 0 })).collect()
-}
-
-/// Names that only the engine may set: guests' and publishers' values are dropped.
-#[must_use]
-pub fn is_own(name: &str) -> bool {
-    name.starts_with(header::OWN_PREFIX) || name == "x-death"
 }
 
 #[cfg(test)]

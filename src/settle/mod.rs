@@ -8,5 +8,5 @@ mod dead_letter;
 mod decide;
 
 pub use backoff::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, RetryPolicy, RetryPolicyError};
-pub use dead_letter::{DeadLetter, HEADER_CODE, is_own};
+pub use dead_letter::{DeadLetter, HEADER_CODE};
 pub use decide::{Decision, decide};

@@ -1,0 +1,124 @@
+//! What a batch causes before it is settled: results published, dead letters kept, both confirmed (Invariant 2).
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::lane::Verdict;
+use crate::{
+    broker::{Broker, Deliveries, PublishError},
+    message::{Address, FailureKind, Message, Outcome, ReasonCode},
+    route::Route,
+    telemetry::metrics,
+};
+
+/// Messages for one address, and which delivery of the batch each belongs to.
+struct Group<'a> {
+    to: Address,
+    messages: Vec<Arc<Message>>,
+    owners: Vec<usize>,
+    route: &'a Route,
+}
+
+/// Publishes what the calls of a batch returned. A delivery one of whose results was not confirmed has failed: it will
+/// be tried again, and then repeats the ids of the results that did get through.
+pub(super) async fn publish_results(broker: &dyn Broker, route: &Route, batch: &Deliveries, verdicts: &mut [Verdict]) {
+    let mut groups: SmallVec<[Group<'_>; 2]> = SmallVec::new();
+    for (owner, verdict) in verdicts.iter_mut().enumerate() {
+        let Verdict::Ran(Outcome::Done(results)) = verdict else { continue };
+        if results.is_empty() {
+            continue;
+        }
+        let handled = batch.as_slice().get(owner).map(|delivery| &delivery.message);
+        for result in std::mem::take(results) {
+            let to = match route.terms.destinations.get(&result.destination) {
+                Some(address) => address.clone(),
+                None => match reply_address(handled.map(Arc::as_ref)) {
+                    Some(address) => address,
+                    None => {
+                        *verdict = Verdict::Ran(Outcome::failed(
+                            FailureKind::Contract,
+                            "returned an answer to a message that expects none",
+                        ));
+                        break;
+                    }
+                },
+            };
+            let group = match groups.iter_mut().find(|group| group.to == to) {
+                Some(group) => group,
+                None => {
+                    groups.push(Group { to, messages: Vec::with_capacity(batch.len()), owners: Vec::new(), route });
+                    let Some(group) = groups.last_mut() else { continue };
+                    group
+                }
+            };
+            group.messages.push(Arc::new(result.message));
+            group.owners.push(owner);
+        }
+    }
+    for group in groups {
+        publish(broker, group, verdicts).await;
+    }
+}
+
+async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]) {
+    let count = group.messages.len();
+    let failures = match broker.publish(&group.to, group.messages).await {
+        Ok(()) => Vec::new(),
+        Err(failures) => failures.0,
+    };
+    let destination = group.to.to_string();
+    let confirmed = u64::try_from(count.saturating_sub(failures.len())).unwrap_or(u64::MAX);
+    metrics().published.with_label_values(&[broker.name(), &destination]).inc_by(confirmed);
+    for (place, error) in failures {
+        count_failure(broker, &error);
+        tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
+        if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
+            *verdict = Verdict::Ran(Outcome::failed(FailureKind::PublishFailed, format!("a result was not published: {error}")));
+        }
+    }
+}
+
+/// Keeps dead letters. Returns, for each, whether it is confirmed; one that is not must not be settled.
+pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters: Vec<Arc<Message>>) -> Vec<bool> {
+    let mut kept = vec![true; letters.len()];
+    if let Err(failures) = broker.publish(to, letters).await {
+        for (place, error) in failures.0 {
+            count_failure(broker, &error);
+            if let Some(kept) = kept.get_mut(place) {
+                *kept = false;
+            }
+            tracing::error!(dead_letters = %to, "a dead letter could not be kept; its message stays where it is: {error}");
+        }
+    }
+    kept
+}
+
+fn count_failure(broker: &dyn Broker, error: &PublishError) {
+    let code: ReasonCode = error.code();
+    metrics().publish_failures.with_label_values(&[broker.name(), code.as_str()]).inc();
+}
+
+fn reply_address(handled: Option<&Message>) -> Option<Address> {
+    let reply_to = handled?.reply_to.as_ref()?;
+    reply_to.parse().or_else(|_| Address::checked(crate::message::Kind::Queue, reply_to)).ok()
+}
+
+/// 0 to 1, from a generator per thread. Not for secrets.
+pub(super) fn random() -> f64 {
+    use std::{cell::Cell, hash::BuildHasher};
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(std::hash::RandomState::new().hash_one(0_u8) | 1);
+    }
+    // xorshift64*: Marsaglia 2003, Vigna 2016.
+    let next = STATE.with(|state| {
+        let mut x = state.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        state.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    });
+    // The upper 32 bits are plenty for spreading delays.
+    f64::from(u32::try_from(next >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

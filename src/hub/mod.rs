@@ -1,0 +1,20 @@
+//! Joins broker, routes, handlers and settlement, and owns every task and thread. In: settings. Out: messages handled.
+//! What a message costs, what becomes of it and who may run are decided elsewhere; here it is carried out.
+//!
+//! One message: a [`feed`] takes batches from a subscription, a [`lane`] carries each through ([`lane::Lane::deliver`]
+//! is the heart of the engine), [`effects`] publishes what it caused. [`supervisor`] starts and stops them, and
+//! [`watch`] tells when files change.
+
+mod brake;
+mod effects;
+mod feed;
+mod held;
+mod lane;
+mod outlet;
+mod plugins;
+mod running;
+mod supervisor;
+pub mod watch;
+
+pub use brake::BrakeState;
+pub use supervisor::{Hub, RouteStatus, Settings, StartError};

@@ -1,0 +1,139 @@
+//! One source that is running: its feed, its lanes with their threads, and what keeps its leases.
+
+use std::{sync::Arc, thread};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    brake::Brake,
+    feed::{Feed, Seat},
+    lane::{BATCH_MAX, Lane, Meters, Shared},
+    supervisor::RouteStatus,
+};
+use crate::{
+    broker::{Broker, BrokerError, KeepAlive, Subscribe},
+    handler::{LaneContext, Slot},
+    message::Address,
+    route::{Route, Source},
+};
+
+/// A source with its lanes.
+#[derive(Debug)]
+pub(super) struct Running {
+    source: Address,
+    feed: Arc<Feed>,
+    stop: CancellationToken,
+    lanes: usize,
+    shared: Vec<Arc<Shared>>,
+    keep_alive: Arc<dyn KeepAlive>,
+}
+
+/// A lane's thread has ended.
+#[derive(Debug)]
+pub(super) struct LaneEnd {
+    pub(super) source: Address,
+    route: usize,
+    seat: Seat,
+    /// Which start of the source it belongs to: an end that comes late is of no interest any more.
+    feed: Arc<Feed>,
+    panicked: bool,
+}
+
+impl Running {
+    pub(super) async fn start(
+        broker: &Arc<dyn Broker>,
+        source: &Source,
+        routes: Vec<(Arc<Route>, Arc<Slot>, LaneContext)>,
+        ended: &mpsc::Sender<LaneEnd>,
+    ) -> Result<Self, BrokerError> {
+        let lanes: usize = routes.iter().map(|(route, ..)| route.concurrency.max(1)).sum();
+        let request = Subscribe {
+            from: source.address.clone(),
+            group: Arc::clone(&source.group),
+            start: source.start,
+            // A batch in each lane, one in front of it, and what ordered lanes hold.
+            prefetch: lanes * (2 * BATCH_MAX + super::held::HELD_MAX),
+        };
+        let subscription = broker.subscribe(request.clone()).await?;
+        let keep_alive = subscription.keep_alive();
+        let stop = CancellationToken::new();
+        let of_source = routes.iter().map(|(route, ..)| Arc::clone(route)).collect();
+        let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, stop.clone()));
+        let mut running =
+            Self { source: source.address.clone(), feed, stop, lanes: 0, shared: Vec::new(), keep_alive };
+        for (place, (route, slot, context)) in routes.into_iter().enumerate() {
+            let shared = Arc::new(Shared {
+                broker: Arc::clone(broker),
+                brake: Arc::new(Brake::new(route.crash_budget)),
+                meters: Meters::new(broker.name(), &route),
+                route,
+                slot,
+                context,
+            });
+            running.shared.push(shared);
+            for seat in running.feed.seats(place) {
+                running.start_lane(place, seat, ended);
+            }
+        }
+        Ok(running)
+    }
+
+    fn start_lane(&mut self, route: usize, seat: Seat, ended: &mpsc::Sender<LaneEnd>) {
+        let Some(shared) = self.shared.get(route).map(Arc::clone) else { return };
+        let feed = Arc::clone(&self.feed);
+        let name = format!("lane {}", shared.route.name);
+        let end = LaneEnd { source: self.source.clone(), route, seat: seat.clone(), feed: Arc::clone(&feed), panicked: false };
+        let ended = ended.clone();
+        let started = thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+            let lane = std::panic::AssertUnwindSafe(|| Lane::new(shared, feed, seat).run());
+            let panicked = std::panic::catch_unwind(lane).is_err();
+            // The supervisor is gone only when nobody waits for this lane any more.
+            ended.blocking_send(LaneEnd { panicked, ..end }).ok();
+        });
+        match started {
+            Ok(_) => self.lanes += 1,
+            Err(error) => tracing::error!(source = %self.source, "no thread for a lane, there are fewer: {error}"),
+        }
+    }
+
+    /// No new deliveries from here on.
+    pub(super) fn stop_taking(&self) {
+        self.stop.cancel();
+    }
+
+    /// Lanes whose threads run.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Everything that is out is still being worked on.
+    pub(super) fn keep_alive(&self) {
+        self.keep_alive.renew();
+    }
+
+    /// A lane that panicked is replaced: what it had out has gone back already.
+    pub(super) fn lane_ended(&mut self, end: &LaneEnd, ended: &mpsc::Sender<LaneEnd>) {
+        if !Arc::ptr_eq(&end.feed, &self.feed) {
+            return;
+        }
+        self.lanes = self.lanes.saturating_sub(1);
+        if end.panicked {
+            tracing::error!(source = %self.source, "a lane panicked, which is a defect of the engine; its messages went back");
+            if !self.stop.is_cancelled() {
+                self.start_lane(end.route, end.seat.clone(), ended);
+            }
+        }
+    }
+
+    pub(super) fn statuses(&self) -> impl Iterator<Item = RouteStatus> {
+        self.shared.iter().map(|shared| RouteStatus {
+            route: Arc::clone(&shared.route.name),
+            source: self.source.clone(),
+            handler: Arc::clone(&shared.route.handler),
+            serving: shared.slot.serving().is_some(),
+            brake: shared.brake.state(),
+            lanes: self.lanes,
+        })
+    }
+}

@@ -1,0 +1,462 @@
+//! The hub: one owner of every task and thread. It starts what the settings ask for, changes what they change, and
+//! stops in three steps: no new deliveries, what is in flight may end, the rest goes back to its broker.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    brake::BrakeState,
+    lane::Ending,
+    outlet::BrokerOutlet,
+    plugins::{Loader, LoaderSettings},
+    running::{LaneEnd, Running},
+};
+use crate::{
+    broker::{Broker, BrokerError, Declaration},
+    handler::{
+        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms,
+        component::ComponentEngine,
+    },
+    message::Address,
+    route::RouteTable,
+    telemetry::metrics,
+};
+
+/// How often depths are counted.
+const STATS_EVERY: Duration = Duration::from_secs(1);
+
+/// What the hub runs by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Watched for plugins.
+    pub plugins_directory: PathBuf,
+    /// By plugin name.
+    pub plugins: BTreeMap<String, PluginSettings>,
+    /// What loading a plugin may cost.
+    pub loading: Loading,
+    /// Where compiled plugins are kept.
+    pub cache_directory: PathBuf,
+    /// Queues and topics to make.
+    pub declarations: Vec<Declaration>,
+    /// The routes.
+    pub routes: RouteTable,
+    /// Where dead letters go that no route sends elsewhere.
+    pub dead_letter: Address,
+    /// How long a drain waits for calls that are running.
+    pub grace: Duration,
+}
+
+/// The engine could not be started, or not be changed: nothing was.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// See the broker's own error.
+    #[error("the {broker} broker: {error}")]
+    Broker {
+        /// Which.
+        broker: String,
+        /// What it said.
+        #[source]
+        error: BrokerError,
+    },
+    /// The machine refuses address space or threads.
+    #[error("WebAssembly cannot be run here: {0}")]
+    Engine(String),
+    /// The hub has stopped.
+    #[error("the engine is stopping")]
+    Stopping,
+}
+
+/// Handle on a running engine.
+#[derive(Debug)]
+pub struct Hub {
+    broker: Arc<dyn Broker>,
+    registry: Arc<Registry>,
+    settings: Arc<Mutex<Settings>>,
+    commands: mpsc::Sender<Command>,
+    statuses: Arc<Mutex<Vec<RouteStatus>>>,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+    owner: Mutex<JoinSet<()>>,
+}
+
+/// How one route is doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub route: Arc<str>,
+    /// Where it reads.
+    pub source: Address,
+    /// Its handler.
+    pub handler: Arc<str>,
+    /// Whether a version of it serves.
+    pub serving: bool,
+    /// Whether it is slowed or held.
+    pub brake: BrakeState,
+    /// Its lanes that run.
+    pub lanes: usize,
+}
+
+enum Command {
+    Apply(Box<Settings>, oneshot::Sender<Result<(), StartError>>),
+}
+
+impl Hub {
+    /// Starts an engine on a broker. `natives` are Rust handlers by name; `program` is our own binary, which compiles
+    /// plugins in a child process.
+    ///
+    /// # Errors
+    /// [`StartError`]: correct what it names; nothing runs.
+    pub async fn start(
+        broker: Arc<dyn Broker>,
+        settings: Settings,
+        natives: Vec<(String, Arc<dyn Handler>)>,
+        program: PathBuf,
+    ) -> Result<Self, StartError> {
+        let engine = Arc::new(ComponentEngine::new().map_err(|error| StartError::Engine(format!("{error:#}")))?);
+        let registry = Arc::new(Registry::default());
+        for (name, handler) in natives {
+            registry.slot(&name).serve(handler, Duration::ZERO, false);
+        }
+        let outlet = Arc::new(BrokerOutlet::new(Arc::clone(&broker)));
+        declare(&*broker, &settings.declarations).await?;
+        let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), crate::broker::QueueSettings::default());
+        declare(&*broker, &[answers]).await?;
+        let stop = CancellationToken::new();
+        let (commands, received) = mpsc::channel(8);
+        let (plugins_changed, changed) = mpsc::channel(8);
+        let ready = watch::Sender::new(false);
+        let is_ready = ready.subscribe();
+        let loader_settings = Arc::new(Mutex::new(loader_settings(&settings, &program)));
+        let settings = Arc::new(Mutex::new(settings));
+        let statuses = Arc::new(Mutex::new(Vec::new()));
+        let (lane_ended, lane_ends) = mpsc::channel(64);
+        let mut supervisor = Supervisor {
+            broker: Arc::clone(&broker),
+            registry: Arc::clone(&registry),
+            outlet: Arc::clone(&outlet),
+            settings: Arc::clone(&settings),
+            loader_settings: Arc::clone(&loader_settings),
+            plugins_changed,
+            running: BTreeMap::new(),
+            ending: Ending::default(),
+            lane_ended,
+            statuses: Arc::clone(&statuses),
+            program,
+        };
+        let table = supervisor.current().routes;
+        supervisor.start_missing(&table).await?;
+        supervisor.show();
+        let loader = Loader {
+            engine,
+            registry: Arc::clone(&registry),
+            context: supervisor.first_instance_context(),
+            settings: loader_settings,
+            changed,
+            ready,
+        };
+        let mut owner = JoinSet::new();
+        owner.spawn(supervisor.run(loader, received, lane_ends, stop.clone()));
+        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, stop, owner: Mutex::new(owner) })
+    }
+
+    /// The broker messages go through.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    /// Which version of which handler serves.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How each route is doing.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteStatus> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether every plugin that was there at the start has been looked at.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits until [`Self::is_ready`].
+    pub async fn ready(&self) {
+        let mut ready = self.ready.clone();
+        // Fails only when the hub has stopped: nobody waits for it then.
+        ready.wait_for(|ready| *ready).await.ok();
+    }
+
+    /// Whether it is stopping.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Replaces the settings: routes that did not change go on undisturbed, the others end between two batches and
+    /// begin anew.
+    ///
+    /// # Errors
+    /// [`StartError`]: the settings before go on.
+    pub async fn apply(&self, settings: Settings) -> Result<(), StartError> {
+        let (done, applied) = oneshot::channel();
+        self.commands.send(Command::Apply(Box::new(settings), done)).await.map_err(|_| StartError::Stopping)?;
+        applied.await.map_err(|_| StartError::Stopping)?
+    }
+
+    /// Stops: takes nothing new, lets what is running end within the grace period, gives the rest back.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let mut owner = std::mem::take(&mut *self.owner.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(ended) = owner.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!("the supervisor did not end well: {error}");
+            }
+        }
+        self.broker.close().await;
+    }
+}
+
+struct Supervisor {
+    broker: Arc<dyn Broker>,
+    registry: Arc<Registry>,
+    outlet: Arc<BrokerOutlet>,
+    settings: Arc<Mutex<Settings>>,
+    loader_settings: Arc<Mutex<LoaderSettings>>,
+    plugins_changed: mpsc::Sender<Vec<String>>,
+    running: BTreeMap<Address, Running>,
+    ending: Ending,
+    lane_ended: mpsc::Sender<LaneEnd>,
+    statuses: Arc<Mutex<Vec<RouteStatus>>>,
+    program: PathBuf,
+}
+
+impl Supervisor {
+    async fn run(
+        mut self,
+        loader: Loader,
+        mut commands: mpsc::Receiver<Command>,
+        mut lane_ends: mpsc::Receiver<LaneEnd>,
+        stop: CancellationToken,
+    ) {
+        let mut tasks: JoinSet<()> = JoinSet::new();
+        let late_stop = CancellationToken::new();
+        tasks.spawn(loader.run(stop.clone()));
+        let (outlet, answers_stop) = (Arc::clone(&self.outlet), late_stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = outlet.run(answers_stop).await {
+                tracing::error!("answers to requests of handlers cannot be read: {error}");
+            }
+        });
+        let mut stats = tokio::time::interval(STATS_EVERY);
+        stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(end) = lane_ends.recv() => self.lane_ended(end),
+                Some(Command::Apply(settings, done)) = commands.recv() => {
+                    let applied = self.apply(*settings, &mut lane_ends).await;
+                    // Whoever asked may have gone.
+                    done.send(applied).ok();
+                }
+                _ = stats.tick() => {
+                    self.running.values().for_each(Running::keep_alive);
+                    self.count_depths();
+                    self.show();
+                }
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!("a task of the hub panicked: {error}");
+                    }
+                }
+            }
+        }
+        let grace = self.current().grace;
+        let all: Vec<Address> = self.running.keys().cloned().collect();
+        self.drain(&all, grace, &mut lane_ends).await;
+        late_stop.cancel();
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn current(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the first instance of a plugin's version is made with: the terms of a route that names it, or the defaults.
+    fn first_instance_context(&self) -> Arc<dyn Fn(&str) -> LaneContext + Send + Sync> {
+        let settings = Arc::clone(&self.settings);
+        let base = self.lane_context(Arc::new(Terms {
+            route: "".into(),
+            isolation: Isolation::Instance,
+            limits: Limits::default(),
+            destinations: BTreeMap::new(),
+            may_reply: false,
+        }));
+        Arc::new(move |name: &str| {
+            let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
+            let route = settings.routes.iter().find(|route| &*route.handler == name);
+            let terms = match (route, settings.plugins.get(name)) {
+                (Some(route), _) => Arc::clone(&route.terms),
+                (None, Some(plugin)) => {
+                    Arc::new(Terms { limits: plugin.limits.over(&Limits::default()), ..Terms::clone(&base.terms) })
+                }
+                (None, None) => Arc::clone(&base.terms),
+            };
+            LaneContext { terms, ..base.clone() }
+        })
+    }
+
+    fn lane_context(&self, terms: Arc<Terms>) -> LaneContext {
+        LaneContext {
+            terms,
+            outlet: Arc::clone(&self.outlet) as _,
+            runtime: tokio::runtime::Handle::current(),
+            ending: Arc::clone(&self.ending),
+        }
+    }
+
+    async fn apply(&mut self, settings: Settings, lane_ends: &mut mpsc::Receiver<LaneEnd>) -> Result<(), StartError> {
+        declare(&*self.broker, &settings.declarations).await?;
+        let before = self.current();
+        let changed_plugins: Vec<String> = before
+            .plugins
+            .keys()
+            .chain(settings.plugins.keys())
+            .filter(|name| before.plugins.get(*name) != settings.plugins.get(*name))
+            .cloned()
+            .collect();
+        let stopping: Vec<Address> = self
+            .running
+            .keys()
+            .filter(|address| before.routes.of(address) != settings.routes.of(address))
+            .cloned()
+            .collect();
+        let grace = settings.grace;
+        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) = loader_settings(&settings, &self.program);
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+        self.drain(&stopping, grace, lane_ends).await;
+        self.start_missing(&settings.routes).await?;
+        if !changed_plugins.is_empty() {
+            // The loader has ended only when the hub stops.
+            self.plugins_changed.send(changed_plugins).await.ok();
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn start_missing(&mut self, routes: &RouteTable) -> Result<(), StartError> {
+        for (source, of_source) in routes.sources() {
+            if self.running.contains_key(&source.address) {
+                continue;
+            }
+            let contexts = of_source
+                .iter()
+                .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms))))
+                .collect();
+            let running = Running::start(&self.broker, source, contexts, &self.lane_ended)
+                .await
+                .map_err(|error| StartError::Broker { broker: self.broker.name().to_owned(), error })?;
+            self.running.insert(source.address.clone(), running);
+        }
+        Ok(())
+    }
+
+    /// Ends sources in three steps: nothing new, time for what is running, then its end.
+    async fn drain(&mut self, which: &[Address], grace: Duration, lane_ends: &mut mpsc::Receiver<LaneEnd>) {
+        for address in which {
+            if let Some(running) = self.running.get(address) {
+                running.stop_taking();
+            }
+        }
+        let left = |supervisor: &Self| which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>();
+        let all_ended = async {
+            while left(self) > 0 {
+                match tokio::time::timeout(STATS_EVERY, lane_ends.recv()).await {
+                    Ok(Some(end)) => self.lane_ended(end),
+                    Ok(None) => break,
+                    Err(_) => self.running.values().for_each(Running::keep_alive),
+                }
+            }
+        };
+        if tokio::time::timeout(grace, all_ended).await.is_err() {
+            tracing::warn!(lanes = left(self), "calls are still running after the grace period of {grace:?}: they are ended, their messages go back");
+            self.ending.store(true, Ordering::Relaxed);
+            let ended = async {
+                while left(self) > 0 {
+                    match lane_ends.recv().await {
+                        Some(end) => self.lane_ended(end),
+                        None => break,
+                    }
+                }
+            };
+            // Guests end within a tick of the clock; a native handler that does not return cannot be ended.
+            if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
+                tracing::error!("a native handler does not return; its thread is left behind");
+            }
+            self.ending.store(false, Ordering::Relaxed);
+        }
+        for address in which {
+            self.running.remove(address);
+        }
+    }
+
+    fn lane_ended(&mut self, end: LaneEnd) {
+        if let Some(running) = self.running.get_mut(&end.source) {
+            running.lane_ended(&end, &self.lane_ended);
+        }
+    }
+
+    fn show(&self) {
+        let statuses = self.running.values().flat_map(Running::statuses).collect();
+        *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
+    }
+
+    fn count_depths(&self) {
+        let broker = self.broker.name();
+        let dead_letters = self.current().dead_letter;
+        for stats in self.broker.stats() {
+            let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
+            let waiting = lag.unwrap_or(stats.ready + stats.delayed);
+            let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+            let name = stats.address.to_string();
+            metrics().depth.with_label_values(&[broker, &name]).set(waiting);
+            if stats.address == dead_letters {
+                metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
+            }
+        }
+    }
+}
+
+async fn declare(broker: &dyn Broker, what: &[Declaration]) -> Result<(), StartError> {
+    broker.declare(what).await.map_err(|error| StartError::Broker { broker: broker.name().to_owned(), error })
+}
+
+fn loader_settings(settings: &Settings, program: &std::path::Path) -> LoaderSettings {
+    LoaderSettings {
+        directory: settings.plugins_directory.clone(),
+        settings: settings.plugins.clone(),
+        loading: settings.loading.clone(),
+        cache: settings.cache_directory.clone(),
+        program: program.to_owned(),
+    }
+}

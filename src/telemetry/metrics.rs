@@ -1,0 +1,125 @@
+//! Every metric, by name. Source: SPEC §7. Labels are bounded: they name what is configured, never what is received.
+//! Handles with labels are resolved where a route is built; counts are added once a batch.
+
+use std::sync::OnceLock;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident($text:literal $(, [$($label:literal),+])?) = $help:literal,)+) => {
+        /// Every metric of the process.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$doc])* #[doc = $help] pub $name: $kind,)+
+        }
+
+        impl Metrics {
+            fn new() -> Result<Self, prometheus::Error> {
+                let registry = Registry::new();
+                $(let $name = make::$kind($text, $help $(, &[$($label),+])?)?;
+                registry.register(Box::new($name.clone()))?;)+
+                Ok(Self { registry, $($name,)+ })
+            }
+        }
+
+        /// Name and labels of every metric, for tests and documents that must not drift.
+        pub const NAMES: &[(&str, &[&str])] = &[$(($text, &[$($($label),+)?])),+];
+    };
+}
+
+metrics! {
+    published: IntCounterVec("messaging_messages_published_total", ["broker", "destination"]) = "Messages confirmed by a broker",
+    consumed: IntCounterVec("messaging_messages_consumed_total", ["broker", "destination"]) = "Deliveries taken from a broker",
+    depth: IntGaugeVec("messaging_queue_depth", ["broker", "destination"]) = "Messages that wait: ready and delayed; for topics the largest lag of a group",
+    latency: HistogramVec("messaging_delivery_latency_seconds", ["route"]) = "From a message's own timestamp until it was settled, the slowest of each batch",
+    dlq_depth: IntGaugeVec("messaging_dlq_messages_total", ["destination"]) = "Dead letters that are kept",
+    dead_lettered: IntCounterVec("messaging_dead_lettered_total", ["route", "reason"]) = "Messages that became dead letters",
+    retries: IntCounterVec("messaging_retries_total", ["route", "reason"]) = "Attempts that failed and are followed by another",
+    publish_failures: IntCounterVec("messaging_publish_failures_total", ["broker", "reason"]) = "Messages that a broker did not confirm",
+    priority_clamped: IntCounter("messaging_priority_clamped_total") = "Messages whose priority was out of range and was clamped",
+    outcomes: IntCounterVec("helixmq_handler_outcomes_total", ["route", "handler", "outcome"]) = "Calls by how they ended",
+    run_time: HistogramVec("helixmq_handler_batch_seconds", ["route", "handler"]) = "Time in the handler, a batch",
+    handled_batch: HistogramVec("helixmq_handler_batch_messages", ["route", "handler"]) = "Messages in a batch",
+    in_flight: IntGaugeVec("helixmq_in_flight_messages", ["route"]) = "Deliveries taken and not settled",
+    held: IntGaugeVec("helixmq_held_messages", ["route"]) = "Deliveries held behind a retrying one to keep their order",
+    brake: IntGaugeVec("helixmq_route_brake_state", ["route"]) = "0 open, 1 slowed to probes, 2 held",
+    plugin_info: IntGaugeVec("helixmq_plugin_info", ["plugin", "version", "digest"]) = "1 for the version that serves",
+    plugin_loaded_at: IntGaugeVec("helixmq_plugin_loaded_timestamp_seconds", ["plugin"]) = "Since when the serving version serves",
+    reloads: IntCounterVec("helixmq_plugin_reloads_total", ["plugin", "result"]) = "Loads of plugin files, by result: loaded, refused, removed",
+    reload_time: Histogram("helixmq_plugin_reload_seconds") = "From noticing a plugin file to serving it",
+    config_reloads: IntCounterVec("helixmq_config_reloads_total", ["result"]) = "Reloads of the configuration, by result: applied, refused",
+    log_lines_dropped: IntCounterVec("helixmq_guest_log_lines_dropped_total", ["plugin"]) = "Log lines of guests beyond their rate",
+    headers_dropped: IntCounter("helixmq_guest_headers_dropped_total") = "Headers that guests may not set",
+    settle_failures: IntCounterVec("helixmq_settle_failures_total", ["broker"]) = "Batches whose settlement failed; they are delivered again",
+    uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
+}
+
+/// Upper bounds of time buckets, in seconds: 10 microseconds to 30 seconds.
+const SECONDS: &[f64] = &[
+    0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
+/// Upper bounds of the numbers of messages in a batch.
+const MESSAGES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+#[allow(non_snake_case, reason = "called by the macro by the name of the type each one makes")]
+mod make {
+    use super::*;
+
+    type Made<T> = Result<T, prometheus::Error>;
+
+    pub(super) fn IntCounter(name: &str, help: &str) -> Made<IntCounter> {
+        IntCounter::new(name, help)
+    }
+    pub(super) fn IntGauge(name: &str, help: &str) -> Made<IntGauge> {
+        IntGauge::new(name, help)
+    }
+    pub(super) fn Histogram(name: &str, help: &str) -> Made<Histogram> {
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))
+    }
+    pub(super) fn IntCounterVec(name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
+        IntCounterVec::new(Opts::new(name, help), labels)
+    }
+    pub(super) fn IntGaugeVec(name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
+        IntGaugeVec::new(Opts::new(name, help), labels)
+    }
+    pub(super) fn HistogramVec(name: &str, help: &str, labels: &[&str]) -> Made<HistogramVec> {
+        let buckets = if name.ends_with("_messages") { MESSAGES } else { SECONDS };
+        HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)
+    }
+}
+
+/// The metrics of this process.
+#[must_use]
+#[allow(clippy::expect_used, reason = "the table above is constant: it either always registers or never, and a test shows that it does")]
+pub fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| Metrics::new().expect("the names and labels of the table are valid and unique"))
+}
+
+impl Metrics {
+    /// All of them as Prometheus text.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text, which would be a mistake in this file.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers() {
+        metrics().uptime.set(1);
+        assert!(metrics().render().expect("text").contains("helixmq_start_time_seconds 1"));
+    }
+}
