@@ -181,7 +181,8 @@ impl Default for TopicSettings {
 pub struct Subscribe {
     /// Queue or topic.
     pub from: Address,
-    /// Topics: the group whose progress it shares. Ignored for queues.
+    /// Topics: the group whose progress it shares. Empty: a group of its own that ends with the subscription, for
+    /// readers who only look on. Ignored for queues.
     pub group: Arc<str>,
     /// Topics: where a group begins that has no progress yet.
     pub start: Start,
@@ -295,4 +296,9 @@ pub struct AddressStats {
     pub bytes: u64,
     /// Topics: for each group, how many messages it has not settled.
     pub lag: Vec<(Arc<str>, u64)>,
+    /// Messages that were lost on purpose since the start: to [`Overflow::DropOldest`], or to a topic's retention
+    /// before a group had read them (once a group). 0 where the system does not tell.
+    pub dropped: u64,
+    /// Deliveries settled as [`Settlement::DeadLetter`](crate::message::Settlement::DeadLetter) since the start.
+    pub dead_lettered: u64,
 }

@@ -1,0 +1,58 @@
+//! Time as the broker uses it: delays and leases on a clock that never jumps, and the wall clock beside it for what
+//! messages carry. Each is read once a batch.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::{UnixMs, now_ms};
+
+/// Nanoseconds since the broker was made. Follows tokio's clock, so that paused tests pause it too.
+pub(super) type Tick = u64;
+
+/// Longer than any process lives; keeps sums of ticks far from the end of the range.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// One reading, shared by a whole batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) tick: Tick,
+    pub(super) unix: UnixMs,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    base: Instant,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { base: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { tick: nanos(self.base.elapsed()), unix: now_ms() }
+    }
+
+    /// For waiting until a tick.
+    pub(super) fn instant(&self, tick: Tick) -> Instant {
+        self.base + Duration::from_nanos(tick).min(FOREVER)
+    }
+}
+
+impl Now {
+    /// When something is due that must wait this long.
+    pub(super) fn after(&self, wait: Duration) -> Tick {
+        self.tick.saturating_add(nanos(wait.min(FOREVER)))
+    }
+
+    /// When the wall clock will show `at`; `None` if it does already. A wall clock that is set while a message waits
+    /// does not move the message.
+    pub(super) fn at_unix(&self, at: UnixMs) -> Option<Tick> {
+        (at > self.unix).then(|| self.after(Duration::from_millis(at - self.unix)))
+    }
+}
+
+pub(super) fn nanos(duration: Duration) -> Tick {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
