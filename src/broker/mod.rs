@@ -9,6 +9,7 @@
 pub mod embedded;
 mod delivery;
 mod error;
+pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 

@@ -1,13 +1,40 @@
 //! Files and environment in, one checked [`Config`] out: every mistake reported together, each with its place and
 //! what would be right. Nothing is started here.
 //!
-//! Start at [`load`]; [`Config`] is what the rest of the engine sees.
+//! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
+//! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+mod embedded;
+mod environment;
+mod finding;
+mod interpolate;
+mod kind;
+mod limits;
+mod load;
+mod plugin_toml;
+mod routes;
+mod section;
+mod source;
+mod tree;
+mod yaml;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use crate::handler::{Loading, PluginSettings};
+pub use finding::{ConfigErrors, Finding, Origin, Warning};
+pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
+pub use section::{Key, Shown};
+pub use source::FILE_BYTES_MAX;
 
 use crate::{
-    broker::{Declaration, QueueSettings, TopicSettings},
-    handler::LimitsPatch,
+    broker::{Declaration, QueueSettings, TopicSettings, topology},
+    handler::Limits,
     message::Address,
     route::RouteTable,
 };
@@ -17,6 +44,8 @@ use crate::{
 pub struct Config {
     /// The file it came from; `None`: the built-in development configuration.
     pub file: Option<PathBuf>,
+    /// Whether messages are handled. `false`: the engine answers, takes what is published, and runs no route.
+    pub enabled: bool,
     /// Where the engine keeps what it makes: compiled components, the generated token.
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
@@ -61,41 +90,6 @@ pub struct Plugins {
     pub loading: Loading,
 }
 
-/// What the operator gives one plugin.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PluginSettings {
-    /// What it reads through `wasi:config/store`.
-    pub config: BTreeMap<String, String>,
-    /// Limits of all its routes that do not set their own.
-    pub limits: LimitsPatch,
-    /// Refuse any file but the one with this SHA-256, in hex.
-    pub sha256: Option<String>,
-}
-
-/// What loading a plugin may cost. Source of the defaults: SPEC §14, "loading".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loading {
-    /// Longest file, in bytes.
-    pub file_bytes_max: u64,
-    /// CPU time of the compiling child process.
-    pub compile_cpu_max: Duration,
-    /// Address space of the compiling child process, in bytes.
-    pub compile_memory_bytes_max: u64,
-    /// Time for `init`.
-    pub init_timeout: Duration,
-}
-
-impl Default for Loading {
-    fn default() -> Self {
-        Self {
-            file_bytes_max: 64 << 20,
-            compile_cpu_max: Duration::from_secs(20),
-            compile_memory_bytes_max: 1 << 30,
-            init_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
 /// The embedded broker.
 #[derive(Clone, Debug)]
 pub struct Embedded {
@@ -132,6 +126,56 @@ pub enum LogFormat {
     Pretty,
     /// For machines.
     Json,
+}
+
+impl Default for Config {
+    /// The built-in development configuration: the embedded broker in memory with the standard topology,
+    /// `plugins-enabled/`, loopback, no routes.
+    fn default() -> Self {
+        Self {
+            file: None,
+            enabled: true,
+            data_directory: ".helixmq".into(),
+            shutdown_grace: Duration::from_secs(30),
+            http: Http::default(),
+            plugins: Plugins::default(),
+            embedded: Embedded::default(),
+            routes: RouteTable::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 7061).into(), token: None, open: false, body_bytes_max: 64 << 20 }
+    }
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Self { directory: "plugins-enabled".into(), settings: BTreeMap::new(), loading: Loading::default() }
+    }
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        let (queue_defaults, topic_defaults) = (QueueSettings::default(), TopicSettings::default());
+        Self {
+            auto_create: true,
+            declarations: topology::declarations(&queue_defaults, &topic_defaults),
+            queue_defaults,
+            topic_defaults,
+            message_bytes_max: Limits::default().message_bytes_max,
+            dead_letter: Address::queue(topology::DEAD_LETTER_QUEUE),
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: LogFormat::default() }
+    }
 }
 
 impl Secret {

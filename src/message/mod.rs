@@ -14,7 +14,7 @@ mod settlement;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-pub use address::{Address, AddressError, Kind, Position};
+pub use address::{Address, AddressError, Kind, NAME_BYTES_MAX, Position};
 pub use attempt::FailedAttempt;
 pub use compact_str::CompactString as Text;
 pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX, Headers, HeadersError};

@@ -11,6 +11,9 @@ pub const DELAY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most attempts a policy or a message may ask for: beyond it, it is not a retry any more but a loop.
 pub const ATTEMPTS_MAX: u32 = 1000;
 
+/// Most that each delay may be of the one before it.
+pub const FACTOR_MAX: f64 = 100.0;
+
 /// How often and when a message is tried again. Source of the defaults: SPEC §4, "Two ladders".
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RetryPolicy {
@@ -18,7 +21,7 @@ pub struct RetryPolicy {
     pub attempts_max: u32,
     /// Delay before the second attempt.
     pub delay: Duration,
-    /// By what each further delay grows; at least 1.
+    /// By what each further delay grows; 1 to [`FACTOR_MAX`].
     pub factor: f64,
     /// No delay grows beyond this.
     pub delay_max: Duration,
@@ -33,7 +36,7 @@ pub enum RetryPolicyError {
     #[error("attempts_max is {0}; it must be 1 to {ATTEMPTS_MAX}")]
     Attempts(u32),
     /// Choose another number.
-    #[error("factor is {0}; it must be 1 to 100")]
+    #[error("factor is {0}; it must be 1 to {FACTOR_MAX}")]
     Factor(f64),
     /// Choose another number.
     #[error("jitter is {0}; it must be 0 to 1")]
@@ -69,7 +72,7 @@ impl RetryPolicy {
         if !(1..=ATTEMPTS_MAX).contains(&self.attempts_max) {
             return Err(RetryPolicyError::Attempts(self.attempts_max));
         }
-        if !(1.0..=100.0).contains(&self.factor) {
+        if !(1.0..=FACTOR_MAX).contains(&self.factor) {
             return Err(RetryPolicyError::Factor(self.factor));
         }
         if !(0.0..=1.0).contains(&self.jitter) {

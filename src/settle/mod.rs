@@ -7,6 +7,6 @@ mod backoff;
 mod dead_letter;
 mod decide;
 
-pub use backoff::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, RetryPolicy, RetryPolicyError};
+pub use backoff::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, FACTOR_MAX, RetryPolicy, RetryPolicyError};
 pub use dead_letter::{DeadLetter, HEADER_CODE};
 pub use decide::{Decision, decide};

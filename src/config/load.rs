@@ -1,0 +1,337 @@
+//! Joins file, environment and the plugins' own files.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Config, ConfigErrors, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry, Warning, embedded, environment,
+    finding::Origin,
+    kind::{self, Kind, Wrong},
+    limits::{Base, MESSAGE_BYTES, WAIT_MS},
+    plugin_toml::{self, Part},
+    routes::{self, Draft, Surroundings},
+    section::{Given, Key, Reader, Section, Shown},
+    source,
+    tree::Node,
+    yaml,
+};
+use crate::route::Route;
+
+/// Where the configuration is looked for when no file is named.
+pub const DEFAULT_FILE: &str = "configs/messaging.yaml";
+/// A token that can be guessed is as good as none.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// A configuration, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the engine runs by.
+    pub config: Config,
+    /// Every value that is in force, with who named it.
+    pub values: Vec<Shown>,
+    /// What is accepted and should be looked at.
+    pub warnings: Vec<Warning>,
+    /// Every file that was read: the configuration is another once one of them changes, or one is added to the
+    /// plugins' directory.
+    pub files: Vec<PathBuf>,
+}
+
+/// What a plugin's own file says.
+#[derive(Clone, Debug)]
+pub struct PluginToml {
+    /// Over what messaging.yaml says.
+    pub settings: PluginSettings,
+    /// The routes it brings, each sound by itself; whether they go with all others is known to [`load`].
+    pub routes: Vec<Route>,
+    /// Every value that is in force.
+    pub values: Vec<Shown>,
+    /// What is accepted and should be looked at.
+    pub warnings: Vec<Warning>,
+}
+
+/// The file to load: the one that was named, else [`DEFAULT_FILE`] where it is, else none.
+#[must_use]
+pub fn find(named: Option<PathBuf>) -> Option<PathBuf> {
+    named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists()))
+}
+
+/// Loads the configuration; without a file, the built-in development configuration. Variables of the environment and
+/// every `<plugin>.toml` in the plugins' directory count in both cases. Reads files, so call it where blocking is
+/// allowed.
+///
+/// # Errors
+/// Every mistake at once; none of it is in force. At a reload, keep the configuration that is.
+pub fn load(file: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    let mut reader = Reader::new(env, file);
+    let text = match file.map(source::text).transpose() {
+        Ok(text) => text,
+        Err(errors) => return Err(refused(reader, errors, file)),
+    };
+    match text.map(|text| yaml::read(&text)).transpose() {
+        Ok(document) => joined(&mut reader, file, document.as_ref()),
+        Err(error) => Err(refused(reader, vec![error], file)),
+    }
+}
+
+/// As [`load`], for a text that is not in a file yet; `file` is what mistakes name.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(file: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
+    let mut reader = Reader::new(env, Some(file));
+    let document = source::checked(text.as_bytes().to_vec()).and_then(|text| yaml::read(&text).map_err(|error| vec![error]));
+    match document {
+        Ok(document) => joined(&mut reader, Some(file), Some(&document)),
+        Err(errors) => Err(refused(reader, errors, Some(file))),
+    }
+}
+
+/// Reads one plugin's own file, to say what is wrong with it alone. What is in force comes from [`load`] only.
+///
+/// # Errors
+/// Every mistake at once.
+pub fn read_plugin_toml(
+    file: &Path,
+    config: &Config,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<PluginToml, ConfigErrors> {
+    let mut reader = Reader::new(env, Some(file));
+    let plugin = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if !kind::is_name(&plugin) {
+        let wrong = kind::bad_name(&plugin);
+        let origin = reader.origin(super::tree::Place::NONE);
+        reader.refuse(origin, "", wrong.problem, wrong.fix);
+    }
+    let mut part = Part::default();
+    let group = environment::group(&mut reader);
+    let dead_letter = (config.embedded.dead_letter.clone(), Origin::Default);
+    let mut around = Surroundings { group, dead_letter, plugins: BTreeMap::new() };
+    let drafts = plugin_toml::read(&mut reader, file, &plugin, &mut part, &mut around);
+    finished(&mut reader, &[file.to_path_buf()])?;
+    let routes = drafts.into_iter().map(Draft::into_route).collect();
+    Ok(PluginToml { settings: part.settings, routes, values: reader.shown, warnings: reader.warnings })
+}
+
+/// Every key of messaging.yaml, in the order of its sections, with what it takes and its default. `<plugin>.toml` has
+/// those under `plugins.settings.<name>`, and `routes` without `handler`.
+#[must_use]
+pub fn keys() -> Vec<Key> {
+    /// One of everything that has keys.
+    const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
+                          routes: [{name: a, topic: a, handler: a}]}";
+    let mut reader = Reader::new(&|_| None, None);
+    let document = yaml::read(SAMPLE).ok();
+    reader.root(document.as_ref(), |section| read(section, false));
+    reader.keys
+}
+
+fn refused(mut reader: Reader<'_>, errors: Vec<super::tree::SyntaxError>, file: Option<&Path>) -> ConfigErrors {
+    for error in errors {
+        let origin = reader.origin(error.place);
+        reader.refuse(origin, "", error.problem, error.fix);
+    }
+    let files: Vec<_> = file.map(Path::to_path_buf).into_iter().collect();
+    ConfigErrors::new(reader.findings, reader.more, &files)
+}
+
+fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErrors> {
+    if reader.findings.is_empty() {
+        return Ok(());
+    }
+    Err(ConfigErrors::new(std::mem::take(&mut reader.findings), reader.more, files))
+}
+
+fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
+    environment::read(reader);
+    let (mut config, drafts, mut files) = reader.root(document, |section| read(section, true));
+    environment::refuse_absent(reader);
+    if !config.embedded.auto_create {
+        routes::require_declared(reader, &drafts, &embedded::declared(&config.embedded));
+    }
+    config.routes = routes::join_all(reader, drafts);
+    config.file = file.map(Path::to_path_buf);
+    files.splice(0..0, config.file.clone());
+    finished(reader, &files)?;
+    let (values, warnings) = (std::mem::take(&mut reader.shown), std::mem::take(&mut reader.warnings));
+    Ok(Loaded { config, values, warnings, files })
+}
+
+/// The whole of messaging.yaml, and with `beside` the plugins' own files. The routes are not joined yet.
+fn read(section: &mut Section<'_, '_, '_>, beside: bool) -> (Config, Vec<Draft>, Vec<PathBuf>) {
+    let default = Config::default();
+    for (key, system) in environment::ABSENT_SECTIONS {
+        let (problem, fix) = environment::absence(system);
+        section.forbid(key, problem, fix);
+    }
+    let enabled = section.section("messaging", |section| section.value("enabled", &kind::flag(), default.enabled));
+    let http = section.section("http", http);
+    let (data_directory, shutdown_grace) = section.section("engine", |section| {
+        (
+            section.value("data_directory", &kind::path(), default.data_directory),
+            section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
+        )
+    });
+    let (embedded, dead_letter_origin) = section.section("embedded", embedded::read);
+    let (mut plugins, mut parts) = section.section("plugins", plugins);
+    let telemetry = section.section("telemetry", telemetry);
+
+    let mut around = Surroundings {
+        group: environment::group(section.reader),
+        dead_letter: (embedded.dead_letter.clone(), dead_letter_origin),
+        plugins: parts.iter().map(|(name, part)| (name.clone(), part.limits.clone())).collect(),
+    };
+    let (mut files, mut theirs) = (Vec::new(), Vec::new());
+    if beside {
+        for (plugin, file) in plugin_toml::find(section.reader, &plugins.directory) {
+            let part = parts.entry(plugin.clone()).or_default();
+            theirs.extend(plugin_toml::read(section.reader, &file, &plugin, part, &mut around));
+            files.push(file);
+        }
+    }
+    plugins.settings = parts.into_iter().map(|(name, part)| (name, part.settings)).collect();
+
+    let mut drafts = Vec::new();
+    section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
+    drafts.extend(theirs);
+    let config =
+        Config { enabled, data_directory, shutdown_grace, http, plugins, embedded, telemetry, ..Config::default() };
+    (config, drafts, files)
+}
+
+fn http(section: &mut Section<'_, '_, '_>) -> Http {
+    let default = Http::default();
+    let listen = section.value("listen", &listen(), default.listen);
+    let written = section.optional("token", &kind::token(), "HELIXMQ_TOKEN, else one is made");
+    let open = section.value("open", &kind::flag(), default.open);
+    let token = written.or_else(|| if open { None } else { token_of_environment(section) });
+    let body_bytes_max = section.value("body_bytes_max", &kind::bytes(MESSAGE_BYTES), default.body_bytes_max);
+    if let (true, Some(token)) = (open, &token) {
+        let (path, origin) = (section.path_of("token"), token.origin.clone());
+        section.reader.refuse(origin, &path, "nobody is asked for a token where http.open is true", "remove one of the two");
+    }
+    if let Some(token) = token.as_ref().filter(|token| token.value.reveal().len() < TOKEN_BYTES_MIN) {
+        let (path, origin) = (section.path_of("token"), token.origin.clone());
+        let problem = format!("is shorter than {TOKEN_BYTES_MIN} characters and can be guessed");
+        section.reader.warn(origin, &path, problem, "use a long random one, as `openssl rand -hex 32` prints");
+    }
+    if open && !listen.ip().is_loopback() {
+        let (path, origin) = (section.path_of("open"), section.origin_of("open"));
+        let problem = format!("everybody who reaches {listen} may publish, read and discard");
+        section.reader.warn(origin, &path, problem, "set it to false, or listen on 127.0.0.1");
+    }
+    Http { listen, token: token.map(|token| token.value), open, body_bytes_max }
+}
+
+/// The token that the command line uses too, where the file names none.
+fn token_of_environment(section: &mut Section<'_, '_, '_>) -> Option<Given<Secret>> {
+    const VARIABLE: &str = "HELIXMQ_TOKEN";
+    let path = section.path_of("token");
+    let text = section.reader.variable(VARIABLE).filter(|_| !section.has("token"))?;
+    let origin = Origin::Environment(VARIABLE);
+    match (kind::token().read)(&text) {
+        Ok(value) => {
+            section.reader.show(&path, "***".to_owned(), origin.clone());
+            Some(Given { value, origin, from_environment: true })
+        }
+        Err(wrong) => {
+            section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
+            None
+        }
+    }
+}
+
+fn listen() -> Kind<SocketAddr> {
+    let read = |text: &str| {
+        text.parse::<SocketAddr>().map_err(|_| {
+            let port = text.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
+            let fix = match (text.starts_with("localhost:"), port) {
+                (true, Some(port)) => format!("write 127.0.0.1:{port}"),
+                (_, Some(port)) => format!("write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for all"),
+                _ => "write an IP address and a port, as in 127.0.0.1:7061 or [::1]:7061".to_owned(),
+            };
+            Wrong::new(format!("{} is not an IP address with a port", kind::quoted(text)), fix)
+        })
+    };
+    kind::parsed("an IP address with a port", read, ToString::to_string)
+}
+
+fn plugins(section: &mut Section<'_, '_, '_>) -> (Plugins, BTreeMap<String, Part>) {
+    let default = Plugins::default();
+    let directory = section.value("directory", &kind::path(), default.directory);
+    if directory.exists() && !directory.is_dir() {
+        let (path, origin) = (section.path_of("directory"), section.origin_of("directory"));
+        section.reader.refuse(origin, &path, "is not a directory", "name the directory that plugins are dropped into");
+    }
+    let loading = section.section("loading", |section| {
+        let default = Loading::default();
+        Loading {
+            file_bytes_max: section.value("file_bytes_max", &kind::bytes(MESSAGE_BYTES), default.file_bytes_max),
+            compile_cpu_max: section.value("compile_cpu_ms_max", &seconds(), default.compile_cpu_max),
+            compile_memory_bytes_max: section.value(
+                "compile_memory_bytes_max",
+                &kind::bytes(COMPILE_MEMORY_BYTES_MIN..=u64::MAX),
+                default.compile_memory_bytes_max,
+            ),
+            init_timeout: section.value("init_timeout_ms", &kind::millis(WAIT_MS), default.init_timeout),
+        }
+    });
+    let mut parts: BTreeMap<String, Part> = BTreeMap::new();
+    section.named("settings", |name, origin, section| {
+        let mut part = Part { limits: Base::default(), ..Part::default() };
+        part.read(section);
+        if kind::is_name(name) {
+            parts.insert(name.to_owned(), part);
+        } else {
+            let (wrong, path) = (kind::bad_name(name), section.path.clone());
+            section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
+        }
+    });
+    (Plugins { directory, settings: BTreeMap::new(), loading }, parts)
+}
+
+/// With less, not even an empty component compiles.
+const COMPILE_MEMORY_BYTES_MIN: u64 = 64 << 20;
+
+/// CPU time of a process, which systems count in whole seconds. Source: POSIX, `RLIMIT_CPU`.
+fn seconds() -> Kind<Duration> {
+    kind::millis(1000..=60 * 60 * 1000)
+}
+
+fn telemetry(section: &mut Section<'_, '_, '_>) -> Telemetry {
+    let default = Telemetry::default();
+    let filter = section.value("filter", &filter(), default.filter.to_string());
+    let words = &[("auto", LogFormat::Auto), ("pretty", LogFormat::Pretty), ("json", LogFormat::Json)];
+    let format = kind::choice(words, |format| {
+        match format {
+            LogFormat::Auto => "auto",
+            LogFormat::Pretty => "pretty",
+            LogFormat::Json => "json",
+        }
+        .to_owned()
+    });
+    Telemetry { filter: Arc::from(filter), format: section.value("format", &format, default.format) }
+}
+
+/// Checked here, so that a filter that would silence everything is a mistake and not a silence.
+fn filter() -> Kind<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let read = |text: &str| {
+        let fix = "write a level (error, warn, info, debug, trace), or several parts: info,helixmq=debug";
+        for part in text.split(',').map(str::trim) {
+            let bare = !part.contains(['=', '[']);
+            if bare && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part)) {
+                return Err(Wrong::new(format!("{} is not a level of logging", kind::quoted(part)), fix));
+            }
+        }
+        match tracing_subscriber::EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(Wrong::new(format!("{} is not a filter: {error}", kind::quoted(text)), fix)),
+        }
+    };
+    kind::parsed("a filter such as info,helixmq=debug", read, Clone::clone)
+}
