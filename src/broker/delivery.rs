@@ -103,6 +103,14 @@ impl Deliveries {
         Self { items: Vec::new(), settler: Arc::new(Nobody) }
     }
 
+    /// The same deliveries, settled by another: for brokers that stand in front of a broker, to count or to delay.
+    #[must_use]
+    pub fn settled_by(mut self, wrap: impl FnOnce(&[Delivery], Arc<dyn Settler>) -> Arc<dyn Settler>) -> Deliveries {
+        let items = std::mem::take(&mut self.items);
+        let settler = wrap(&items, Arc::clone(&self.settler));
+        Deliveries::new(items, settler)
+    }
+
     /// Each delivery on its own, in order. Those that are not taken go back.
     pub fn into_each(mut self) -> impl Iterator<Item = Deliveries> {
         std::iter::from_fn(move || (!self.items.is_empty()).then(|| self.take_front(1)))
