@@ -38,7 +38,8 @@ pub trait Settler: Send + Sync + Debug {
     /// Carries out the settlements, and returns when they are as safe as the broker makes them.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so.
+    /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so. [`BrokerError::Closed`]:
+    /// all of them went back when the broker was closed.
     async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError>;
 
     /// A delivery that stayed out is tried once more: its attempt is one higher from now on, wherever it ends up.
@@ -149,7 +150,8 @@ impl Deliveries {
     /// go back to the broker.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`]: they may be delivered again; the attempt count says so.
+    /// [`BrokerError::Unreachable`]: they may be delivered again; the attempt count says so. [`BrokerError::Closed`]:
+    /// they went back when the broker was closed.
     pub async fn settle(mut self, how: Vec<Settlement>) -> Result<(), BrokerError> {
         debug_assert_eq!(how.len(), self.items.len(), "one settlement a delivery");
         let mut items = std::mem::take(&mut self.items);
