@@ -108,7 +108,7 @@ impl Message {
     #[must_use]
     pub fn new(kind: impl Into<Text>, payload: impl Into<Bytes>, now: UnixMs) -> Self {
         Self {
-            id: MessageId::generate(),
+            id: MessageId::generate(now),
             kind: kind.into(),
             payload: payload.into(),
             timestamp: now,
