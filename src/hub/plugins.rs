@@ -186,6 +186,12 @@ impl Loader {
         let count = |result| metrics().reloads.with_label_values(&[name.as_str(), result]).inc();
         match result {
             Ok(None) => directory.saw(&name, stamp, digest),
+            Ok(Some(_)) if slot.identity().is_some_and(|serving| serving.digest.is_empty()) => {
+                count("refused");
+                tracing::error!(plugin = name, file = %path.display(), "refused: a handler of the embedding program has this name");
+                slot.refuse(digest.clone(), took, "a handler of the embedding program has this name".to_owned());
+                directory.saw(&name, stamp, digest);
+            }
             Ok(Some(component)) => {
                 let identity = component.identity().clone();
                 let cached = component.was_cached();

@@ -138,6 +138,13 @@ impl Message {
             .or_else(|| self.extra.as_ref().and_then(|extra| extra.trace_id.as_deref()))
     }
 
+    /// Where an answer is expected, as an address: a bare name means a queue.
+    #[must_use]
+    pub fn reply_address(&self) -> Option<Address> {
+        let reply_to = self.reply_to.as_ref()?;
+        reply_to.parse().or_else(|_| Address::checked(Kind::Queue, reply_to)).ok()
+    }
+
     /// The rarer properties, made on first use.
     pub fn extra_mut(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
