@@ -1,5 +1,6 @@
 //! helixmq: a message processing engine whose handlers are sandboxed WebAssembly components.
 pub mod broker;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod handler;
