@@ -3,6 +3,7 @@
 //!
 //! Start at [`run`] and [`Command`]; each verb has a file of its name.
 
+pub mod bench;
 mod config;
 mod context;
 mod failure;
@@ -57,6 +58,8 @@ enum Command {
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::Command),
+    /// Measure how fast it is here
+    Bench(bench::Args),
     /// Compiles a plugin under limits: the engine calls it for itself.
     #[command(hide = true)]
     CompileComponent {
@@ -93,6 +96,13 @@ fn done(command: Command, context: Context) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(&args, context),
         Command::Config(command) => config::run(&command, &context),
+        Command::Bench(args) => {
+            let measured = bench::run(&args).map_err(|error| {
+                Failure::new(Exit::Failed, "NOT_MEASURED", format!("nothing was measured: {error:#}"), "correct what it names")
+            })?;
+            if context.output.json() { context.output.value(&measured)? } else { context.output.line(&measured)? }
+            Ok(Exit::Done)
+        }
         Command::CompileComponent { input, output, cpu_seconds, memory_bytes } => {
             crate::handler::component::run_compile_child(&input, &output, cpu_seconds, memory_bytes)
                 .map(|()| Exit::Done)
