@@ -21,6 +21,10 @@ use self::{
 };
 use super::{Context, Exit, Failure};
 use crate::{
+    admin::{
+        self,
+        http::{Api, Options, Token},
+    },
     config::{Config, Loaded, LogFormat},
     hub::{Hub, StartError},
     message::Kind,
@@ -226,10 +230,13 @@ struct Http {
 
 /// Answers HTTP until `stop`.
 async fn answer(listener: TcpListener, hub: Arc<Hub>, http: Http, stop: CancellationToken) -> io::Result<()> {
-    tracing::debug!(open = http.token.is_none(), body_bytes_max = http.config.http.body_bytes_max, hub = hub.is_ready(), "answering");
-    stop.cancelled().await;
-    drop(listener);
-    Ok(())
+    let options = Options {
+        open: http.token.is_none(),
+        token: http.token.map(Token::new),
+        body_bytes_max: http.config.http.body_bytes_max,
+        ..Options::default()
+    };
+    admin::http::serve(listener, Arc::new(Api::new(hub, options)), stop).await
 }
 
 fn token(config: &Config, data: &DataDirectory) -> Result<Option<String>, Failure> {
