@@ -95,14 +95,8 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     let listener = TcpListener::bind(config.http.listen).await.map_err(|error| not_listening(&config, &error))?;
     let address = listener.local_addr().map_err(|error| not_listening(&config, &error))?;
     let token = token(&config, data)?;
-    data::make(&settings::cache_directory(&config)).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            "DATA_DIRECTORY_UNUSABLE",
-            format!("{} cannot be made ({error})", settings::cache_directory(&config).display()),
-            "set engine.data_directory to one that the engine may write",
-        )
-    })?;
+    let cache = settings::cache_directory(&config);
+    data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
     let broker = settings::broker(&config).map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(Exit::Failed, "NO_PROGRAM", format!("the engine's own program cannot be found: {error}"), "start it by its full path")
