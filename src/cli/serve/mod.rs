@@ -21,6 +21,7 @@ use self::{
 };
 use super::{Context, Exit, Failure};
 use crate::{
+    admin::http,
     config::{Config, Loaded, LogFormat},
     hub::{Hub, StartError},
     message::Kind,
@@ -30,7 +31,7 @@ use crate::{
     },
 };
 
-/// How long HTTP may take to end its replies, once nothing else runs.
+/// How long answers that are under way may take to end, once the engine stops.
 const HTTP_END: Duration = Duration::from_secs(5);
 
 /// What `serve` takes.
@@ -117,21 +118,20 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     );
 
     let http_stop = CancellationToken::new();
-    let mut http = JoinSet::new();
-    http.spawn(answer(listener, Arc::clone(&hub), Http { token, config: config.clone() }, http_stop.clone()));
+    let mut answering = JoinSet::new();
+    let api = Arc::new(http::Api::new(Arc::clone(&hub), http_options(&config, token)));
+    answering.spawn(http::serve(listener, api, http_stop.clone()));
     let mut watching = JoinSet::new();
     let files = Files { context, hub: Arc::clone(&hub), config: config.clone(), seen, logs };
     watching.spawn(files.run(hang_up));
 
-    let why = wait(&hub, &mut signals, &mut http, &mut watching).await;
+    let why = wait(&hub, &mut signals, &mut answering, &mut watching).await;
     drop(watching);
     http_stop.cancel();
     tracing::info!("draining: nothing new is taken, calls may end within {:?}; a second signal ends them", config.shutdown_grace);
     let drained = async {
         hub.stop().await;
-        if tokio::time::timeout(HTTP_END, async { while http.join_next().await.is_some() {} }).await.is_err() {
-            tracing::warn!("HTTP replies were still being sent after {HTTP_END:?}: they are cut");
-        }
+        while answering.join_next().await.is_some() {}
     };
     tokio::select! {
         () = drained => {}
@@ -167,7 +167,7 @@ impl PartialEq for Ending {
 }
 
 /// Waits for a reason to stop.
-async fn wait(hub: &Hub, signals: &mut Signals, http: &mut JoinSet<io::Result<()>>, watching: &mut JoinSet<()>) -> Ending {
+async fn wait(hub: &Hub, signals: &mut Signals, answering: &mut JoinSet<io::Result<()>>, watching: &mut JoinSet<()>) -> Ending {
     let mut said_ready = false;
     loop {
         tokio::select! {
@@ -176,7 +176,7 @@ async fn wait(hub: &Hub, signals: &mut Signals, http: &mut JoinSet<io::Result<()
                 said_ready = true;
                 say_ready(hub);
             }
-            Some(ended) = http.join_next() => {
+            Some(ended) = answering.join_next() => {
                 let why = match ended {
                     Ok(Ok(())) => "it ended by itself".to_owned(),
                     Ok(Err(error)) => error.to_string(),
@@ -211,19 +211,15 @@ fn waiting(hub: &Hub) -> u64 {
     queues.map(|stats| stats.ready + stats.delayed).sum()
 }
 
-/// What HTTP runs by.
-struct Http {
-    /// What callers must bring; `None`: nothing.
-    token: Option<String>,
-    config: Config,
-}
-
-/// Answers HTTP until `stop`.
-async fn answer(listener: TcpListener, hub: Arc<Hub>, http: Http, stop: CancellationToken) -> io::Result<()> {
-    tracing::debug!(open = http.token.is_none(), body_bytes_max = http.config.http.body_bytes_max, hub = hub.is_ready(), "answering");
-    stop.cancelled().await;
-    drop(listener);
-    Ok(())
+/// How HTTP answers.
+fn http_options(config: &Config, token: Option<String>) -> http::Options {
+    http::Options {
+        token: token.map(http::Token::new),
+        open: config.http.open,
+        body_bytes_max: config.http.body_bytes_max,
+        drain_timeout: HTTP_END,
+        ..http::Options::default()
+    }
 }
 
 fn token(config: &Config, data: &DataDirectory) -> Result<Option<String>, Failure> {
