@@ -104,10 +104,28 @@ impl Failure {
         self.exit
     }
 
+    /// For programs, what happened.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// What happened, without what to do.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+
+    /// The same, with something else to do.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
     }
 
     /// Whether nothing is to be said.

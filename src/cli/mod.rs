@@ -3,12 +3,21 @@
 //!
 //! Start at [`run`] and [`Command`]; each verb has a file of its name.
 
+mod arguments;
 pub mod bench;
+mod client;
 mod config;
 mod context;
+mod dlq;
+mod doctor;
 mod failure;
 mod output;
+mod plugin;
+mod publish;
+mod route;
 mod serve;
+mod shown;
+mod tail;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -55,9 +64,24 @@ pub struct Cli {
 enum Command {
     /// Run the engine
     Serve(serve::Args),
+    /// Publish a message for each line of a file
+    Publish(publish::Args),
+    /// Show messages without consuming them
+    Tail(tail::Args),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::Command),
+    /// List routes, or explain which one a message would take
+    #[command(subcommand)]
+    Route(route::Command),
+    /// List, check and begin plugins
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// List and show dead letters
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Look for what would keep the engine from doing its work
+    Doctor,
     /// Measure how fast it is here
     Bench(bench::Args),
     /// Compiles a plugin under limits: the engine calls it for itself.
@@ -95,6 +119,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn done(command: Command, context: Context) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(&args, context),
+        Command::Publish(args) => publish::run(&args, &context),
+        Command::Tail(args) => tail::run(&args, &context),
+        Command::Route(command) => route::run(&command, &context),
+        Command::Plugin(command) => plugin::run(&command, &context),
+        Command::Dlq(command) => dlq::run(&command, &context),
+        Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(&command, &context),
         Command::Bench(args) => {
             let measured = bench::run(&args).map_err(|error| {

@@ -21,10 +21,7 @@ use self::{
 };
 use super::{Context, Exit, Failure};
 use crate::{
-    admin::{
-        self,
-        http::{Api, Options, Token},
-    },
+    admin::http,
     config::{Config, Loaded, LogFormat},
     hub::{Hub, StartError},
     message::Kind,
@@ -34,7 +31,7 @@ use crate::{
     },
 };
 
-/// How long HTTP may take to end its replies, once nothing else runs.
+/// How long answers that are under way may take to end, once the engine stops.
 const HTTP_END: Duration = Duration::from_secs(5);
 
 /// What `serve` takes.
@@ -99,14 +96,8 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     let listener = TcpListener::bind(config.http.listen).await.map_err(|error| not_listening(&config, &error))?;
     let address = listener.local_addr().map_err(|error| not_listening(&config, &error))?;
     let token = token(&config, data)?;
-    data::make(&settings::cache_directory(&config)).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            "DATA_DIRECTORY_UNUSABLE",
-            format!("{} cannot be made ({error})", settings::cache_directory(&config).display()),
-            "set engine.data_directory to one that the engine may write",
-        )
-    })?;
+    let cache = settings::cache_directory(&config);
+    data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
     let broker = settings::broker(&config).map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(Exit::Failed, "NO_PROGRAM", format!("the engine's own program cannot be found: {error}"), "start it by its full path")
@@ -127,21 +118,20 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     );
 
     let http_stop = CancellationToken::new();
-    let mut http = JoinSet::new();
-    http.spawn(answer(listener, Arc::clone(&hub), Http { token, config: config.clone() }, http_stop.clone()));
+    let mut answering = JoinSet::new();
+    let api = Arc::new(http::Api::new(Arc::clone(&hub), http_options(&config, token)));
+    answering.spawn(http::serve(listener, api, http_stop.clone()));
     let mut watching = JoinSet::new();
     let files = Files { context, hub: Arc::clone(&hub), config: config.clone(), seen, logs };
     watching.spawn(files.run(hang_up));
 
-    let why = wait(&hub, &mut signals, &mut http, &mut watching).await;
+    let why = wait(&hub, &mut signals, &mut answering, &mut watching).await;
     drop(watching);
     http_stop.cancel();
     tracing::info!("draining: nothing new is taken, calls may end within {:?}; a second signal ends them", config.shutdown_grace);
     let drained = async {
         hub.stop().await;
-        if tokio::time::timeout(HTTP_END, async { while http.join_next().await.is_some() {} }).await.is_err() {
-            tracing::warn!("HTTP replies were still being sent after {HTTP_END:?}: they are cut");
-        }
+        while answering.join_next().await.is_some() {}
     };
     tokio::select! {
         () = drained => {}
@@ -177,7 +167,7 @@ impl PartialEq for Ending {
 }
 
 /// Waits for a reason to stop.
-async fn wait(hub: &Hub, signals: &mut Signals, http: &mut JoinSet<io::Result<()>>, watching: &mut JoinSet<()>) -> Ending {
+async fn wait(hub: &Hub, signals: &mut Signals, answering: &mut JoinSet<io::Result<()>>, watching: &mut JoinSet<()>) -> Ending {
     let mut said_ready = false;
     loop {
         tokio::select! {
@@ -186,7 +176,7 @@ async fn wait(hub: &Hub, signals: &mut Signals, http: &mut JoinSet<io::Result<()
                 said_ready = true;
                 say_ready(hub);
             }
-            Some(ended) = http.join_next() => {
+            Some(ended) = answering.join_next() => {
                 let why = match ended {
                     Ok(Ok(())) => "it ended by itself".to_owned(),
                     Ok(Err(error)) => error.to_string(),
@@ -221,22 +211,15 @@ fn waiting(hub: &Hub) -> u64 {
     queues.map(|stats| stats.ready + stats.delayed).sum()
 }
 
-/// What HTTP runs by.
-struct Http {
-    /// What callers must bring; `None`: nothing.
-    token: Option<String>,
-    config: Config,
-}
-
-/// Answers HTTP until `stop`.
-async fn answer(listener: TcpListener, hub: Arc<Hub>, http: Http, stop: CancellationToken) -> io::Result<()> {
-    let options = Options {
-        open: http.token.is_none(),
-        token: http.token.map(Token::new),
-        body_bytes_max: http.config.http.body_bytes_max,
-        ..Options::default()
-    };
-    admin::http::serve(listener, Arc::new(Api::new(hub, options)), stop).await
+/// How HTTP answers.
+fn http_options(config: &Config, token: Option<String>) -> http::Options {
+    http::Options {
+        token: token.map(http::Token::new),
+        open: config.http.open,
+        body_bytes_max: config.http.body_bytes_max,
+        drain_timeout: HTTP_END,
+        ..http::Options::default()
+    }
 }
 
 fn token(config: &Config, data: &DataDirectory) -> Result<Option<String>, Failure> {
