@@ -16,6 +16,8 @@ use serde_json::Value;
 use super::{CONFIG, ENGINE};
 use crate::Result;
 
+/// The plugin as routes call it.
+const HANDLER: &str = "quake-triage";
 /// How long it may take until every plugin has been looked at.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to drain.
@@ -54,7 +56,8 @@ impl Engine {
             if written_at(&address) != before {
                 engine.address = fs::read_to_string(&address)?.trim().parse()?;
                 engine.token = env::var("HELIXMQ_TOKEN").ok().or_else(|| fs::read_to_string(data.join("token")).ok());
-                if engine.get("/health").is_ok() {
+                if let Ok(health) = engine.get("/health") {
+                    engine.must_serve(&serde_json::from_str(&health)?)?;
                     return Ok(engine);
                 }
             }
@@ -66,6 +69,18 @@ impl Engine {
             }
             thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Whether the demo's handler serves, and if not, why.
+    fn must_serve(&self, health: &Value) -> Result {
+        let handlers = health.get("handlers").and_then(Value::as_array);
+        let ours =
+            handlers.into_iter().flatten().find(|handler| handler.get("name").is_some_and(|name| name == HANDLER));
+        let text = |name: &str| ours.and_then(|handler| handler.get(name)?.as_str()).unwrap_or("unknown");
+        if text("state") == "serving" {
+            return Ok(());
+        }
+        Err(self.failure(&format!("the handler {HANDLER} does not serve: {}", text("reason"))))
     }
 
     /// Where it answers.
