@@ -66,6 +66,7 @@ fn name(file: &Path) -> String {
 /// Why a file would not serve.
 pub(in crate::cli) fn refused(file: &Path, error: &LoadError) -> Failure {
     let (code, hint) = match error {
+        LoadError::NotWasm => ("NOT_WASM", "name a component, built with `--target wasm32-wasip2`"),
         LoadError::Truncated(_) => ("NOT_WHOLE", "build it again, and copy it whole"),
         LoadError::CoreModule => ("CORE_MODULE", "see `helixmq plugin new` for a project that builds a component"),
         LoadError::NoHandler { .. } => ("NO_HANDLER", "let it export one of the handlers in wit/"),
