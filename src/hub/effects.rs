@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::lane::Verdict;
+use super::calls::Verdict;
 use crate::{
     broker::{Broker, Deliveries, PublishError},
     message::{Address, FailureKind, Message, Outcome, ReasonCode},

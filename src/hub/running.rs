@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     brake::Brake,
     feed::{Feed, Gate, Seat},
-    lane::{BATCH_MAX, Lane, Meters, Shared},
+    lane::{BATCH_MAX, Lane, Shared},
+    meters::Meters,
     supervisor::RouteStatus,
 };
 use crate::{
