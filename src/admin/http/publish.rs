@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    body::{self, Held, Part},
+    body::{self, Held, Part, Refused},
     lines::{Line, Lines},
     params::{self, Params},
     problem::Problem,
@@ -227,11 +227,12 @@ impl Answers {
         let mut answers = Self { context, asked, body: body.into_data_stream(), lines, ended: false };
         // The first batch decides the status: where there is no such queue, no line has a chance.
         let first = answers.next().await.unwrap_or_default();
-        if let Some((_, Err(problem))) = first.first()
-            && problem.status == StatusCode::NOT_FOUND
-        {
-            let problem = problem.clone();
-            return body::refuse_rest(parts.headers, Body::new(Body::from_stream(answers.body)), problem).await;
+        let missing = first.iter().find_map(|(_, answer)| match answer {
+            Err(problem) if problem.status == StatusCode::NOT_FOUND => Some(problem.clone()),
+            _ => None,
+        });
+        if let Some(problem) = missing {
+            return Refused::new(problem, parts.headers, answers.body).answer().await;
         }
         let rest = stream::unfold(answers, |mut answers| async move {
             let batch = answers.next().await?;
