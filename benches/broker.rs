@@ -25,7 +25,7 @@ fn message(number: usize, now: u64) -> Arc<Message> {
     for name in ["source", "tenant", "traceparent", "x-helix-attempt"] {
         message.headers.append(name, "0123456789abcdef");
     }
-    message.key = (number % 4 == 0).then(|| bytes::Bytes::from_static(b"key"));
+    message.key = number.is_multiple_of(4).then(|| bytes::Bytes::from_static(b"key"));
     Arc::new(message)
 }
 

@@ -1,6 +1,7 @@
 //! helixmq: a message processing engine whose handlers are sandboxed WebAssembly components.
 pub mod admin;
 pub mod broker;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod handler;

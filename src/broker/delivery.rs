@@ -38,7 +38,8 @@ pub trait Settler: Send + Sync + Debug {
     /// Carries out the settlements, and returns when they are as safe as the broker makes them.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so.
+    /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so. [`BrokerError::Closed`]:
+    /// all of them went back when the broker was closed.
     async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError>;
 
     /// A delivery that stayed out is tried once more: its attempt is one higher from now on, wherever it ends up.
@@ -103,6 +104,14 @@ impl Deliveries {
         Self { items: Vec::new(), settler: Arc::new(Nobody) }
     }
 
+    /// The same deliveries, settled by another: for brokers that stand in front of a broker, to count or to delay.
+    #[must_use]
+    pub fn settled_by(mut self, wrap: impl FnOnce(&[Delivery], Arc<dyn Settler>) -> Arc<dyn Settler>) -> Deliveries {
+        let items = std::mem::take(&mut self.items);
+        let settler = wrap(&items, Arc::clone(&self.settler));
+        Deliveries::new(items, settler)
+    }
+
     /// Each delivery on its own, in order. Those that are not taken go back.
     pub fn into_each(mut self) -> impl Iterator<Item = Deliveries> {
         std::iter::from_fn(move || (!self.items.is_empty()).then(|| self.take_front(1)))
@@ -141,7 +150,8 @@ impl Deliveries {
     /// go back to the broker.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`]: they may be delivered again; the attempt count says so.
+    /// [`BrokerError::Unreachable`]: they may be delivered again; the attempt count says so. [`BrokerError::Closed`]:
+    /// they went back when the broker was closed.
     pub async fn settle(mut self, how: Vec<Settlement>) -> Result<(), BrokerError> {
         debug_assert_eq!(how.len(), self.items.len(), "one settlement a delivery");
         let mut items = std::mem::take(&mut self.items);

@@ -147,7 +147,11 @@ pub fn declarations(queue_defaults: &QueueSettings, topic_defaults: &TopicSettin
                 ttl: Some(queue.ttl),
                 length_max: queue.length_max.or(queue_defaults.length_max),
                 // A dead letter that does not fit must stay with whoever brings it.
-                overflow: if queue.name == DEAD_LETTER_QUEUE { Overflow::RejectPublish } else { queue_defaults.overflow },
+                overflow: if queue.name == DEAD_LETTER_QUEUE {
+                    Overflow::RejectPublish
+                } else {
+                    queue_defaults.overflow
+                },
                 ..queue_defaults.clone()
             },
         )
@@ -155,11 +159,7 @@ pub fn declarations(queue_defaults: &QueueSettings, topic_defaults: &TopicSettin
     let topics = TOPICS.iter().map(|topic| {
         Declaration::Topic(
             topic.name.into(),
-            TopicSettings {
-                partitions: topic.partitions,
-                retention: Some(topic.retention),
-                ..topic_defaults.clone()
-            },
+            TopicSettings { partitions: topic.partitions, retention: Some(topic.retention), ..topic_defaults.clone() },
         )
     });
     queues.chain(topics).collect()

@@ -1,7 +1,7 @@
 //! The embedded broker's section: what is declared, and what holds for the rest.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -37,27 +37,35 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>) -> (Embedded, Origin) {
     let topic_defaults = section.section("topic_defaults", |section| topic(section, &default.topic_defaults));
     let mut declarations =
         if standard_topology { topology::declarations(&queue_defaults, &topic_defaults) } else { Vec::new() };
+    let standard: BTreeMap<Address, usize> =
+        declarations.iter().enumerate().map(|(place, declaration)| (address(declaration), place)).collect();
+    // One with the name of a standard one takes its place, and what it does not name from it.
     section.named("queues", |name, origin, section| {
-        let base = declarations.iter().find_map(|declaration| match declaration {
-            Declaration::Queue(other, settings) if **other == *name => Some(settings.clone()),
-            _ => None,
-        });
-        let settings = queue(section, &base.unwrap_or_else(|| queue_defaults.clone()));
-        if let Some(name) = checked(section, AddressKind::Queue, name, origin) {
-            replace(&mut declarations, Declaration::Queue(name, settings));
+        let place = standard.get(&Address::queue(name)).and_then(|place| declarations.get_mut(*place));
+        match place {
+            Some(Declaration::Queue(_, settings)) => *settings = queue(section, settings),
+            _ => {
+                let settings = queue(section, &queue_defaults);
+                let name = checked(section, AddressKind::Queue, name, origin);
+                declarations.extend(name.map(|name| Declaration::Queue(name, settings)));
+            }
         }
     });
     section.named("topics", |name, origin, section| {
-        let base = declarations.iter().find_map(|declaration| match declaration {
-            Declaration::Topic(other, settings) if **other == *name => Some(settings.clone()),
-            _ => None,
-        });
-        let settings = topic(section, &base.unwrap_or_else(|| topic_defaults.clone()));
-        if let Some(name) = checked(section, AddressKind::Topic, name, origin) {
-            replace(&mut declarations, Declaration::Topic(name, settings));
+        let place = standard.get(&Address::topic(name)).and_then(|place| declarations.get_mut(*place));
+        match place {
+            Some(Declaration::Topic(_, settings)) => *settings = topic(section, settings),
+            _ => {
+                let settings = topic(section, &topic_defaults);
+                let name = checked(section, AddressKind::Topic, name, origin);
+                declarations.extend(name.map(|name| Declaration::Topic(name, settings)));
+            }
         }
     });
-    (Embedded { auto_create, declarations, queue_defaults, topic_defaults, message_bytes_max, dead_letter }, dead_letter_origin)
+    (
+        Embedded { auto_create, declarations, queue_defaults, topic_defaults, message_bytes_max, dead_letter },
+        dead_letter_origin,
+    )
 }
 
 /// Everything that is declared.
@@ -69,14 +77,6 @@ fn address(declaration: &Declaration) -> Address {
     match declaration {
         Declaration::Queue(name, _) => Address::queue(Arc::clone(name)),
         Declaration::Topic(name, _) => Address::topic(Arc::clone(name)),
-    }
-}
-
-/// Puts it in the place of the standard one of that name, or behind all.
-fn replace(declarations: &mut Vec<Declaration>, new: Declaration) {
-    match declarations.iter_mut().find(|old| address(old) == address(&new)) {
-        Some(old) => *old = new,
-        None => declarations.push(new),
     }
 }
 

@@ -42,10 +42,7 @@ pub(super) const ABSENT_SECTIONS: &[(&str, &str)] = &[("rabbitmq", "RabbitMQ"), 
 
 /// Why a system's settings are refused.
 pub(super) fn absence(system: &str) -> (String, &'static str) {
-    (
-        format!("this build has no broker for {system}, only the embedded one"),
-        "remove it, and configure `embedded:`",
-    )
+    (format!("this build has no broker for {system}, only the embedded one"), "remove it, and configure `embedded:`")
 }
 
 /// What stands in place of values of the file.
@@ -110,7 +107,12 @@ pub(super) fn refuse_absent(reader: &mut Reader<'_>) {
             let (problem, _) = absence(system);
             if text.starts_with("tcp://") {
                 let problem = "looks like what Kubernetes sets for a service of that name; it is not read";
-                reader.warn(Origin::Environment(variable), "", problem, "set enableServiceLinks: false to be rid of it");
+                reader.warn(
+                    Origin::Environment(variable),
+                    "",
+                    problem,
+                    "set enableServiceLinks: false to be rid of it",
+                );
             } else {
                 reader.refuse(Origin::Environment(variable), "", problem, "unset it");
             }
@@ -123,7 +125,12 @@ fn named(reader: &mut Reader<'_>, name: &'static str, others: &[&'static str]) -
     let mut found = reader.variable(name).map(|text| (text, name));
     for other in others {
         let Some(text) = reader.variable(other) else { continue };
-        reader.warn(Origin::Environment(other), "", format!("is an old name for {name}"), format!("set {name} instead"));
+        reader.warn(
+            Origin::Environment(other),
+            "",
+            format!("is an old name for {name}"),
+            format!("set {name} instead"),
+        );
         match &found {
             None => found = Some((text, other)),
             Some((earlier, variable)) if *earlier != text => {

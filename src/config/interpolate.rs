@@ -37,7 +37,8 @@ impl InterpolationError {
             Self::Unset(name) => format!("set {name}, or give a default as in ${{{name}:-default}}"),
             Self::Unclosed => "close it with \"}\"; write \"$$\" for a plain \"$\"".to_owned(),
             Self::BadName(_) => {
-                "write ${NAME} or ${NAME:-default} with letters, digits and '_' in NAME; \"$$\" is a plain \"$\"".to_owned()
+                "write ${NAME} or ${NAME:-default} with letters, digits and '_' in NAME; \"$$\" is a plain \"$\""
+                    .to_owned()
             }
             Self::TooDeep | Self::TooLong => "make it shorter".to_owned(),
         }
@@ -200,6 +201,9 @@ mod tests {
         check("${1A}", Err(&[BadName("1A".into())]));
         check("${HOST-x}", Err(&[BadName("HOST-x".into())]));
         check("${ HOST }", Err(&[BadName(" HOST ".into())]));
-        check(&"${A:-".repeat(100), Err(&[TooDeep, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed]));
+        check(
+            &"${A:-".repeat(100),
+            Err(&[TooDeep, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed, Unclosed]),
+        );
     }
 }

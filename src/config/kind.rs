@@ -13,9 +13,11 @@ pub(super) struct Kind<T> {
     pub(super) bare: bool,
     /// Whether it is never shown.
     pub(super) secret: bool,
-    pub(super) read: Box<dyn Fn(&str) -> Result<T, Wrong>>,
+    pub(super) read: Box<Read<T>>,
     pub(super) show: fn(&T) -> String,
 }
+
+type Read<T> = dyn Fn(&str) -> Result<T, Wrong>;
 
 /// Why a text is not of the kind.
 #[derive(Debug)]
@@ -72,14 +74,16 @@ fn whole(
     text: &str,
     range: &RangeInclusive<u64>,
     takes: &str,
-    bounds: &str,
     other: impl Fn(&str) -> Result<u64, Wrong>,
 ) -> Result<u64, Wrong> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let number = if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
         // Too long for a number is too large for any range; below 0 is too small for any.
         if text.starts_with('-') {
-            return Err(Wrong::new(format!("{text} is not {takes}"), format!("write a number from {bounds}")));
+            return Err(Wrong::new(
+                format!("{} is too small", quoted(text).trim_matches('"')),
+                format!("write {takes}"),
+            ));
         }
         digits.parse().unwrap_or(u64::MAX)
     } else {
@@ -106,7 +110,7 @@ where
         bare: true,
         secret: false,
         read: Box::new(move |text| {
-            let number = whole(text, &range, &takes, &bounds, |text| {
+            let number = whole(text, &range, &takes, |text| {
                 Err(Wrong::new(not(text, "a whole number"), format!("write digits only; {bounds}")))
             })?;
             N::try_from(number).map_err(|_| Wrong::new(format!("{text} is too large"), format!("write {takes}")))
@@ -124,7 +128,7 @@ pub(super) fn millis(range: RangeInclusive<u64>) -> Kind<Duration> {
         bare: true,
         secret: false,
         read: Box::new(move |text| {
-            whole(text, &range, &takes, &bounds, |text| {
+            whole(text, &range, &takes, |text| {
                 let fix = match milliseconds(text) {
                     Some(number) => format!("write milliseconds: {number}"),
                     None => format!("write a whole number of milliseconds, {bounds}"),
@@ -162,17 +166,23 @@ where
     N: Copy + TryFrom<u64> + TryInto<u64> + 'static,
 {
     let start = size_text(*range.start());
-    let bounds =
-        if *range.end() == u64::MAX { format!("at least {start}") } else { format!("{start} to {}", size_text(*range.end())) };
+    let bounds = if *range.end() == u64::MAX {
+        format!("at least {start}")
+    } else {
+        format!("{start} to {}", size_text(*range.end()))
+    };
     let takes = format!("bytes (65536 or 64 KiB), {bounds}");
     Kind {
         takes: takes.clone(),
         bare: false,
         secret: false,
         read: Box::new(move |text| {
-            let number = whole(text, &range, &takes, &bounds, |text| {
+            let number = whole(text, &range, &takes, |text| {
                 size(text).ok_or_else(|| {
-                    Wrong::new(not(text, "a size in bytes"), "write bytes, or a whole number with a unit: 64 KiB, 8 MiB, 1 GiB")
+                    Wrong::new(
+                        not(text, "a size in bytes"),
+                        "write bytes, or a whole number with a unit: 64 KiB, 8 MiB, 1 GiB",
+                    )
                 })
             })?;
             N::try_from(number).map_err(|_| Wrong::new(format!("{text} is too large"), format!("write {takes}")))
@@ -193,7 +203,9 @@ const UNITS: &[(&str, u64)] = &[
 ];
 
 fn size(text: &str) -> Option<u64> {
-    UNITS.iter().find_map(|(unit, factor)| text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*factor))
+    UNITS
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*factor))
 }
 
 /// As people write it and as it is read again: in the largest binary unit that leaves nothing over.
@@ -224,7 +236,10 @@ pub(super) fn number(range: RangeInclusive<f64>) -> Kind<f64> {
 }
 
 /// One of few words.
-pub(super) fn choice<T: Copy + PartialEq + 'static>(words: &'static [(&'static str, T)], show: fn(&T) -> String) -> Kind<T> {
+pub(super) fn choice<T: Copy + PartialEq + 'static>(
+    words: &'static [(&'static str, T)],
+    show: fn(&T) -> String,
+) -> Kind<T> {
     let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
     let takes = match names.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
@@ -378,9 +393,14 @@ mod tests {
 
     #[test]
     fn hints_turn_durations_into_milliseconds() {
-        for (text, wanted) in
-            [("10s", Some(10_000)), ("5 min", Some(300_000)), ("1.5h", Some(5_400_000)), ("soon", None), ("s", None), ("1e300d", None)]
-        {
+        for (text, wanted) in [
+            ("10s", Some(10_000)),
+            ("5 min", Some(300_000)),
+            ("1.5h", Some(5_400_000)),
+            ("soon", None),
+            ("s", None),
+            ("1e300d", None),
+        ] {
             assert_eq!(milliseconds(text), wanted, "{text}");
         }
     }

@@ -9,8 +9,8 @@ use crate::handler::{Limits, LimitsPatch};
 pub(super) const WAIT_MS: std::ops::RangeInclusive<u64> = 1..=24 * 60 * 60 * 1000;
 /// Less than one page of WebAssembly memory is none.
 const MEMORY_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 30;
-/// Sizes of messages: what an address space of 32 bits holds.
-pub(super) const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1..=(4 << 30) - 1;
+/// Sizes of messages, and of what carries or makes them: they are held in memory.
+pub(super) const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1..=1 << 30;
 /// Counts of things.
 const COUNT_MAX: u32 = 1_000_000_000;
 
@@ -59,7 +59,9 @@ impl Base {
     pub(super) fn read_timeout(&self, section: &mut Section<'_, '_, '_>) -> Self {
         let mut next = self.clone();
         let kind = kind::millis(WAIT_MS);
-        if let Some(given) = section.inherited("timeout_ms", &kind, &self.limits.timeout, self.origins.get("timeout_ms")) {
+        if let Some(given) =
+            section.inherited("timeout_ms", &kind, &self.limits.timeout, self.origins.get("timeout_ms"))
+        {
             next.limits.timeout = given.value;
             next.patch.timeout = Some(given.value);
         }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Config, ConfigErrors, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry, Warning, embedded, environment,
+    Config, ConfigErrors, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry, Warning, embedded,
+    environment,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
@@ -84,7 +85,8 @@ pub fn load(file: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result
 /// As [`load`].
 pub fn load_text(file: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigErrors> {
     let mut reader = Reader::new(env, Some(file));
-    let document = source::checked(text.as_bytes().to_vec()).and_then(|text| yaml::read(&text).map_err(|error| vec![error]));
+    let document =
+        source::checked(text.as_bytes().to_vec()).and_then(|text| yaml::read(&text).map_err(|error| vec![error]));
     match document {
         Ok(document) => joined(&mut reader, Some(file), Some(&document)),
         Err(errors) => Err(refused(reader, errors, Some(file))),
@@ -153,6 +155,7 @@ fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>)
     if !config.embedded.auto_create {
         routes::require_declared(reader, &drafts, &embedded::declared(&config.embedded));
     }
+    routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
     config.routes = routes::join_all(reader, drafts);
     config.file = file.map(Path::to_path_buf);
     files.splice(0..0, config.file.clone());
@@ -212,7 +215,12 @@ fn http(section: &mut Section<'_, '_, '_>) -> Http {
     let body_bytes_max = section.value("body_bytes_max", &kind::bytes(MESSAGE_BYTES), default.body_bytes_max);
     if let (true, Some(token)) = (open, &token) {
         let (path, origin) = (section.path_of("token"), token.origin.clone());
-        section.reader.refuse(origin, &path, "nobody is asked for a token where http.open is true", "remove one of the two");
+        section.reader.refuse(
+            origin,
+            &path,
+            "nobody is asked for a token where http.open is true",
+            "remove one of the two",
+        );
     }
     if let Some(token) = token.as_ref().filter(|token| token.value.reveal().len() < TOKEN_BYTES_MIN) {
         let (path, origin) = (section.path_of("token"), token.origin.clone());

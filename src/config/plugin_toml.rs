@@ -46,9 +46,21 @@ impl Part {
 /// Whether a key's name promises something that must not be shown.
 fn sounds_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["secret", "token", "password", "passwd", "credential", "private", "api_key", "apikey", "api-key", "access_key", "auth"]
-        .iter()
-        .any(|word| key.contains(word))
+    [
+        "secret",
+        "token",
+        "password",
+        "passwd",
+        "credential",
+        "private",
+        "api_key",
+        "apikey",
+        "api-key",
+        "access_key",
+        "auth",
+    ]
+    .iter()
+    .any(|word| key.contains(word))
 }
 
 fn sha256() -> kind::Kind<String> {
@@ -57,7 +69,10 @@ fn sha256() -> kind::Kind<String> {
         if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             Ok(text.to_ascii_lowercase())
         } else {
-            Err(Wrong::new(format!("{} is not a SHA-256", kind::quoted(text)), "write its 64 hex digits, as `sha256sum FILE` prints them"))
+            Err(Wrong::new(
+                format!("{} is not a SHA-256", kind::quoted(text)),
+                "write its 64 hex digits, as `sha256sum FILE` prints them",
+            ))
         }
     };
     kind::parsed("64 hex digits", read, Clone::clone)
@@ -68,8 +83,8 @@ pub(super) fn find(reader: &mut Reader<'_>, directory: &Path) -> BTreeMap<String
     let mut found = BTreeMap::new();
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        // It may be made later; until then there are no plugins.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return found,
+        // It may be made later, until then there are no plugins; and what is no directory was refused already.
+        Err(_) if !directory.is_dir() => return found,
         Err(error) => {
             let problem = format!("{} cannot be read: {error}", directory.display());
             let origin = reader.origin(Place::NONE);
@@ -164,11 +179,14 @@ impl<'t> Lines<'t> {
             .iter()
             .map(|(key, value)| {
                 let place = key.span().start;
-                (place, Entry {
-                    key: key.get_ref().to_string(),
-                    place: self.place(place),
-                    node: self.node(value.span().start, value.get_ref()),
-                })
+                (
+                    place,
+                    Entry {
+                        key: key.get_ref().to_string(),
+                        place: self.place(place),
+                        node: self.node(value.span().start, value.get_ref()),
+                    },
+                )
             })
             .collect();
         entries.sort_by_key(|(place, _)| *place);

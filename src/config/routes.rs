@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +24,8 @@ use crate::{
 
 /// Most lanes of one route: each is a thread.
 pub(super) const CONCURRENCY_MAX: usize = 256;
+/// Most routes: each is compared with those before it.
+const ROUTES_MAX: usize = 1000;
 
 /// What routes take from elsewhere.
 pub(super) struct Surroundings {
@@ -60,7 +63,11 @@ fn cores() -> usize {
 /// source or handler, which has been said.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plugin: Option<&str>) -> Option<Draft> {
     let mistakes = section.reader.findings.len();
-    let name = section.required("name", &kind::name()).map(|given| given.value);
+    let name = match plugin {
+        // The one route of a plugin's own file needs no other name.
+        Some(plugin) => Some(section.value("name", &kind::name(), plugin.to_owned())),
+        None => section.required("name", &kind::name()).map(|given| given.value),
+    };
     let address = source(section);
     let on_queue = address.as_ref().map(|address| address.kind == AddressKind::Queue);
     let (group, start) = progress(section, around, on_queue);
@@ -82,8 +89,13 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
     let limits = section.section("limits", |section| limits.read(section, false)).limits;
     let retry = section.section("retry", retry);
     let (dead_letter, said_by) = &around.dead_letter;
-    let dead_letter =
-        section.value_or("dead_letter", &kind::dead_letter(), dead_letter.clone(), said_by.clone(), "embedded.dead_letter");
+    let dead_letter = section.value_or(
+        "dead_letter",
+        &kind::dead_letter(),
+        dead_letter.clone(),
+        said_by.clone(),
+        "embedded.dead_letter",
+    );
     let destinations = destinations(section);
     let may_reply = section.value("reply", &kind::flag(), false);
     let crash_budget = section.section("crash_budget", crash_budget);
@@ -98,12 +110,16 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
         );
     }
     let (Some(name), Some(address), Some(handler)) = (name, address, handler) else {
-        debug_assert!(section.reader.findings.len() + section.reader.more > mistakes, "a route is dropped only with a reason");
+        debug_assert!(
+            section.reader.findings.len() + section.reader.more > mistakes,
+            "a route is dropped only with a reason"
+        );
         return None;
     };
     let name: Arc<str> = name.into();
     let terms = Terms { route: Arc::clone(&name), isolation, limits, destinations, may_reply };
-    let source = Source { address, group: group.into(), start: start.as_ref().map_or_else(Start::default, |(start, _)| *start) };
+    let source =
+        Source { address, group: group.into(), start: start.as_ref().map_or_else(Start::default, |(start, _)| *start) };
     let route = Route {
         name,
         source,
@@ -126,12 +142,22 @@ fn source(section: &mut Section<'_, '_, '_>) -> Option<Address> {
     match (has_queue, has_topic) {
         (true, true) => {
             let (path, origin) = (section.path_of("topic"), section.origin_of("topic"));
-            section.reader.refuse(origin, &path, "a route reads one source, and this one names a queue too", "keep `queue` or `topic`; write another route for the other");
+            section.reader.refuse(
+                origin,
+                &path,
+                "a route reads one source, and this one names a queue too",
+                "keep `queue` or `topic`; write another route for the other",
+            );
             None
         }
         (false, false) => {
             let (path, origin) = (section.path.clone(), section.origin());
-            section.reader.refuse(origin, &path, "does not say where its messages are read", "add `queue: NAME` or `topic: NAME`");
+            section.reader.refuse(
+                origin,
+                &path,
+                "does not say where its messages are read",
+                "add `queue: NAME` or `topic: NAME`",
+            );
             None
         }
         _ => queue.or(topic).map(|given| given.value),
@@ -139,10 +165,18 @@ fn source(section: &mut Section<'_, '_, '_>) -> Option<Address> {
 }
 
 /// Group and start, which only topics have.
-fn progress(section: &mut Section<'_, '_, '_>, around: &Surroundings, on_queue: Option<bool>) -> (String, Option<(Start, Origin)>) {
+fn progress(
+    section: &mut Section<'_, '_, '_>,
+    around: &Surroundings,
+    on_queue: Option<bool>,
+) -> (String, Option<(Start, Origin)>) {
     let (group, said_by) = around.group.clone();
     if on_queue == Some(true) {
-        section.forbid("group", "queues have no groups: their messages are shared by all who read", "remove it, or read a topic");
+        section.forbid(
+            "group",
+            "queues have no groups: their messages are shared by all who read",
+            "remove it, or read a topic",
+        );
         section.forbid("start", "a queue is always read from its oldest message", "remove it, or read a topic");
         return (group, None);
     }
@@ -179,7 +213,10 @@ fn start() -> Kind<Start> {
 fn pattern() -> Kind<Pattern> {
     let read = |text: &str| {
         text.parse::<Pattern>().map_err(|error| {
-            Wrong::new(error.to_string(), "write words between dots, where '*' is one word and '#' any number: order.*.created")
+            Wrong::new(
+                error.to_string(),
+                "write words between dots, where '*' is one word and '#' any number: order.*.created",
+            )
         })
     };
     kind::parsed("a pattern", read, ToString::to_string)
@@ -198,7 +235,12 @@ fn conditions(section: &mut Section<'_, '_, '_>) -> Match {
         section.reader.show(&path, shown.join(", "), origin);
         if matches.types.is_empty() && matches!(&node.value, Value::List(items) if items.is_empty()) {
             let origin = section.origin_of("type");
-            section.reader.refuse(origin, &path, "an empty list would match nothing", "name a pattern, or remove the key to match any type");
+            section.reader.refuse(
+                origin,
+                &path,
+                "an empty list would match nothing",
+                "name a pattern, or remove the key to match any type",
+            );
         }
     }
     section.ask("headers", "a pattern for each header's name", "- (any)");
@@ -216,7 +258,9 @@ fn conditions(section: &mut Section<'_, '_, '_>) -> Match {
 /// The items of a list, or the one value in place of a list.
 fn one_or_many<'n>(path: &str, node: &'n Node) -> Vec<(String, &'n Node)> {
     match &node.value {
-        Value::List(items) => items.iter().enumerate().map(|(place, item)| (format!("{path}[{place}]"), item)).collect(),
+        Value::List(items) => {
+            items.iter().enumerate().map(|(place, item)| (format!("{path}[{place}]"), item)).collect()
+        }
         _ => vec![(path.to_owned(), node)],
     }
 }
@@ -247,7 +291,8 @@ fn isolation() -> Kind<Isolation> {
 fn concurrency(section: &mut Section<'_, '_, '_>, order: Order, on_queue: Option<bool>) -> usize {
     let alone = order == Order::Partition && on_queue == Some(true);
     let default = if alone { 1 } else { cores() };
-    let asked = section.value_or("concurrency", &kind::integer(1..=CONCURRENCY_MAX), default, Origin::Default, "one a core");
+    let asked =
+        section.value_or("concurrency", &kind::integer(1..=CONCURRENCY_MAX), default, Origin::Default, "one a core");
     if alone && asked > 1 {
         let (path, origin) = (section.path_of("concurrency"), section.origin_of("concurrency"));
         section.reader.warn(
@@ -331,6 +376,11 @@ fn destinations(section: &mut Section<'_, '_, '_>) -> BTreeMap<Text, Address> {
 
 /// Joins the routes; every conflict between two of them is a mistake of the later.
 pub(super) fn join_all(reader: &mut Reader<'_>, mut drafts: Vec<Draft>) -> RouteTable {
+    if let Some(draft) = drafts.get(ROUTES_MAX) {
+        let problem = format!("there are more than {ROUTES_MAX} routes");
+        reader.refuse(draft.origin.clone(), &draft.path, problem, "join some: a route's `match` may name many types");
+        drafts.truncate(ROUTES_MAX);
+    }
     share_starts(reader, &mut drafts);
     let mut first: BTreeMap<Arc<str>, Origin> = BTreeMap::new();
     let mut joined = Vec::new();
@@ -359,7 +409,9 @@ pub(super) fn join_all(reader: &mut Reader<'_>, mut drafts: Vec<Draft>) -> Route
                     TableError::Unreachable { later, .. } => {
                         (later, "put it before the other, or give the other a `match`")
                     }
-                    TableError::MixedPartitionOrder(_, later) => (later, "use one `order` for all routes of the source"),
+                    TableError::MixedPartitionOrder(_, later) => {
+                        (later, "use one `order` for all routes of the source")
+                    }
                 };
                 // One word about a route is enough: more of them say the same.
                 if !said.insert(Arc::clone(later)) {
@@ -384,13 +436,38 @@ fn share_starts(reader: &mut Reader<'_>, drafts: &mut [Draft]) {
             btree_map::Entry::Occupied(other) if other.get().0 == *start => {}
             btree_map::Entry::Occupied(other) => {
                 let problem = format!("another route of this topic begins elsewhere: {}", other.get().1);
-                reader.refuse(origin.clone(), &join(&draft.path, "start"), problem, "routes of one topic share one start");
+                reader.refuse(
+                    origin.clone(),
+                    &join(&draft.path, "start"),
+                    problem,
+                    "routes of one topic share one start",
+                );
             }
         }
     }
     for draft in drafts {
         if let Some((start, _)) = named.get(&draft.route.source.address) {
             draft.route.source.start = *start;
+        }
+    }
+}
+
+/// Says which handlers are not there yet: their messages wait.
+pub(super) fn look_for_handlers(reader: &mut Reader<'_>, drafts: &[Draft], directory: &Path) {
+    if !directory.is_dir() {
+        return;
+    }
+    let mut said = BTreeSet::new();
+    for draft in drafts {
+        let file = directory.join(format!("{}.wasm", draft.route.handler));
+        if !file.exists() && said.insert(&draft.route.handler) {
+            let problem = format!("there is no {}; messages of this route wait until there is", file.display());
+            reader.warn(
+                draft.origin.clone(),
+                &join(&draft.path, "handler"),
+                problem,
+                "copy the plugin there under that name",
+            );
         }
     }
 }

@@ -112,7 +112,11 @@ impl<'e> Reader<'e> {
     }
 
     /// Reads a whole document.
-    pub(super) fn root<'n, T>(&mut self, node: Option<&'n Node>, read: impl FnOnce(&mut Section<'_, 'e, 'n>) -> T) -> T {
+    pub(super) fn root<'n, T>(
+        &mut self,
+        node: Option<&'n Node>,
+        read: impl FnOnce(&mut Section<'_, 'e, 'n>) -> T,
+    ) -> T {
         Section::enter(self, String::new(), String::new(), node, read)
     }
 }
@@ -144,6 +148,8 @@ pub(super) struct Section<'r, 'e, 'n> {
     place: Place,
     entries: &'n [Entry],
     asked: Vec<&'static str>,
+    /// Refused already, each with a reason of its own.
+    forbidden: Vec<&'static str>,
 }
 
 impl<'e, 'n> Section<'_, 'e, 'n> {
@@ -163,12 +169,16 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             Some(_) => {
                 let kind = node.map_or("", Node::kind);
                 let problem = format!("is {kind}, not a section with keys of its own");
-                let fix = if path.is_empty() { "write sections as `http:` with keys under them" } else { "write keys under it, indented, as `key: value`" };
+                let fix = if path.is_empty() {
+                    "write sections as `http:` with keys under them"
+                } else {
+                    "write keys under it, indented, as `key: value`"
+                };
                 reader.refuse(reader.origin(place), &path, problem, fix);
                 &[]
             }
         };
-        let mut section = Section { reader, path, pattern, place, entries, asked: Vec::new() };
+        let mut section = Section { reader, path, pattern, place, entries, asked: Vec::new(), forbidden: Vec::new() };
         section.refuse_duplicates(entries);
         let result = read(&mut section);
         section.refuse_unknown();
@@ -190,14 +200,14 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
 
     fn refuse_unknown(&mut self) {
         for entry in self.entries {
-            if self.asked.iter().any(|known| *known == entry.key) {
+            if self.asked.iter().chain(&self.forbidden).any(|known| *known == entry.key) {
                 continue;
             }
             let fix = match nearest(&entry.key, self.asked.iter().copied()) {
                 Some(known) => format!("did you mean {known}?"),
                 None => format!("remove it; known here: {}", self.asked.join(", ")),
             };
-            let what = if self.path.is_empty() { "unknown section" } else { "unknown key" };
+            let what = if matches!(entry.node.value, Value::Map(_)) { "unknown section" } else { "unknown key" };
             let (path, origin) = (self.path_of(&entry.key), self.reader.origin(entry.place));
             self.reader.refuse(origin, &path, what, fix);
         }
@@ -239,7 +249,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     /// Refuses a key that is known elsewhere, with a reason of its own.
     pub(super) fn forbid(&mut self, key: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
         if let Some(entry) = self.entry(key) {
-            self.asked.push(key);
+            self.forbidden.push(key);
             let (path, origin) = (self.path_of(key), self.reader.origin(entry.place));
             self.reader.refuse(origin, &path, problem, fix);
         }
@@ -283,7 +293,14 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// A value whose default comes from elsewhere, and is called `documented` in the documentation.
-    pub(super) fn value_or<T>(&mut self, key: &'static str, kind: &Kind<T>, default: T, origin: Origin, documented: &str) -> T {
+    pub(super) fn value_or<T>(
+        &mut self,
+        key: &'static str,
+        kind: &Kind<T>,
+        default: T,
+        origin: Origin,
+        documented: &str,
+    ) -> T {
         let (value, origin) = match self.find(key, kind, documented) {
             Found::Given(given) => (given.value, given.origin),
             Found::Absent | Found::Wrong => (default, origin),
@@ -312,7 +329,13 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// A value that may be left out, and is then another's: what holds is shown either way.
-    pub(super) fn inherited<T: Clone>(&mut self, key: &'static str, kind: &Kind<T>, base: &T, origin: Option<&Origin>) -> Option<Given<T>> {
+    pub(super) fn inherited<T: Clone>(
+        &mut self,
+        key: &'static str,
+        kind: &Kind<T>,
+        base: &T,
+        origin: Option<&Origin>,
+    ) -> Option<Given<T>> {
         let shown = (kind.show)(base);
         let given = self.optional(key, kind, &shown);
         if given.is_none() {
@@ -326,7 +349,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         if !self.has(key) {
             self.asked.push(key);
             let (path, origin) = (self.path_of(key), self.origin());
-            self.reader.refuse(origin, &path, "is missing", format!("add `{key}: ` with {}", kind.takes));
+            self.reader.refuse(origin, &path, "is missing", format!("add `{key}:` with {}", kind.takes));
             return None;
         }
         self.optional(key, kind, "-")
@@ -402,13 +425,20 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             Some(node) if node.is_null() => return,
             Some(node) => {
                 let origin = self.reader.origin(node.place);
-                self.reader.refuse(origin, &path, format!("is {}, not a list", node.kind()), "begin each item with \"- \"");
+                self.reader.refuse(
+                    origin,
+                    &path,
+                    format!("is {}, not a list", node.kind()),
+                    "begin each item with \"- \"",
+                );
                 return;
             }
         };
         let pattern = format!("{}[]", join(&self.pattern, key));
         for (place, item) in items.iter().enumerate() {
-            Section::enter(self.reader, format!("{path}[{place}]"), pattern.clone(), Some(item), |section| read(section));
+            Section::enter(self.reader, format!("{path}[{place}]"), pattern.clone(), Some(item), |section| {
+                read(section)
+            });
         }
     }
 }
@@ -418,13 +448,21 @@ impl Reader<'_> {
     pub(super) fn one<T>(&mut self, path: &str, node: &Node, kind: &Kind<T>) -> Option<Given<T>> {
         let origin = self.origin(node.place);
         let Value::Scalar(scalar) = &node.value else {
-            self.refuse(origin, path, format!("is {}, not {}", node.kind(), kind.takes), format!("write {}", kind.takes));
+            self.refuse(
+                origin,
+                path,
+                format!("is {}, not {}", node.kind(), kind.takes),
+                format!("write {}", kind.takes),
+            );
             return None;
         };
         let (text, from_environment) = self.filled(path, &origin, scalar)?;
         let result = if kind.bare && scalar.quoted && !from_environment {
             match (kind.read)(&text) {
-                Ok(_) => Err(Wrong::new(format!("is text in quotes, not {}", kind.takes), format!("remove the quotes: {text}"))),
+                Ok(_) => Err(Wrong::new(
+                    format!("is text in quotes, not {}", kind.takes),
+                    format!("remove the quotes: {text}"),
+                )),
                 Err(wrong) => Err(wrong),
             }
         } else {
@@ -480,11 +518,14 @@ pub(super) fn nearest<'w>(text: &str, known: impl Iterator<Item = &'w str>) -> O
         return None;
     }
     let near = text.chars().count() / 3 + 1;
+    // `delay` for `delay_ms`, `max_attempts` for `attempts_max`: the words are right, their number or order is not.
+    let part = |word: &str| {
+        let begins = text.len() >= 3 && (word.starts_with(text) || text.starts_with(word));
+        let words = text.contains('_') && text.split('_').all(|one| word.split('_').any(|other| one == other));
+        begins || words
+    };
     known
-        .map(|word| {
-            let part = text.len() >= 3 && (word.starts_with(text) || text.starts_with(word));
-            (if part { 1 } else { strsim::damerau_levenshtein(text, word) }, word)
-        })
+        .map(|word| (if part(word) { 1 } else { strsim::damerau_levenshtein(text, word) }, word))
         .filter(|(distance, _)| *distance <= near)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
@@ -500,7 +541,7 @@ mod tests {
         for (text, wanted) in [
             ("delay", Some("delay_ms")),
             ("delay_ns", Some("delay_ms")),
-            ("max_attempts", None),
+            ("max_attempts", Some("attempts_max")),
             ("attempt_max", Some("attempts_max")),
             ("factro", Some("factor")),
             ("x", None),

@@ -10,7 +10,8 @@ pub const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Reads it. There is one error at most.
 pub(super) fn text(file: &Path) -> Result<String, Vec<SyntaxError>> {
     let refuse = |problem: String, fix: &str| vec![SyntaxError { place: Place::NONE, problem, fix: fix.to_owned() }];
-    let unreadable = |error: &std::io::Error| refuse(format!("cannot be read: {error}"), "name a file that the engine may read");
+    let unreadable =
+        |error: &std::io::Error| refuse(format!("cannot be read: {error}"), "name a file that the engine may read");
     let metadata = std::fs::metadata(file).map_err(|error| unreadable(&error))?;
     // A pipe would be waited for, a device could be endless.
     if !metadata.is_file() {

@@ -55,7 +55,11 @@ impl Builder {
             Event::DocumentStart(_) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    return refuse(place, "a second document begins here", "keep one document in the file: remove the line \"---\"");
+                    return refuse(
+                        place,
+                        "a second document begins here",
+                        "keep one document in the file: remove the line \"---\"",
+                    );
                 }
                 Ok(())
             }
@@ -86,10 +90,20 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, place: Place, anchor: usize, tag: Option<&Cow<'_, Tag>>, content: Content) -> Result<(), SyntaxError> {
+    fn begin(
+        &mut self,
+        place: Place,
+        anchor: usize,
+        tag: Option<&Cow<'_, Tag>>,
+        content: Content,
+    ) -> Result<(), SyntaxError> {
         untagged(tag, place)?;
         if self.open.len() >= DEPTH_MAX {
-            return refuse(place, &format!("nested deeper than {DEPTH_MAX} levels"), "flatten it; no key lies that deep");
+            return refuse(
+                place,
+                &format!("nested deeper than {DEPTH_MAX} levels"),
+                "flatten it; no key lies that deep",
+            );
         }
         self.open.push(Open { place, anchor, content });
         Ok(())
@@ -140,7 +154,11 @@ impl Builder {
 
     fn bounded(&self, place: Place) -> Result<(), SyntaxError> {
         if self.nodes > NODES_MAX {
-            return refuse(place, &format!("more than {NODES_MAX} values, those repeated by aliases included"), "make it shorter");
+            return refuse(
+                place,
+                &format!("more than {NODES_MAX} values, those repeated by aliases included"),
+                "make it shorter",
+            );
         }
         Ok(())
     }
@@ -149,7 +167,11 @@ impl Builder {
 fn untagged(tag: Option<&Cow<'_, Tag>>, place: Place) -> Result<(), SyntaxError> {
     match tag {
         None => Ok(()),
-        Some(tag) => refuse(place, &format!("the tag {:?} has no meaning here", tag.to_string()), "remove it; put text that begins with '!' in quotes"),
+        Some(tag) => refuse(
+            place,
+            &format!("the tag {:?} has no meaning here", tag.to_string()),
+            "remove it; put text that begins with '!' in quotes",
+        ),
     }
 }
 

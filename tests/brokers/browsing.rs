@@ -26,7 +26,7 @@ async fn places(at: &At) -> Vec<Address> {
     at.one_of_each(Duration::from_secs(600)).await
 }
 
-pub async fn shows_all_pages_and_follows(system: &dyn System) {
+pub(crate) async fn shows_all_pages_and_follows(system: &dyn System) {
     let at = At::new(system).await;
     for place in places(&at).await {
         at.publish(&place, numbered(0..25)).await;
@@ -48,7 +48,7 @@ pub async fn shows_all_pages_and_follows(system: &dyn System) {
     }
 }
 
-pub async fn keeps_a_cursor_while_messages_are_consumed(system: &dyn System) {
+pub(crate) async fn keeps_a_cursor_while_messages_are_consumed(system: &dyn System) {
     let at = At::new(system).await;
     for place in places(&at).await {
         at.publish(&place, numbered(0..20)).await;
@@ -61,7 +61,7 @@ pub async fn keeps_a_cursor_while_messages_are_consumed(system: &dyn System) {
     }
 }
 
-pub async fn shows_a_queue_in_the_order_of_arrival_wherever_messages_are(system: &dyn System) {
+pub(crate) async fn shows_a_queue_in_the_order_of_arrival_wherever_messages_are(system: &dyn System) {
     let at = At::new(system).await;
     let Some(queue) = places(&at).await.into_iter().find(|place| place.kind == helixmq::message::Kind::Queue) else {
         return;
@@ -80,7 +80,7 @@ pub async fn shows_a_queue_in_the_order_of_arrival_wherever_messages_are(system:
     assert_eq!(shown(&at.browse(&queue, EARLIEST, 4).await.unwrap()), number_names(0..4));
 }
 
-pub async fn refuses_a_cursor_that_is_none(system: &dyn System) {
+pub(crate) async fn refuses_a_cursor_that_is_none(system: &dyn System) {
     let at = At::new(system).await;
     for place in places(&at).await {
         let refused = at.browse(&place, BrowseAt::Cursor("not a cursor".into()), 1).await;

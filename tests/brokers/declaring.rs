@@ -9,7 +9,7 @@ use helixmq::{
 
 use crate::system::*;
 
-pub async fn declares_the_same_twice(system: &dyn System) {
+pub(crate) async fn declares_the_same_twice(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(30)).await {
         at.publish(&place, [message("kept")]).await;
@@ -28,7 +28,7 @@ pub async fn declares_the_same_twice(system: &dyn System) {
     }
 }
 
-pub async fn names_every_setting_that_differs(system: &dyn System) {
+pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
     let at = At::new(system).await;
     if let Some(queue) = at.queue(QueueSettings::default()).await {
         let other = QueueSettings {
@@ -67,7 +67,7 @@ pub async fn names_every_setting_that_differs(system: &dyn System) {
     }
 }
 
-pub async fn refuses_settings_that_cannot_work(system: &dyn System) {
+pub(crate) async fn refuses_settings_that_cannot_work(system: &dyn System) {
     let at = At::new(system).await;
     let name: Arc<str> = "conformance.impossible".into();
     if at.queue(QueueSettings::default()).await.is_some() {
@@ -82,7 +82,7 @@ pub async fn refuses_settings_that_cannot_work(system: &dyn System) {
     }
 }
 
-pub async fn says_what_is_not_there(system: &dyn System) {
+pub(crate) async fn says_what_is_not_there(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(30)).await {
         let missing = Address { name: format!("{}.missing", place.name).into(), ..place };
@@ -95,7 +95,7 @@ pub async fn says_what_is_not_there(system: &dyn System) {
     }
 }
 
-pub async fn makes_what_is_not_there_where_told_to(system: &dyn System) {
+pub(crate) async fn makes_what_is_not_there_where_told_to(system: &dyn System) {
     let Some(at) = At::creating(system).await else { return };
     for place in [Address::queue("conformance.made.queue"), Address::topic("conformance.made.topic")] {
         let mut early = at.read(&place).await;
@@ -104,7 +104,7 @@ pub async fn makes_what_is_not_there_where_told_to(system: &dyn System) {
     }
 }
 
-pub async fn refuses_one_that_is_too_large_and_publishes_the_others(system: &dyn System) {
+pub(crate) async fn refuses_one_that_is_too_large_and_publishes_the_others(system: &dyn System) {
     let at = At::new(system).await;
     let max = at.broker.capabilities().message_bytes_max;
     for place in at.one_of_each(Duration::from_secs(30)).await {
@@ -116,7 +116,7 @@ pub async fn refuses_one_that_is_too_large_and_publishes_the_others(system: &dyn
     }
 }
 
-pub async fn claims_what_it_says_it_claims(system: &dyn System) {
+pub(crate) async fn claims_what_it_says_it_claims(system: &dyn System) {
     let at = At::new(system).await;
     at.claims("durable", |can| can.durable);
     at.claims("delivery_count", |can| can.delivery_count);

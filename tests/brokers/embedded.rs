@@ -10,7 +10,7 @@ use helixmq::broker::{
 
 use crate::system::System;
 
-pub struct Memory;
+pub(crate) struct Memory;
 
 #[async_trait]
 impl System for Memory {

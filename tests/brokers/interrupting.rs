@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::system::*;
 
-pub async fn loses_nothing_when_waiting_is_cancelled(system: &dyn System) {
+pub(crate) async fn loses_nothing_when_waiting_is_cancelled(system: &dyn System) {
     const COUNT: usize = 2000;
     let at = At::new(system).await;
     let mut dice = Dice::new(7);
@@ -60,7 +60,7 @@ pub async fn loses_nothing_when_waiting_is_cancelled(system: &dyn System) {
     }
 }
 
-pub async fn passes_a_wake_up_on_when_the_woken_is_cancelled(system: &dyn System) {
+pub(crate) async fn passes_a_wake_up_on_when_the_woken_is_cancelled(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(600)).await {
         let (mut cancelled, mut waits) = (at.read(&place).await, at.read(&place).await);
@@ -78,7 +78,7 @@ pub async fn passes_a_wake_up_on_when_the_woken_is_cancelled(system: &dyn System
     }
 }
 
-pub async fn ends_everything_when_it_is_closed(system: &dyn System) {
+pub(crate) async fn ends_everything_when_it_is_closed(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(600)).await {
         let at = At::new(system).await;
@@ -210,7 +210,7 @@ async fn run(at: &Arc<At>, place: &Address, ledger: &Arc<Ledger>, each: usize, s
     }
 }
 
-pub async fn accepts_each_message_once_under_stress(system: &dyn System) {
+pub(crate) async fn accepts_each_message_once_under_stress(system: &dyn System) {
     let at = Arc::new(At::new(system).await);
     for (seed, place) in at.one_of_each(Duration::from_secs(600)).await.into_iter().enumerate() {
         let ledger = Arc::new(Ledger::default());
@@ -225,7 +225,7 @@ pub async fn accepts_each_message_once_under_stress(system: &dyn System) {
     }
 }
 
-pub async fn what_was_sent_is_accepted_or_pending_after_an_interruption(system: &dyn System) {
+pub(crate) async fn what_was_sent_is_accepted_or_pending_after_an_interruption(system: &dyn System) {
     let at = Arc::new(At::new(system).await);
     let Some(queue) = at.queue(QueueSettings { lease: Duration::from_secs(600), ..QueueSettings::default() }).await
     else {
@@ -245,7 +245,7 @@ pub async fn what_was_sent_is_accepted_or_pending_after_an_interruption(system: 
     assert!(counted.into_keys().eq(sent), "and all are somewhere");
 }
 
-pub async fn loses_nothing_when_leases_run_out_under_stress(system: &dyn System) {
+pub(crate) async fn loses_nothing_when_leases_run_out_under_stress(system: &dyn System) {
     let at = Arc::new(At::new(system).await);
     for place in at.one_of_each(Duration::from_millis(20)).await {
         if at.read(&place).await.leased(&at).is_none() {

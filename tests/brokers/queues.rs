@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::system::*;
 
-pub async fn keeps_the_order_of_arrival(system: &dyn System) {
+pub(crate) async fn keeps_the_order_of_arrival(system: &dyn System) {
     let at = At::new(system).await;
     let Some(queue) = at.queue(QueueSettings::default()).await else { return };
     if !at.claims("ordering", |can| can.ordering == Ordering::Arrival) {
@@ -23,7 +23,7 @@ pub async fn keeps_the_order_of_arrival(system: &dyn System) {
     reader.expect_nothing().await;
 }
 
-pub async fn delivers_higher_priorities_first(system: &dyn System) {
+pub(crate) async fn delivers_higher_priorities_first(system: &dyn System) {
     let at = At::new(system).await;
     let Some(queue) = at.queue(QueueSettings::default()).await else { return };
     if !at.claims("priority", |can| can.priority) {
@@ -35,7 +35,7 @@ pub async fn delivers_higher_priorities_first(system: &dyn System) {
     assert_eq!(reader.consume(4).await, ["critical", "normal 1", "normal 2", "low"]);
 }
 
-pub async fn counts_a_priority_above_the_highest_as_the_highest(system: &dyn System) {
+pub(crate) async fn counts_a_priority_above_the_highest_as_the_highest(system: &dyn System) {
     let at = At::new(system).await;
     if !at.claims("priority", |can| can.priority) {
         return;
@@ -46,7 +46,7 @@ pub async fn counts_a_priority_above_the_highest_as_the_highest(system: &dyn Sys
     assert_eq!(at.read(&queue).await.consume(4).await, ["five", "ten", "most", "four"]);
 }
 
-pub async fn does_not_deliver_before_the_time(system: &dyn System) {
+pub(crate) async fn does_not_deliver_before_the_time(system: &dyn System) {
     let at = At::new(system).await;
     if !at.claims("delay", |can| can.delay) {
         return;
@@ -66,7 +66,7 @@ pub async fn does_not_deliver_before_the_time(system: &dyn System) {
     }
 }
 
-pub async fn wakes_who_waits_when_something_earlier_is_published(system: &dyn System) {
+pub(crate) async fn wakes_who_waits_when_something_earlier_is_published(system: &dyn System) {
     let at = At::new(system).await;
     if !at.claims("delay", |can| can.delay) {
         return;
@@ -85,7 +85,7 @@ pub async fn wakes_who_waits_when_something_earlier_is_published(system: &dyn Sy
     }
 }
 
-pub async fn delivers_what_has_expired_marked_by_its_time(system: &dyn System) {
+pub(crate) async fn delivers_what_has_expired_marked_by_its_time(system: &dyn System) {
     let at = At::new(system).await;
     if !at.claims("expiry", |can| can.expiry) {
         return;
@@ -107,7 +107,7 @@ pub async fn delivers_what_has_expired_marked_by_its_time(system: &dyn System) {
     accept(taken).await;
 }
 
-pub async fn gives_a_batch_no_larger_than_asked_for(system: &dyn System) {
+pub(crate) async fn gives_a_batch_no_larger_than_asked_for(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(30)).await {
         at.publish(&place, (0..20).map(|_| message("x".repeat(1000)))).await;
@@ -119,7 +119,7 @@ pub async fn gives_a_batch_no_larger_than_asked_for(system: &dyn System) {
     }
 }
 
-pub async fn rejects_what_does_not_fit_and_says_which(system: &dyn System) {
+pub(crate) async fn rejects_what_does_not_fit_and_says_which(system: &dyn System) {
     let at = At::new(system).await;
     let settings = QueueSettings { length_max: Some(3), ..QueueSettings::default() };
     let Some(queue) = at.queue(settings).await else { return };
@@ -132,7 +132,7 @@ pub async fn rejects_what_does_not_fit_and_says_which(system: &dyn System) {
     assert_eq!(reader.consume(3).await, number_names(5..8));
 }
 
-pub async fn bounds_a_queue_by_bytes(system: &dyn System) {
+pub(crate) async fn bounds_a_queue_by_bytes(system: &dyn System) {
     let at = At::new(system).await;
     let settings = QueueSettings { bytes_max: Some(1000), ..QueueSettings::default() };
     let Some(queue) = at.queue(settings).await else { return };
@@ -143,7 +143,7 @@ pub async fn bounds_a_queue_by_bytes(system: &dyn System) {
     at.publish(&queue, [sized(1000)]).await;
 }
 
-pub async fn drops_the_oldest_of_the_lowest_priority_where_told_to(system: &dyn System) {
+pub(crate) async fn drops_the_oldest_of_the_lowest_priority_where_told_to(system: &dyn System) {
     let at = At::new(system).await;
     let settings = QueueSettings { length_max: Some(3), overflow: Overflow::DropOldest, ..QueueSettings::default() };
     let Some(queue) = at.queue(settings).await else { return };
@@ -156,7 +156,7 @@ pub async fn drops_the_oldest_of_the_lowest_priority_where_told_to(system: &dyn 
     assert_eq!(at.read(&queue).await.consume(3).await, ["a", "d", "e"]);
 }
 
-pub async fn gives_each_message_to_one_of_the_competing_readers(system: &dyn System) {
+pub(crate) async fn gives_each_message_to_one_of_the_competing_readers(system: &dyn System) {
     let at = At::new(system).await;
     let Some(queue) = at.queue(QueueSettings::default()).await else { return };
     let mut readers = Vec::new();
@@ -182,7 +182,7 @@ pub async fn gives_each_message_to_one_of_the_competing_readers(system: &dyn Sys
     assert_eq!(at.depth(&queue), (0, 0, 0));
 }
 
-pub async fn wakes_every_reader_that_waits_when_there_is_enough(system: &dyn System) {
+pub(crate) async fn wakes_every_reader_that_waits_when_there_is_enough(system: &dyn System) {
     let at = At::new(system).await;
     let Some(queue) = at.queue(QueueSettings::default()).await else { return };
     let (mut a, mut b, mut c) =

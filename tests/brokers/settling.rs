@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use helixmq::message::{ReasonCode, Settlement};
+use helixmq::{
+    broker::QueueSettings,
+    message::{ReasonCode, Settlement},
+};
 use tokio::time::Instant;
 
 use crate::system::*;
 
 const LEASE: Duration = Duration::from_secs(600);
 
-pub async fn accepts_many_and_forgets_them(system: &dyn System) {
+pub(crate) async fn accepts_many_and_forgets_them(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..1000)).await;
@@ -23,7 +26,7 @@ pub async fn accepts_many_and_forgets_them(system: &dyn System) {
     }
 }
 
-pub async fn redelivers_what_was_dropped_unsettled_as_the_same_attempt(system: &dyn System) {
+pub(crate) async fn redelivers_what_was_dropped_unsettled_as_the_same_attempt(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..6)).await;
@@ -39,7 +42,7 @@ pub async fn redelivers_what_was_dropped_unsettled_as_the_same_attempt(system: &
     }
 }
 
-pub async fn gives_back_what_a_settlement_leaves_out(system: &dyn System) {
+pub(crate) async fn gives_back_what_a_settlement_leaves_out(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..5)).await;
@@ -54,7 +57,7 @@ pub async fn gives_back_what_a_settlement_leaves_out(system: &dyn System) {
     }
 }
 
-pub async fn redelivers_what_was_released_after_its_time_as_the_same_attempt(system: &dyn System) {
+pub(crate) async fn redelivers_what_was_released_after_its_time_as_the_same_attempt(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..3)).await;
@@ -72,7 +75,7 @@ pub async fn redelivers_what_was_released_after_its_time_as_the_same_attempt(sys
     }
 }
 
-pub async fn redelivers_after_the_delay_with_what_went_wrong(system: &dyn System) {
+pub(crate) async fn redelivers_after_the_delay_with_what_went_wrong(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..2)).await;
@@ -94,7 +97,7 @@ pub async fn redelivers_after_the_delay_with_what_went_wrong(system: &dyn System
     }
 }
 
-pub async fn delivers_what_came_back_ahead_of_what_is_new(system: &dyn System) {
+pub(crate) async fn delivers_what_came_back_ahead_of_what_is_new(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..3)).await;
@@ -105,7 +108,7 @@ pub async fn delivers_what_came_back_ahead_of_what_is_new(system: &dyn System) {
     }
 }
 
-pub async fn counts_every_attempt_exactly(system: &dyn System) {
+pub(crate) async fn counts_every_attempt_exactly(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, [message("never works")]).await;
@@ -123,7 +126,7 @@ pub async fn counts_every_attempt_exactly(system: &dyn System) {
     }
 }
 
-pub async fn counts_an_attempt_made_without_giving_it_back(system: &dyn System) {
+pub(crate) async fn counts_an_attempt_made_without_giving_it_back(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..2)).await;
@@ -138,7 +141,7 @@ pub async fn counts_an_attempt_made_without_giving_it_back(system: &dyn System) 
     }
 }
 
-pub async fn forgets_a_dead_letter_and_counts_it(system: &dyn System) {
+pub(crate) async fn forgets_a_dead_letter_and_counts_it(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..2)).await;
@@ -149,7 +152,7 @@ pub async fn forgets_a_dead_letter_and_counts_it(system: &dyn System) {
     }
 }
 
-pub async fn has_no_more_out_than_its_prefetch(system: &dyn System) {
+pub(crate) async fn has_no_more_out_than_its_prefetch(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..10)).await;
@@ -163,15 +166,33 @@ pub async fn has_no_more_out_than_its_prefetch(system: &dyn System) {
         assert_eq!(reader.consume(1).await, number_names(4..5), "{place}");
         settle(taken.take_front(1), redeliver(Duration::from_secs(60), 1)).await;
         assert_eq!(reader.consume(1).await, number_names(5..6), "{place}");
-        let (next, ()) = tokio::join!(reader.take(2), async {
+        drop(taken);
+        // Who waits for room is told when there is some.
+        let mut full = reader.take(4).await;
+        let settled = full.take_front(1);
+        let (next, ()) = tokio::join!(reader.take(1), async {
             tokio::task::yield_now().await;
-            accept(taken).await;
+            accept(settled).await;
         });
-        assert_eq!(names(&next), number_names(6..8), "{place}");
+        assert_eq!(names(&next), number_names(8..9), "{place}");
     }
 }
 
-pub async fn redelivers_as_the_next_attempt_when_a_lease_runs_out(system: &dyn System) {
+pub(crate) async fn wakes_who_waits_when_a_redelivery_is_due_earlier(system: &dyn System) {
+    let at = At::new(system).await;
+    for place in at.one_of_each(LEASE).await {
+        at.publish(&place, numbered(0..1)).await;
+        let mut reader = at.read(&place).await;
+        let taken = reader.take(1).await;
+        let (again, ()) = tokio::join!(reader.take(1), async {
+            tokio::task::yield_now().await;
+            settle(taken, redeliver(Duration::from_secs(1), 1)).await;
+        });
+        assert_eq!(attempts(&again), [2], "{place}");
+    }
+}
+
+pub(crate) async fn redelivers_as_the_next_attempt_when_a_lease_runs_out(system: &dyn System) {
     let at = At::new(system).await;
     let lease = Duration::from_secs(2);
     for place in at.one_of_each(lease).await {
@@ -195,7 +216,7 @@ pub async fn redelivers_as_the_next_attempt_when_a_lease_runs_out(system: &dyn S
     }
 }
 
-pub async fn hands_to_another_what_a_stuck_reader_holds(system: &dyn System) {
+pub(crate) async fn hands_to_another_what_a_stuck_reader_holds(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(2)).await {
         at.publish(&place, numbered(0..3)).await;
@@ -215,7 +236,51 @@ pub async fn hands_to_another_what_a_stuck_reader_holds(system: &dyn System) {
     }
 }
 
-pub async fn keeps_leases_while_there_are_signs_of_life(system: &dyn System) {
+pub(crate) async fn sees_a_lease_run_out_that_began_while_it_waited(system: &dyn System) {
+    let at = At::new(system).await;
+    let lease = Duration::from_secs(2);
+    let Some(queue) = at.queue(QueueSettings { lease, ..QueueSettings::default() }).await else { return };
+    let (mut stuck, mut waits) = (at.read_at_most(&queue, 1).await, at.read(&queue).await);
+    if stuck.leased(&at).is_none() {
+        return;
+    }
+    let (held, again, ()) = tokio::join!(stuck.take(1), waits.take(1), async {
+        tokio::task::yield_now().await;
+        // The one that waits longest gets it, and the other hears nothing of it.
+        at.publish(&queue, numbered(0..1)).await;
+    });
+    let mut both = [attempts(&held), attempts(&again)].concat();
+    both.sort_unstable();
+    assert_eq!(both, [1, 2]);
+}
+
+pub(crate) async fn ends_each_lease_in_its_own_time(system: &dyn System) {
+    let at = At::new(system).await;
+    for place in at.one_of_each(Duration::from_secs(2)).await {
+        at.publish(&place, numbered(0..1)).await;
+        let mut reader = at.read(&place).await;
+        if reader.leased(&at).is_none() {
+            return;
+        }
+        let first = reader.take(1).await;
+        for _ in 0..5 {
+            reader.expect_nothing().await;
+        }
+        at.publish(&place, numbered(1..2)).await;
+        let second = reader.take(1).await;
+        let begin = Instant::now();
+        assert_eq!(names(&reader.take(1).await), ["0"], "{place}");
+        assert!(begin.elapsed() < Duration::from_millis(1500), "{place}: the first came after {:?}", begin.elapsed());
+        // Dropped at once, it comes again until the other's lease ends.
+        let next = reader.consume(1).await;
+        assert_eq!((next, reader.consume(1).await), (number_names(0..1), number_names(1..2)), "{place}");
+        let second_after = begin.elapsed().as_millis();
+        assert!((2000..2500).contains(&second_after), "{place}: the second came after {second_after} ms");
+        drop((first, second));
+    }
+}
+
+pub(crate) async fn keeps_leases_while_there_are_signs_of_life(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(Duration::from_secs(3)).await {
         at.publish(&place, numbered(0..2)).await;
@@ -233,7 +298,7 @@ pub async fn keeps_leases_while_there_are_signs_of_life(system: &dyn System) {
     }
 }
 
-pub async fn settles_what_outlives_its_subscription(system: &dyn System) {
+pub(crate) async fn settles_what_outlives_its_subscription(system: &dyn System) {
     let at = At::new(system).await;
     for place in at.one_of_each(LEASE).await {
         at.publish(&place, numbered(0..4)).await;

@@ -19,15 +19,15 @@ use helixmq::{
 use tokio::time::{Instant, timeout};
 
 /// Longer than anything that should happen takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for what should not happen.
-pub const QUIET: Duration = Duration::from_millis(200);
+pub(crate) const QUIET: Duration = Duration::from_millis(200);
 /// No bound of its own.
-pub const ALL: BatchMax = BatchMax { count: usize::MAX, bytes: usize::MAX };
+pub(crate) const ALL: BatchMax = BatchMax { count: usize::MAX, bytes: usize::MAX };
 
 /// A messaging system under test.
 #[async_trait]
-pub trait System: Send + Sync {
+pub(crate) trait System: Send + Sync {
     /// A connection to it. What the suite declares there has names of its own.
     async fn connect(&self) -> Arc<dyn Broker>;
 
@@ -39,61 +39,61 @@ pub trait System: Send + Sync {
 }
 
 /// A broker to test, with helpers.
-pub struct At {
-    pub broker: Arc<dyn Broker>,
+pub(crate) struct At {
+    pub(crate) broker: Arc<dyn Broker>,
     unclaimed: &'static [&'static str],
 }
 
 /// A subscription with helpers.
-pub struct Reader(pub Box<dyn Subscription>);
+pub(crate) struct Reader(pub(crate) Box<dyn Subscription>);
 
 impl At {
-    pub async fn new(system: &dyn System) -> Self {
+    pub(crate) async fn new(system: &dyn System) -> Self {
         Self { broker: system.connect().await, unclaimed: system.unclaimed() }
     }
 
-    pub async fn creating(system: &dyn System) -> Option<Self> {
+    pub(crate) async fn creating(system: &dyn System) -> Option<Self> {
         Some(Self { broker: system.connect_creating().await?, unclaimed: system.unclaimed() })
     }
 
     /// Whether the guarantee applies. What is claimed must not be listed as unclaimed, and the other way round.
-    pub fn claims(&self, name: &'static str, claimed: impl FnOnce(Capabilities) -> bool) -> bool {
+    pub(crate) fn claims(&self, name: &'static str, claimed: impl FnOnce(Capabilities) -> bool) -> bool {
         let claimed = claimed(self.broker.capabilities());
         assert_eq!(claimed, !self.unclaimed.contains(&name), "the list of what is unclaimed is wrong about {name}");
         claimed
     }
 
     /// A new queue; `None` where there are none.
-    pub async fn queue(&self, settings: QueueSettings) -> Option<Address> {
+    pub(crate) async fn queue(&self, settings: QueueSettings) -> Option<Address> {
         let name = fresh_name();
         let made = self.broker.declare(&[Declaration::Queue(Arc::clone(&name), settings)]).await;
         self.made(made, "queues").then(|| Address::queue(name))
     }
 
     /// A new topic; `None` where there are none.
-    pub async fn topic(&self, settings: TopicSettings) -> Option<Address> {
+    pub(crate) async fn topic(&self, settings: TopicSettings) -> Option<Address> {
         let name = fresh_name();
         let made = self.broker.declare(&[Declaration::Topic(Arc::clone(&name), settings)]).await;
         self.made(made, "topics").then(|| Address::topic(name))
     }
 
     /// A new topic with so many partitions.
-    pub async fn topic_of(&self, partitions: u32) -> Option<Address> {
+    pub(crate) async fn topic_of(&self, partitions: u32) -> Option<Address> {
         self.topic(TopicSettings { partitions, ..TopicSettings::default() }).await
     }
 
     /// A queue and a topic of one partition, as far as there are any.
-    pub async fn one_of_each(&self, lease: Duration) -> Vec<Address> {
+    pub(crate) async fn one_of_each(&self, lease: Duration) -> Vec<Address> {
         let queue = self.queue(QueueSettings { lease, ..QueueSettings::default() }).await;
         let topic = self.topic(TopicSettings { partitions: 1, lease, ..TopicSettings::default() }).await;
         queue.into_iter().chain(topic).collect()
     }
 
-    pub async fn publish(&self, to: &Address, messages: impl IntoIterator<Item = Message>) {
+    pub(crate) async fn publish(&self, to: &Address, messages: impl IntoIterator<Item = Message>) {
         self.try_publish(to, messages).await.unwrap();
     }
 
-    pub async fn try_publish(
+    pub(crate) async fn try_publish(
         &self,
         to: &Address,
         messages: impl IntoIterator<Item = Message>,
@@ -102,33 +102,33 @@ impl At {
     }
 
     /// Reads with no bound on what is out, from the beginning, in a group named `group`.
-    pub async fn read(&self, from: &Address) -> Reader {
+    pub(crate) async fn read(&self, from: &Address) -> Reader {
         self.read_at_most(from, 100_000).await
     }
 
-    pub async fn read_at_most(&self, from: &Address, prefetch: usize) -> Reader {
+    pub(crate) async fn read_at_most(&self, from: &Address, prefetch: usize) -> Reader {
         self.join(from, "group", Start::Earliest, prefetch).await
     }
 
-    pub async fn read_from(&self, from: &Address, group: &str, start: Start) -> Reader {
+    pub(crate) async fn read_from(&self, from: &Address, group: &str, start: Start) -> Reader {
         self.join(from, group, start, 100_000).await
     }
 
-    pub async fn join(&self, from: &Address, group: &str, start: Start, prefetch: usize) -> Reader {
+    pub(crate) async fn join(&self, from: &Address, group: &str, start: Start, prefetch: usize) -> Reader {
         let request = Subscribe { from: from.clone(), group: group.into(), start, prefetch };
         Reader(self.broker.subscribe(request).await.unwrap())
     }
 
-    pub async fn browse(&self, from: &Address, at: BrowseAt, limit: usize) -> Result<Page, BrokerError> {
+    pub(crate) async fn browse(&self, from: &Address, at: BrowseAt, limit: usize) -> Result<Page, BrokerError> {
         self.broker.browse(Browse { from: from.clone(), at, limit }).await
     }
 
-    pub fn stats(&self, address: &Address) -> AddressStats {
+    pub(crate) fn stats(&self, address: &Address) -> AddressStats {
         self.broker.stats().into_iter().find(|stats| stats.address == *address).unwrap()
     }
 
     /// Ready, delayed and unsettled.
-    pub fn depth(&self, address: &Address) -> (u64, u64, u64) {
+    pub(crate) fn depth(&self, address: &Address) -> (u64, u64, u64) {
         let stats = self.stats(address);
         (stats.ready, stats.delayed, stats.unsettled)
     }
@@ -150,13 +150,13 @@ impl At {
 
 impl Reader {
     /// The next batch, whatever is there.
-    pub async fn batch(&mut self, max: BatchMax) -> Deliveries {
+    pub(crate) async fn batch(&mut self, max: BatchMax) -> Deliveries {
         let next = timeout(PATIENCE, self.0.next(max)).await;
         next.expect("something in time").expect("a working subscription").expect("a subscription that goes on")
     }
 
     /// The next `count` deliveries, in as many batches as it takes.
-    pub async fn take(&mut self, count: usize) -> Deliveries {
+    pub(crate) async fn take(&mut self, count: usize) -> Deliveries {
         let mut taken = self.batch(BatchMax { count, ..ALL }).await;
         while taken.len() < count {
             let more = self.batch(BatchMax { count: count - taken.len(), ..ALL }).await;
@@ -166,75 +166,75 @@ impl Reader {
     }
 
     /// Takes and accepts the next `count`.
-    pub async fn consume(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn consume(&mut self, count: usize) -> Vec<String> {
         let taken = self.take(count).await;
         let names = names(&taken);
         accept(taken).await;
         names
     }
 
-    pub async fn expect_nothing(&mut self) {
+    pub(crate) async fn expect_nothing(&mut self) {
         if let Ok(next) = timeout(QUIET, self.0.next(ALL)).await {
             panic!("nothing was due, and there came {next:?}");
         }
     }
 
     /// For the tests of leases: `None` where there are none.
-    pub fn leased(&self, at: &At) -> Option<Arc<dyn KeepAlive>> {
+    pub(crate) fn leased(&self, at: &At) -> Option<Arc<dyn KeepAlive>> {
         let keep_alive = self.0.keep_alive();
         at.claims("leases", |_| keep_alive.every().is_some()).then_some(keep_alive)
     }
 }
 
 /// A message that says its name.
-pub fn message(name: impl Into<String>) -> Message {
+pub(crate) fn message(name: impl Into<String>) -> Message {
     Message::new("test.message", name.into(), now_ms())
 }
 
-pub fn keyed(key: &str, name: impl Into<String>) -> Message {
+pub(crate) fn keyed(key: &str, name: impl Into<String>) -> Message {
     Message { key: Some(key.to_owned().into()), ..message(name) }
 }
 
-pub fn numbered(numbers: impl IntoIterator<Item = usize>) -> impl Iterator<Item = Message> {
+pub(crate) fn numbered(numbers: impl IntoIterator<Item = usize>) -> impl Iterator<Item = Message> {
     numbers.into_iter().map(|number| message(number.to_string()))
 }
 
-pub fn number_names(numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
+pub(crate) fn number_names(numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
     numbers.into_iter().map(|number| number.to_string()).collect()
 }
 
-pub fn name(message: &Message) -> String {
+pub(crate) fn name(message: &Message) -> String {
     String::from_utf8(message.payload.to_vec()).unwrap()
 }
 
-pub fn names(deliveries: &Deliveries) -> Vec<String> {
+pub(crate) fn names(deliveries: &Deliveries) -> Vec<String> {
     deliveries.as_slice().iter().map(|delivery| name(&delivery.message)).collect()
 }
 
-pub fn attempts(deliveries: &Deliveries) -> Vec<u32> {
+pub(crate) fn attempts(deliveries: &Deliveries) -> Vec<u32> {
     deliveries.as_slice().iter().map(|delivery| delivery.attempt).collect()
 }
 
-pub async fn accept(deliveries: Deliveries) {
+pub(crate) async fn accept(deliveries: Deliveries) {
     settle(deliveries, Settlement::Accept).await;
 }
 
 /// Settles all the same way.
-pub async fn settle(deliveries: Deliveries, how: Settlement) {
+pub(crate) async fn settle(deliveries: Deliveries, how: Settlement) {
     let count = deliveries.len();
     deliveries.settle(vec![how; count]).await.unwrap();
 }
 
-pub fn failure(attempt: u32) -> FailedAttempt {
+pub(crate) fn failure(attempt: u32) -> FailedAttempt {
     FailedAttempt { attempt, at: now_ms(), code: ReasonCode::HandlerTimeout, text: format!("attempt {attempt} failed") }
 }
 
-pub fn redeliver(after: Duration, attempt: u32) -> Settlement {
+pub(crate) fn redeliver(after: Duration, attempt: u32) -> Settlement {
     Settlement::Redeliver { after, failure: Box::new(failure(attempt)) }
 }
 
 /// Looks again until it is so, without a guess at how long that takes.
-pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -243,15 +243,15 @@ pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A repeatable source of chance.
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     /// 0 to `sides - 1`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

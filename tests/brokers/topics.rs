@@ -6,7 +6,7 @@ use std::{
 };
 
 use helixmq::{
-    broker::{Deliveries, Start, TopicSettings},
+    broker::{BatchMax, Deliveries, Start, TopicSettings},
     message::Message,
 };
 
@@ -17,7 +17,7 @@ fn placed(deliveries: &Deliveries) -> Vec<(u32, u64)> {
     positions.map(|position| (position.partition, position.offset)).collect()
 }
 
-pub async fn puts_a_key_where_kafka_would(system: &dyn System) {
+pub(crate) async fn puts_a_key_where_kafka_would(system: &dyn System) {
     let at = At::new(system).await;
     // Source: Apache Kafka, `UtilsTest.testMurmur2`; the partition is `toPositive(hash) % partitions`.
     let hashes = [
@@ -43,7 +43,7 @@ pub async fn puts_a_key_where_kafka_would(system: &dyn System) {
     }
 }
 
-pub async fn keeps_the_order_within_each_partition(system: &dyn System) {
+pub(crate) async fn keeps_the_order_within_each_partition(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(4).await else { return };
     at.publish(&topic, (0..1000).map(|n| keyed(&format!("key {}", n % 17), n.to_string()))).await;
@@ -64,7 +64,7 @@ pub async fn keeps_the_order_within_each_partition(system: &dyn System) {
     }
 }
 
-pub async fn spreads_messages_without_a_key(system: &dyn System) {
+pub(crate) async fn spreads_messages_without_a_key(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(4).await else { return };
     for _ in 0..8 {
@@ -76,7 +76,35 @@ pub async fn spreads_messages_without_a_key(system: &dyn System) {
     assert_eq!(partitions.len(), 4);
 }
 
-pub async fn gives_every_group_every_message(system: &dyn System) {
+pub(crate) async fn lets_no_partition_wait_for_another_to_run_dry(system: &dyn System) {
+    let at = At::new(system).await;
+    let Some(topic) = at.topic_of(4).await else { return };
+    at.publish(&topic, (0..1000).map(|n| keyed(&n.to_string(), n.to_string()))).await;
+    let mut reader = at.read(&topic).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..8 {
+        let taken = reader.batch(BatchMax { count: 10, ..ALL }).await;
+        seen.extend(placed(&taken).into_iter().map(|(partition, _)| partition));
+        accept(taken).await;
+    }
+    assert_eq!(seen.len(), 4);
+}
+
+pub(crate) async fn wakes_who_waits_for_any_of_its_partitions(system: &dyn System) {
+    let at = At::new(system).await;
+    let settings = TopicSettings { partitions: 4, lease: Duration::from_secs(600), ..TopicSettings::default() };
+    let Some(topic) = at.topic(settings).await else { return };
+    let mut reader = at.read(&topic).await;
+    for key in 0..10 {
+        let (taken, ()) = tokio::join!(reader.take(1), async {
+            tokio::task::yield_now().await;
+            at.publish(&topic, [keyed(&key.to_string(), key.to_string())]).await;
+        });
+        accept(taken).await;
+    }
+}
+
+pub(crate) async fn gives_every_group_every_message(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(2).await else { return };
     at.publish(&topic, numbered(0..100)).await;
@@ -88,7 +116,7 @@ pub async fn gives_every_group_every_message(system: &dyn System) {
     }
 }
 
-pub async fn shares_partitions_among_the_members_of_a_group(system: &dyn System) {
+pub(crate) async fn shares_partitions_among_the_members_of_a_group(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(4).await else { return };
     let mut readers = [at.read(&topic).await, at.read(&topic).await];
@@ -114,7 +142,7 @@ pub async fn shares_partitions_among_the_members_of_a_group(system: &dyn System)
     assert_eq!(owners.values().collect::<BTreeSet<_>>().len(), 2, "both read");
 }
 
-pub async fn passes_partitions_on_when_a_member_leaves(system: &dyn System) {
+pub(crate) async fn passes_partitions_on_when_a_member_leaves(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(4).await else { return };
     let (mut stays, mut leaves) = (at.read(&topic).await, at.read(&topic).await);
@@ -138,7 +166,7 @@ pub async fn passes_partitions_on_when_a_member_leaves(system: &dyn System) {
     stays.expect_nothing().await;
 }
 
-pub async fn keeps_a_partition_from_its_next_reader_until_what_is_out_has_ended(system: &dyn System) {
+pub(crate) async fn keeps_a_partition_from_its_next_reader_until_what_is_out_has_ended(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(1).await else { return };
     at.publish(&topic, numbered(0..10)).await;
@@ -154,7 +182,7 @@ pub async fn keeps_a_partition_from_its_next_reader_until_what_is_out_has_ended(
     assert_eq!(names(&taken), number_names(4..10));
 }
 
-pub async fn resumes_where_the_group_left_and_keeps_its_attempts(system: &dyn System) {
+pub(crate) async fn resumes_where_the_group_left_and_keeps_its_attempts(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(1).await else { return };
     at.publish(&topic, numbered(0..10)).await;
@@ -176,7 +204,7 @@ pub async fn resumes_where_the_group_left_and_keeps_its_attempts(system: &dyn Sy
     assert_eq!(at.stats(&topic).lag, [("group".into(), 0)]);
 }
 
-pub async fn does_not_hold_up_a_partition_for_one_that_waits(system: &dyn System) {
+pub(crate) async fn does_not_hold_up_a_partition_for_one_that_waits(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(1).await else { return };
     at.publish(&topic, numbered(0..1)).await;
@@ -197,7 +225,7 @@ pub async fn does_not_hold_up_a_partition_for_one_that_waits(system: &dyn System
     assert_eq!(at.stats(&topic).lag, [("group".into(), 0)]);
 }
 
-pub async fn begins_where_a_new_group_asks(system: &dyn System) {
+pub(crate) async fn begins_where_a_new_group_asks(system: &dyn System) {
     let at = At::new(system).await;
     if !at.claims("replay", |can| can.replay) {
         return;
@@ -222,7 +250,7 @@ pub async fn begins_where_a_new_group_asks(system: &dyn System) {
     }
 }
 
-pub async fn forgets_a_group_without_a_name_with_its_reader(system: &dyn System) {
+pub(crate) async fn forgets_a_group_without_a_name_with_its_reader(system: &dyn System) {
     let at = At::new(system).await;
     let Some(topic) = at.topic_of(1).await else { return };
     at.publish(&topic, numbered(0..2)).await;
@@ -236,7 +264,7 @@ pub async fn forgets_a_group_without_a_name_with_its_reader(system: &dyn System)
     late.expect_nothing().await;
 }
 
-pub async fn forgets_messages_by_age(system: &dyn System) {
+pub(crate) async fn forgets_messages_by_age(system: &dyn System) {
     let at = At::new(system).await;
     let settings =
         TopicSettings { partitions: 1, retention: Some(Duration::from_secs(60)), ..TopicSettings::default() };
@@ -263,7 +291,7 @@ pub async fn forgets_messages_by_age(system: &dyn System) {
     assert_eq!(at.stats(&topic).lag.iter().find(|(group, _)| **group == *"group").unwrap().1, 8);
 }
 
-pub async fn forgets_messages_by_size(system: &dyn System) {
+pub(crate) async fn forgets_messages_by_size(system: &dyn System) {
     let at = At::new(system).await;
     let settings = TopicSettings { partitions: 1, retention_bytes: Some(1000), ..TopicSettings::default() };
     let Some(topic) = at.topic(settings).await else { return };
@@ -272,11 +300,12 @@ pub async fn forgets_messages_by_size(system: &dyn System) {
     let mut reader = at.read(&topic).await;
     settle(reader.take(3).await, redeliver(Duration::from_secs(5), 1)).await;
     at.publish(&topic, (8..5000).map(sized)).await;
+    let numbers = |taken: Vec<String>| taken.iter().map(|name| name.parse::<usize>().unwrap()).collect::<Vec<_>>();
+    assert_eq!(numbers(reader.consume(4).await), (4990..4994).collect::<Vec<_>>());
     let stats = at.stats(&topic);
     assert_eq!((stats.ready, stats.bytes), (10, 1000));
-    assert_eq!((stats.lag, stats.dropped), (vec![("group".into(), 13)], 4990 - 3));
-    let numbers = |taken: Vec<String>| taken.iter().map(|name| name.parse::<usize>().unwrap()).collect::<Vec<_>>();
-    assert_eq!(numbers(reader.consume(10).await), (4990..5000).collect::<Vec<_>>());
+    assert_eq!((stats.lag, stats.dropped), (vec![("group".into(), 9)], 4990 - 3));
+    assert_eq!(numbers(reader.consume(6).await), (4994..5000).collect::<Vec<_>>());
     // Those that wait for another attempt are not lost to retention.
     let again = reader.take(3).await;
     assert_eq!((numbers(names(&again)), attempts(&again)), (vec![0, 1, 2], vec![2; 3]));

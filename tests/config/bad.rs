@@ -42,3 +42,19 @@ fn six_different_mistakes_are_reported_together() {
     let errors = config::load(Some(Path::new("tests/fixtures/config/six-mistakes.yaml")), &env).unwrap_err();
     assert_eq!(errors.mistakes().len(), 6, "{errors}");
 }
+
+#[test]
+fn of_very_many_mistakes_the_first_are_told_and_the_rest_counted() {
+    let text: String = (0..300).map(|number| format!("k{number}: 1\n")).collect();
+    let errors = config::load_text(Path::new("many.yaml"), &text, &env).unwrap_err();
+    assert_eq!(errors.mistakes().len(), 100);
+    assert!(errors.to_string().ends_with("and 200 more"));
+}
+
+#[test]
+fn too_many_routes_are_refused_before_they_are_compared() {
+    let routes: String = (0..5000).map(|number| format!("  - {{name: r{number}, queue: q, handler: h}}\n")).collect();
+    let text = format!("plugins: {{directory: tests/fixtures/config/no-plugins}}\nroutes:\n{routes}");
+    let errors = config::load_text(Path::new("many.yaml"), &text, &env).unwrap_err();
+    assert!(errors.mistakes().iter().any(|mistake| mistake.problem.contains("more than 1000 routes")), "{errors}");
+}

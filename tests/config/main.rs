@@ -1,3 +1,18 @@
-//! The configuration as operators meet it: what is refused and how, what is accepted, what is documented.
+//! The configuration as operators meet it: what is refused and in which words, what is accepted and what it then
+//! means, what is documented.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
 
 mod bad;
+mod documented;
+mod environment;
+mod examples;
+mod meaning;
+mod plugin_files;
+mod properties;

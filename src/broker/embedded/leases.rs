@@ -153,3 +153,34 @@ impl<T> Leases<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(tick: Tick) -> Now {
+        Now { tick, unix: 0 }
+    }
+
+    #[test]
+    fn a_tag_names_one_delivery_and_never_the_next_in_its_place() {
+        let mut leases = Leases::new(Duration::from_nanos(10));
+        let first = leases.put("first", 1, at(0));
+        assert_eq!(leases.take(first).map(|out| out.what), Some("first"));
+        let second = leases.put("second", 1, at(0));
+        assert!(leases.take(first).is_none() && leases.get_mut(first, at(0)).is_none());
+        assert_eq!(leases.lapsed(&Readers::default(), at(10)).len(), 1);
+        assert!(leases.take(second).is_none());
+        assert_eq!(leases.len(), 0);
+    }
+
+    #[test]
+    fn gives_memory_back_when_nothing_is_out_and_tags_still_differ() {
+        let mut leases = Leases::new(Duration::from_secs(1));
+        let tags: Vec<Tag> = (0..10_000).map(|n| leases.put(n, 1, at(0))).collect();
+        tags.iter().for_each(|tag| assert!(leases.take(*tag).is_some()));
+        assert_eq!((leases.slots.capacity(), leases.free.capacity()), (0, 0));
+        leases.put(0, 1, at(0));
+        assert!(tags.iter().all(|tag| leases.take(*tag).is_none()));
+    }
+}

@@ -42,7 +42,7 @@ pub fn read(text: &[u8], shape: Kind, now: UnixMs, bytes_max: usize) -> Result<R
     let mut fields = Fields::parse(text)?;
     let cloud_event = cloud_event(&mut fields)?;
     let mut message = Message { priority: PRIORITY_NORMAL, timestamp: now, ..Message::default() };
-    message.id = id(&mut fields)?;
+    message.id = id(&mut fields, now)?;
     message.kind = text_of(&mut fields, &["type"], SHORT_BYTES_MAX)?.unwrap_or_default();
     message.content_type =
         text_of(&mut fields, &["content_type", "data_content_type", "datacontenttype"], SHORT_BYTES_MAX)?;
@@ -99,9 +99,9 @@ fn cloud_event(fields: &mut Fields<'_>) -> Result<bool, JsonError> {
     Ok(true)
 }
 
-fn id(fields: &mut Fields<'_>) -> Result<MessageId, JsonError> {
+fn id(fields: &mut Fields<'_>, now: UnixMs) -> Result<MessageId, JsonError> {
     match fields.text(&["id"], ID_BYTES_MAX)? {
-        None => Ok(MessageId::generate()),
+        None => Ok(MessageId::generate(now)),
         Some(text) if text.is_empty() => {
             Err(JsonError::field("id", "is empty", "write one, or leave it out and one is made"))
         }

@@ -157,3 +157,51 @@ impl Progress {
         log.end() - self.next.max(log.start()) + (self.out + self.again.len() + self.delayed.len()) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::topic::log::Entry;
+
+    const NOW: Now = Now { tick: 0, unix: 0 };
+
+    fn log_of(count: u64) -> Log {
+        let mut log = Log::default();
+        for appended in 0..count {
+            log.append(Entry { message: Arc::default(), appended, bytes: 1, waits: false });
+        }
+        log
+    }
+
+    fn forget_oldest(log: &mut Log, progress: &mut Progress, count: usize) {
+        for _ in 0..count {
+            let (offset, entry) = log.pop().unwrap();
+            progress.keep(offset, &entry.message);
+        }
+    }
+
+    #[test]
+    fn remembers_nothing_of_what_is_settled_or_lost() {
+        let (mut log, mut progress) = (log_of(10_000), Progress::starting_at(0));
+        let taken: Vec<u64> = (0..1000).map(|_| progress.take(&log, 1, NOW).unwrap().offset).collect();
+        taken.iter().rev().skip(10).for_each(|offset| progress.settle(*offset));
+        forget_oldest(&mut log, &mut progress, 9000);
+        assert_eq!(progress.kept.keys().copied().collect::<Vec<_>>(), (990..1000).collect::<Vec<_>>());
+        assert_eq!(progress.refresh(&log, 0), 8000);
+        taken.iter().rev().take(10).for_each(|offset| progress.settle(*offset));
+        assert!(progress.kept.is_empty());
+        assert!((0..9000).all(|offset| progress.settled.is_settled(offset)) && !progress.settled.is_settled(9000));
+        assert_eq!(progress.lag(&log), 1000);
+    }
+
+    #[test]
+    fn delivers_what_came_back_though_retention_took_it() {
+        let (mut log, mut progress) = (log_of(10), Progress::starting_at(0));
+        let found = progress.take(&log, 1, NOW).unwrap();
+        forget_oldest(&mut log, &mut progress, 5);
+        progress.come_back(found.offset, found.tries, 0, 0);
+        progress.refresh(&log, 0);
+        let order: Vec<u64> = std::iter::from_fn(|| progress.take(&log, 1, NOW)).map(|found| found.offset).collect();
+        assert_eq!(order, [0, 5, 6, 7, 8, 9]);
+    }
+}

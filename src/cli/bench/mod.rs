@@ -1,0 +1,312 @@
+//! `helixmq bench`: how fast it is here, with messages counted at the far end, and what that is worth against the same
+//! work without a sandbox.
+
+mod flow;
+mod ledger;
+mod reload;
+
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
+
+use anyhow::bail;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::handler::Isolation;
+
+/// Messages of a run that names neither a number nor a time.
+const MESSAGES: u64 = 2_000_000;
+/// Runs of each side of a comparison.
+const COMPARE_RUNS: usize = 3;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// A component that answers at once, on the embedded broker in memory.
+    Noop,
+    /// A component that reads and writes JSON and returns one result.
+    Json,
+    /// The same as `noop`, as a Rust function.
+    NativeNoop,
+    /// The same as `json`, as a Rust function.
+    NativeJson,
+    /// From a plugin's file being closed to its serving, under load.
+    Reload,
+}
+
+/// Options of `bench`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// What to measure.
+    #[arg(value_enum, required_unless_present = "compare")]
+    scenario: Option<Scenario>,
+    /// Alternate two scenarios and print the ratio of their rates.
+    #[arg(long, num_args = 2, value_names = ["A", "B"], value_enum, conflicts_with = "scenario")]
+    compare: Vec<Scenario>,
+    /// Messages to send, the first tenth to warm up.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1000..=1_000_000_000))]
+    messages: Option<u64>,
+    /// About how long to run instead; a short run first finds out how many messages that takes.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600), conflicts_with = "messages")]
+    seconds: Option<u64>,
+    /// Bytes of a payload (json brings its own of about 300).
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    size: u32,
+    /// The component to measure, instead of the one that was built for the scenario.
+    #[arg(long)]
+    handler: Option<PathBuf>,
+    /// Lanes of the route: threads with an instance each. Default: the machine's cores.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
+    /// Threads that publish.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    publishers: u16,
+    /// Messages a second to publish, to measure latency; 0: as many as go.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// How long an instance lives.
+    #[arg(long, value_enum, default_value = "instance")]
+    isolation: IsolationArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IsolationArg {
+    Message,
+    Batch,
+    Instance,
+}
+
+/// One run, decided.
+#[derive(Clone, Debug)]
+struct Plan {
+    scenario: &'static str,
+    work: flow::Work,
+    native: bool,
+    messages: u64,
+    payload_bytes: usize,
+    handler: Option<PathBuf>,
+    lanes: usize,
+    publishers: u16,
+    rate: u64,
+    isolation: Isolation,
+}
+
+/// What a run showed. Source of the names: SPEC §12.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    scenario: &'static str,
+    messages: u64,
+    seconds: f64,
+    messages_per_second: f64,
+    cpu_us_per_message: f64,
+    latency_ms: Latency,
+    lost: u64,
+    duplicated: u64,
+    payload_bytes: usize,
+    workers: usize,
+    isolation: &'static str,
+    engine_version: &'static str,
+    cores: usize,
+}
+
+/// Of publishing, until confirmed (`reload`: of a reload, until it serves).
+#[derive(Clone, Debug, Default, Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+/// What `--compare` showed: A's rate by B's, in pairs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    a: Vec<Report>,
+    b: Vec<Report>,
+    ratio_min: f64,
+    ratio_median: f64,
+    ratio_max: f64,
+}
+
+/// What `bench` prints.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Output {
+    /// One scenario.
+    One(Report),
+    /// `reload`: twice.
+    Reload(Vec<Report>),
+    /// Two scenarios.
+    Two(Comparison),
+}
+
+/// Runs what the arguments ask for. Blocks until it is done.
+///
+/// # Errors
+/// What was missing, or why a run did not end: a stall, a handler that does not load.
+pub fn run(args: &Args) -> anyhow::Result<Output> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let handle = runtime.handle();
+    let output = match (args.compare.as_slice(), args.scenario) {
+        ([a, b], _) => Output::Two(compare(args, *a, *b, handle)?),
+        (_, Some(Scenario::Reload)) => Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?),
+        (_, Some(scenario)) => Output::One(one(args, scenario, handle)?),
+        _ => bail!("say which scenario to run"),
+    };
+    Ok(output)
+}
+
+fn one(args: &Args, scenario: Scenario, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
+    let mut plan = plan(args, scenario)?;
+    if let Some(seconds) = args.seconds {
+        let trial = flow::run(&Plan { messages: MESSAGES / 10, ..plan.clone() }, runtime)?;
+        plan.messages = ((trial.messages_per_second * seconds as f64) as u64).max(1000);
+    }
+    flow::run(&plan, runtime)
+}
+
+fn compare(args: &Args, a: Scenario, b: Scenario, runtime: &tokio::runtime::Handle) -> anyhow::Result<Comparison> {
+    let (mut of_a, mut of_b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..COMPARE_RUNS {
+        let (one_a, one_b) = (one(args, a, runtime)?, one(args, b, runtime)?);
+        ratios.push(one_a.messages_per_second / one_b.messages_per_second);
+        of_a.push(one_a);
+        of_b.push(one_b);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let at = |place: usize| ratios.get(place).copied().unwrap_or(f64::NAN);
+    Ok(Comparison {
+        a: of_a,
+        b: of_b,
+        ratio_min: at(0),
+        ratio_median: at(COMPARE_RUNS / 2),
+        ratio_max: at(COMPARE_RUNS - 1),
+    })
+}
+
+fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
+    let (name, work, native, component) = match scenario {
+        Scenario::Noop => ("noop", flow::Work::Noop, false, Some("bench_noop")),
+        Scenario::Json => ("json", flow::Work::Json, false, Some("bench_json")),
+        Scenario::NativeNoop => ("native-noop", flow::Work::Noop, true, None),
+        Scenario::NativeJson => ("native-json", flow::Work::Json, true, None),
+        Scenario::Reload => bail!("reload cannot be compared"),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Plan {
+        scenario: name,
+        work,
+        native,
+        messages: args.messages.unwrap_or(if args.rate > 0 { args.rate * 10 } else { MESSAGES }),
+        payload_bytes: args.size as usize,
+        handler: args.handler.clone().or_else(|| component.map(built)),
+        lanes: args.lanes.map_or(cores, usize::from),
+        publishers: args.publishers,
+        rate: args.rate,
+        isolation: match args.isolation {
+            IsolationArg::Message => Isolation::Message,
+            IsolationArg::Batch => Isolation::Batch,
+            IsolationArg::Instance => Isolation::Instance,
+        },
+    })
+}
+
+/// Where the build puts a plugin.
+fn built(name: &str) -> PathBuf {
+    PathBuf::from(format!("plugins/target/wasm32-wasip2/release/{name}.wasm"))
+}
+
+impl Report {
+    fn new(
+        plan: &Plan,
+        counted: u64,
+        elapsed: Duration,
+        cpu: Duration,
+        mut latencies: Vec<Duration>,
+        lost: u64,
+        duplicated: u64,
+    ) -> Self {
+        latencies.sort_unstable();
+        let seconds = elapsed.as_secs_f64();
+        Self {
+            scenario: plan.scenario,
+            messages: counted,
+            seconds,
+            messages_per_second: counted as f64 / seconds,
+            cpu_us_per_message: cpu.as_secs_f64() * 1e6 / counted.max(1) as f64,
+            latency_ms: Latency::of(&latencies),
+            lost,
+            duplicated,
+            payload_bytes: if plan.work == flow::Work::Json { bench_work::sample(1_000_000).len() } else { plan.payload_bytes },
+            workers: plan.lanes,
+            isolation: flow::isolation_name(plan.isolation),
+            engine_version: env!("CARGO_PKG_VERSION"),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    fn line(&self) -> String {
+        format!(
+            "{:<12} {:>10.0} msg/s  {:>6.2} us CPU/msg  publish p50 {:.3} p99 {:.3} max {:.3} ms  lost {} duplicated {}  ({} messages of {} bytes in {:.2} s, {} lanes, isolation {}, {} cores)",
+            self.scenario,
+            self.messages_per_second,
+            self.cpu_us_per_message,
+            self.latency_ms.p50,
+            self.latency_ms.p99,
+            self.latency_ms.max,
+            self.lost,
+            self.duplicated,
+            self.messages,
+            self.payload_bytes,
+            self.seconds,
+            self.workers,
+            self.isolation,
+            self.cores,
+        )
+    }
+}
+
+impl Latency {
+    /// Of sorted times.
+    fn of(sorted: &[Duration]) -> Self {
+        let at = |share: f64| {
+            let place = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
+            sorted.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        };
+        Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One(report) => f.write_str(&report.line()),
+            Self::Reload(reports) => {
+                let lines = reports.iter().map(|report| {
+                    format!(
+                        "{:<16} {} reloads, closed to serving p50 {:.1} p99 {:.1} max {:.1} ms; meanwhile {:.0} msg/s, lost {} duplicated {}",
+                        report.scenario, report.messages, report.latency_ms.p50, report.latency_ms.p99, report.latency_ms.max,
+                        report.messages_per_second, report.lost, report.duplicated
+                    )
+                });
+                f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+            }
+            Self::Two(comparison) => {
+                let mut text = String::new();
+                for report in comparison.a.iter().chain(&comparison.b) {
+                    // Writing to a String cannot fail.
+                    writeln!(text, "{}", report.line()).ok();
+                }
+                let name = |reports: &[Report]| reports.first().map_or("", |report| report.scenario);
+                write!(
+                    f,
+                    "{text}{} / {}: {:.3} (from {:.3} to {:.3} in {COMPARE_RUNS} pairs)",
+                    name(&comparison.a),
+                    name(&comparison.b),
+                    comparison.ratio_median,
+                    comparison.ratio_min,
+                    comparison.ratio_max
+                )
+            }
+        }
+    }
+}
