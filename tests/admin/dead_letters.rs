@@ -27,7 +27,12 @@ async fn with_letters() -> Served {
     let served = with(parts, options()).await;
     let lines: String = (0..5).map(|n| format!("{{\"id\":\"w{n}\",\"type\":\"bad.w\",\"payload\":{n}}}\n")).collect();
     served.post_lines("/v1/messaging/tasks/work", lines).await;
-    served.post("/v1/messaging/tasks/other", r#"{"id":"o","type":"other","priority":3,"metadata":{"a":"b"},"payload":{"n":  1}}"#).await;
+    served
+        .post(
+            "/v1/messaging/tasks/other",
+            r#"{"id":"o","type":"other","priority":3,"metadata":{"a":"b"},"payload":{"n":  1}}"#,
+        )
+        .await;
     served.post("/v1/messaging/tasks/picky", r#"{"id":"p","type":"odd"}"#).await;
     eventually("seven dead letters", async || (list(&served, "").await["total"] == 7).then_some(())).await;
     served

@@ -11,7 +11,11 @@ async fn every_described_call_is_served_and_answers_as_described() {
     assert_eq!(document["info"]["version"], "9.9.9");
     for (path, calls) in document["paths"].as_object().unwrap() {
         for (method, call) in calls.as_object().unwrap() {
-            let real = path.replace("{queue}", "quiet").replace("{topic}", "events").replace("{name}", "worker").replace("{id}", "1");
+            let real = path
+                .replace("{queue}", "quiet")
+                .replace("{topic}", "events")
+                .replace("{name}", "worker")
+                .replace("{id}", "1");
             let real = if path.ends_with("/tail") { format!("{real}?queue=quiet") } else { real };
             let body = if path.ends_with("/explain") { r#"{"queue":"work"}"# } else { "{}" };
             let reply = served.request(&method.to_uppercase(), &real).body(body).send().await;
@@ -66,7 +70,9 @@ fn fits(value: &Value, schema: &Value, document: &Value, place: &str) {
         assert!(allowed.contains(value), "{place} is {value}");
     }
     match value {
-        Value::Array(items) => items.iter().for_each(|item| fits(item, &schema["items"], document, &format!("{place}[]"))),
+        Value::Array(items) => {
+            items.iter().for_each(|item| fits(item, &schema["items"], document, &format!("{place}[]")))
+        }
         Value::Object(fields) if schema["properties"].is_object() => {
             for name in schema["required"].as_array().into_iter().flatten() {
                 assert!(fields.contains_key(name.as_str().unwrap()), "{place} has no {name}");

@@ -4,7 +4,7 @@ use helixmq::admin::http::Options;
 use serde_json::Value;
 
 use crate::{
-    served::{options, problem, served, usual, with, TOKEN},
+    served::{TOKEN, options, problem, served, usual, with},
     support::http::Reply,
 };
 
@@ -56,7 +56,9 @@ async fn an_engine_without_a_token_admits_nobody_and_an_open_one_everybody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_page_cannot_call_through_a_browser_on_this_machine() {
     let served = served().await;
-    let ask = async |name: &str, value: &str| -> Reply { served.request("GET", "/health/live").header(name, value).send().await };
+    let ask = async |name: &str, value: &str| -> Reply {
+        served.request("GET", "/health/live").header(name, value).send().await
+    };
     for host in ["localhost", "localhost:7061", "127.0.0.1", "[::1]:7061", "api.localhost"] {
         assert_eq!(ask("Host", host).await.status, 200, "{host}");
     }

@@ -89,7 +89,8 @@ async fn is_not_ready_before_the_plugins_are_looked_at_nor_while_stopping() {
 }
 
 async fn soon_ready(served: &crate::served::Served) {
-    eventually("it is ready", async || (served.bare("GET", "/health/ready").send().await.status == 200).then_some(())).await;
+    eventually("it is ready", async || (served.bare("GET", "/health/ready").send().await.status == 200).then_some(()))
+        .await;
 }
 
 fn find(items: &Value, name: &str) -> Value {

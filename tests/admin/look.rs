@@ -36,7 +36,10 @@ async fn plugins_say_how_they_are_doing() {
     assert!(junk["reason"].as_str().unwrap().contains("refused"), "{junk}");
     assert_eq!(junk["receipts"][0]["result"], "refused");
     let worker = served.get("/v1/messaging/plugins/worker").await.json();
-    assert_eq!((&worker["routes"], &worker["digest"], &worker["reason"]), (&json!(["work"]), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&worker["routes"], &worker["digest"], &worker["reason"]),
+        (&json!(["work"]), &Value::Null, &Value::Null)
+    );
     assert!(worker["since"].is_string());
     problem(&served.get("/v1/messaging/plugins/none").await, 404, "NOT_FOUND");
     assert_eq!(served.get("/v1/messaging/plugins").await.json()["count"], 4, "asking for one does not make it");
@@ -47,7 +50,9 @@ async fn plugins_say_how_they_are_doing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_say_what_lies_where() {
     let served = served().await;
-    served.post_lines("/v1/messaging/tasks/quiet", "{\"payload\":1}\n{\"scheduled_at\":\"2999-01-01T00:00:00Z\"}\n").await;
+    served
+        .post_lines("/v1/messaging/tasks/quiet", "{\"payload\":1}\n{\"scheduled_at\":\"2999-01-01T00:00:00Z\"}\n")
+        .await;
     served.post("/v1/messaging/events/events", "{}").await;
     let stats = served.get("/v1/messaging/stats").await.json();
     let find = |kind: &str, name: &str| {

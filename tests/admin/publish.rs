@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    served::{served, usual, with, options},
+    served::{options, served, usual, with},
     support::eventually,
 };
 
@@ -19,7 +19,10 @@ async fn answers_with_the_id_when_the_message_is_confirmed() {
     let made = served.post(EVENTS, r#"{"type":"e","data":null}"#).await;
     assert_eq!(made.status, 202);
     let [task] = &served.tail("queue=quiet").await[..] else { panic!("one task") };
-    assert_eq!((&task["id"], &task["type"], &task["payload"]), (&json!("task-1"), &json!("completion"), &json!({"a": 1})));
+    assert_eq!(
+        (&task["id"], &task["type"], &task["payload"]),
+        (&json!("task-1"), &json!("completion"), &json!({"a": 1}))
+    );
     let [event] = &served.tail("topic=events").await[..] else { panic!("one event") };
     assert_eq!((&event["id"], &event["data"], &event["offset"]), (&made.json()["id"], &Value::Null, &json!(0)));
     served.end().await;
@@ -99,10 +102,19 @@ async fn takes_cloud_events() {
     let served = served().await;
     let event = r#"{"specversion":"1.0","id":"e","source":"/s","type":"t","time":"2026-01-16T10:00:00Z",
         "datacontenttype":"application/json","subject":"x","data":{"a":1},"region":"eu"}"#;
-    let reply = served.request("POST", EVENTS).header("Content-Type", "application/cloudevents+json").body(event).send().await;
+    let reply =
+        served.request("POST", EVENTS).header("Content-Type", "application/cloudevents+json").body(event).send().await;
     assert_eq!(reply.status, 202, "{}", reply.text());
     let shown = served.tail("topic=events").await.remove(0);
-    for (name, wanted) in [("id", "e"), ("source", "/s"), ("type", "t"), ("timestamp", "2026-01-16T10:00:00Z"), ("subject", "x"), ("region", "eu"), ("data_content_type", "application/json")] {
+    for (name, wanted) in [
+        ("id", "e"),
+        ("source", "/s"),
+        ("type", "t"),
+        ("timestamp", "2026-01-16T10:00:00Z"),
+        ("subject", "x"),
+        ("region", "eu"),
+        ("data_content_type", "application/json"),
+    ] {
         assert_eq!(shown[name], wanted, "{name}");
     }
     assert_eq!(shown["data"], json!({"a": 1}));
@@ -148,10 +160,14 @@ async fn a_line_that_is_too_long_stops_nothing_else() {
     let long = format!(r#"{{"payload":"{}"}}"#, "x".repeat(16 << 20));
     let large = format!(r#"{{"payload":"{}"}}"#, "x".repeat(9 << 20));
     let fits = format!(r#"{{"id":"b","payload":"{}"}}"#, "x".repeat(8_000_000));
-    let reply = served.post_lines(QUIET, format!("{{\"id\":\"a\"}}\n{long}\n{large}\n{fits}\n{{\"id\":\"c\"}}\n")).await;
+    let reply =
+        served.post_lines(QUIET, format!("{{\"id\":\"a\"}}\n{long}\n{large}\n{fits}\n{{\"id\":\"c\"}}\n")).await;
     let answers = reply.lines();
     let codes: Vec<&Value> = answers.iter().map(|answer| &answer["error"]["code"]).collect();
-    assert_eq!(codes, [&Value::Null, &json!("MESSAGE_TOO_LARGE"), &json!("MESSAGE_TOO_LARGE"), &Value::Null, &Value::Null]);
+    assert_eq!(
+        codes,
+        [&Value::Null, &json!("MESSAGE_TOO_LARGE"), &json!("MESSAGE_TOO_LARGE"), &Value::Null, &Value::Null]
+    );
     assert_eq!(served.tail("queue=quiet").await.len(), 3);
     served.end().await;
 }
@@ -159,7 +175,12 @@ async fn a_line_that_is_too_long_stops_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_answered_while_others_are_still_to_come() {
     let served = served().await;
-    let mut lines = served.request("POST", QUIET).header("Content-Type", "application/x-ndjson").body("{\"id\":\"1\"}\n").open().await;
+    let mut lines = served
+        .request("POST", QUIET)
+        .header("Content-Type", "application/x-ndjson")
+        .body("{\"id\":\"1\"}\n")
+        .open()
+        .await;
     assert_eq!(lines.status, 202);
     assert_eq!(lines.line().await, Some(json!({"line": 1, "id": "1"})));
     assert_eq!(served.tail("queue=quiet").await.len(), 1);
@@ -213,7 +234,12 @@ async fn a_bare_payload_is_kept_as_it_is() {
 async fn a_client_that_sends_nothing_more_is_told_so() {
     let options = helixmq::admin::http::Options { idle_timeout: std::time::Duration::from_millis(50), ..options() };
     let served = with(usual(), options).await;
-    let mut lines = served.request("POST", QUIET).header("Content-Type", "application/x-ndjson").body("{\"id\":\"1\"}\n{\"id\"").open().await;
+    let mut lines = served
+        .request("POST", QUIET)
+        .header("Content-Type", "application/x-ndjson")
+        .body("{\"id\":\"1\"}\n{\"id\"")
+        .open()
+        .await;
     assert_eq!(lines.line().await, Some(json!({"line": 1, "id": "1"})));
     assert_eq!(lines.line().await.unwrap()["error"]["code"], "TIMEOUT");
     assert_eq!(lines.line().await, None);

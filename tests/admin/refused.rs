@@ -10,7 +10,9 @@ const QUIET: &str = "/v1/messaging/tasks/quiet";
 #[tokio::test(flavor = "multi_thread")]
 async fn names_what_is_not_there() {
     let served = served().await;
-    for (path, code) in [("tasks/none", "QUEUE_NOT_FOUND"), ("events/none", "TOPIC_NOT_FOUND"), ("events/quiet", "TOPIC_NOT_FOUND")] {
+    for (path, code) in
+        [("tasks/none", "QUEUE_NOT_FOUND"), ("events/none", "TOPIC_NOT_FOUND"), ("events/quiet", "TOPIC_NOT_FOUND")]
+    {
         let path = format!("/v1/messaging/{path}");
         assert!(problem(&served.post(&path, "{}").await, 404, code).contains("declare it"));
         problem(&served.post_lines(&path, "no json\n{}\n{}\n").await, 404, code);
@@ -27,7 +29,10 @@ async fn names_what_is_wrong_with_a_message() {
     for (body, wanted) in [
         (&b"{"[..], "not JSON: EOF while parsing an object at line 1 column 1"),
         (b"", "not JSON: EOF while parsing a value at line 1 column 0"),
-        (b"{\"id\":\"\xff\"}", "byte 7 is not UTF-8; send text as UTF-8, and other bytes as payload_base64 or data_base64"),
+        (
+            b"{\"id\":\"\xff\"}",
+            "byte 7 is not UTF-8; send text as UTF-8, and other bytes as payload_base64 or data_base64",
+        ),
         (b"{\"type\":1}", "\"type\" is a number; write it as text: \"1\""),
     ] {
         assert_eq!(problem(&served.post(QUIET, body).await, 400, "MESSAGE_INVALID"), wanted);
@@ -100,7 +105,8 @@ async fn a_body_that_is_too_large_is_refused_and_the_client_reads_why() {
     let reply = open.open().await;
     assert_eq!(reply.status, 413);
     // Where it is announced and not sent.
-    let announced = served.request("POST", QUIET).header("Content-Length", "99999999999").header("Expect", "100-continue");
+    let announced =
+        served.request("POST", QUIET).header("Content-Length", "99999999999").header("Expect", "100-continue");
     problem(&announced.send().await, 413, "MESSAGE_TOO_LARGE");
     served.end().await;
 }

@@ -30,8 +30,12 @@ async fn ask(served: &Served, question: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn explains_which_route_and_why_not_the_others() {
     let served = routed().await;
-    let answer = ask(&served, json!({"topic": "events", "type": "invoice", "key": "k", "headers": {"region": "eu"}})).await;
-    assert_eq!((&answer["source"], &answer["route"], &answer["group"]), (&json!("topic:events"), &json!("eu"), &json!("group")));
+    let answer =
+        ask(&served, json!({"topic": "events", "type": "invoice", "key": "k", "headers": {"region": "eu"}})).await;
+    assert_eq!(
+        (&answer["source"], &answer["route"], &answer["group"]),
+        (&json!("topic:events"), &json!("eu"), &json!("group"))
+    );
     assert_eq!(answer["explanation"], "eu takes it and hands it to ghost");
     let considered: Vec<(&Value, &Value, &str)> = answer["considered"]
         .as_array()
@@ -83,11 +87,23 @@ async fn shows_every_value_that_holds() {
 async fn explains_what_no_route_takes() {
     let served = routed().await;
     let unmatched = ask(&served, json!({"queue": "picky", "type": "other"})).await;
-    assert_eq!((&unmatched["route"], &unmatched["policy"], &unmatched["handler"]), (&Value::Null, &Value::Null, &Value::Null));
-    assert_eq!(unmatched["explanation"], "no route of queue:picky takes it: it becomes a dead letter in queue:dlq with NO_ROUTE");
+    assert_eq!(
+        (&unmatched["route"], &unmatched["policy"], &unmatched["handler"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        unmatched["explanation"],
+        "no route of queue:picky takes it: it becomes a dead letter in queue:dlq with NO_ROUTE"
+    );
     let unread = ask(&served, json!({"queue": "quiet"})).await;
     assert_eq!(unread["explanation"], "no route reads queue:quiet: messages wait there until one does");
-    for question in [json!({}), json!({"queue": "a", "topic": "b"}), json!({"queue": "a", "kind": "b"}), json!([]), json!({"queue": "a b"})] {
+    for question in [
+        json!({}),
+        json!({"queue": "a", "topic": "b"}),
+        json!({"queue": "a", "kind": "b"}),
+        json!([]),
+        json!({"queue": "a b"}),
+    ] {
         problem(&served.post(EXPLAIN, question.to_string()).await, 400, "REQUEST_INVALID");
     }
     served.end().await;
@@ -97,7 +113,8 @@ async fn explains_what_no_route_takes() {
 async fn lists_routes_in_the_order_in_which_they_are_asked() {
     let served = routed().await;
     let routes = served.get("/v1/messaging/routes").await.json();
-    let names: Vec<&str> = routes["items"].as_array().unwrap().iter().map(|route| route["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        routes["items"].as_array().unwrap().iter().map(|route| route["name"].as_str().unwrap()).collect();
     assert_eq!(routes["count"], 5);
     let of_events: Vec<&str> = names.iter().copied().filter(|name| ["orders", "eu", "rest"].contains(name)).collect();
     assert_eq!(of_events, ["orders", "eu", "rest"]);

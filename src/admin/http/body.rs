@@ -40,7 +40,8 @@ impl Held {
         if missing == 0 {
             return Ok(());
         }
-        let more = u32::try_from(missing).ok().and_then(|missing| Arc::clone(&self.from).try_acquire_many_owned(missing).ok());
+        let more =
+            u32::try_from(missing).ok().and_then(|missing| Arc::clone(&self.from).try_acquire_many_owned(missing).ok());
         let Some(more) = more else {
             return Err(Problem::busy("too many large messages are being received; send it again in a moment"));
         };

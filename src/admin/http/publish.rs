@@ -35,16 +35,29 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const NDJSON: &str = "application/x-ndjson";
 
 /// `POST /v1/messaging/tasks/{queue}`
-pub(super) async fn task(State(context): State<Context>, path: Result<Path<String>, PathRejection>, request: Request) -> Response {
+pub(super) async fn task(
+    State(context): State<Context>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     publish(context, Kind::Queue, path, request).await
 }
 
 /// `POST /v1/messaging/events/{topic}`
-pub(super) async fn event(State(context): State<Context>, path: Result<Path<String>, PathRejection>, request: Request) -> Response {
+pub(super) async fn event(
+    State(context): State<Context>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     publish(context, Kind::Topic, path, request).await
 }
 
-async fn publish(context: Context, kind: Kind, path: Result<Path<String>, PathRejection>, request: Request) -> Response {
+async fn publish(
+    context: Context,
+    kind: Kind,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     let asked = Asked::read(&context, kind, path, &request);
     let (asked, by_line) = match asked {
         Ok(asked) => asked,
@@ -171,7 +184,11 @@ impl Bare {
     fn read(params: &Params, content_type: Option<&str>) -> Result<Self, Problem> {
         let short = |name: &str, text: &str| {
             if text.len() > json::SHORT_BYTES_MAX {
-                return Err(Problem::invalid(format!("{name:?} takes {} bytes; at most {} are allowed", text.len(), json::SHORT_BYTES_MAX)));
+                return Err(Problem::invalid(format!(
+                    "{name:?} takes {} bytes; at most {} are allowed",
+                    text.len(),
+                    json::SHORT_BYTES_MAX
+                )));
             }
             Ok(Text::from(text))
         };
