@@ -82,7 +82,14 @@ impl HandlerView {
 
     fn missing(name: &Arc<str>, routes: &[&Arc<Route>]) -> Self {
         let routes = naming(name, routes);
-        Self { name: Arc::clone(name), state: HandlerState::Missing, identity: None, since: None, routes, receipts: Vec::new() }
+        Self {
+            name: Arc::clone(name),
+            state: HandlerState::Missing,
+            identity: None,
+            since: None,
+            routes,
+            receipts: Vec::new(),
+        }
     }
 
     /// What is wrong with it, in words; `None`: nothing.
@@ -98,9 +105,7 @@ impl HandlerView {
             (HandlerState::Refused, reason) => {
                 Some(format!("its file was refused, and nothing serves: {}", reason.unwrap_or("no reason was kept")))
             }
-            (HandlerState::Missing, _) => {
-                Some(format!("no file {}.wasm is there; messages for it wait", self.name))
-            }
+            (HandlerState::Missing, _) => Some(format!("no file {}.wasm is there; messages for it wait", self.name)),
             _ => None,
         }
     }
@@ -122,7 +127,10 @@ impl HandlerView {
         shown.insert("name".into(), json!(self.name));
         shown.insert("state".into(), json!(self.state));
         shown.insert("version".into(), json!(identity.and_then(|identity| identity.version.as_deref())));
-        shown.insert("digest".into(), json!(identity.map(|identity| &identity.digest).filter(|digest| !digest.is_empty())));
+        shown.insert(
+            "digest".into(),
+            json!(identity.map(|identity| &identity.digest).filter(|digest| !digest.is_empty())),
+        );
         shown.insert("since".into(), json!(self.since.and_then(rfc3339)));
         shown
     }
@@ -201,4 +209,3 @@ fn millis(time: Duration) -> u64 {
 pub(super) fn handler(hub: &Hub, name: &str) -> Option<HandlerView> {
     HandlerView::all(hub).into_iter().find(|view| &*view.name == name)
 }
-
