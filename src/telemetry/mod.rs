@@ -2,4 +2,4 @@
 
 mod metrics;
 
-pub use metrics::{Metrics, metrics};
+pub use metrics::{Metrics, NAMES, metrics};
