@@ -1,4 +1,5 @@
 //! helixmq: a message processing engine whose handlers are sandboxed WebAssembly components.
+pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod codec;

@@ -63,7 +63,11 @@ fn cores() -> usize {
 /// source or handler, which has been said.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plugin: Option<&str>) -> Option<Draft> {
     let mistakes = section.reader.findings.len();
-    let name = section.required("name", &kind::name()).map(|given| given.value);
+    let name = match plugin {
+        // The one route of a plugin's own file needs no other name.
+        Some(plugin) => Some(section.value("name", &kind::name(), plugin.to_owned())),
+        None => section.required("name", &kind::name()).map(|given| given.value),
+    };
     let address = source(section);
     let on_queue = address.as_ref().map(|address| address.kind == AddressKind::Queue);
     let (group, start) = progress(section, around, on_queue);

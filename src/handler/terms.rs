@@ -57,7 +57,8 @@ impl Terms {
             }
             let size = result.message.size();
             if size > limits.message_bytes_max {
-                return breach(format!("returned a message of {size} bytes; at most {} are allowed", limits.message_bytes_max));
+                let text = format!("returned a message of {size} bytes; at most {} are allowed", limits.message_bytes_max);
+                return Err(Outcome::failed(FailureKind::TooLarge, text));
             }
             if let Err(error) = result.message.headers.check() {
                 return breach(format!("returned a message with {error}"));

@@ -33,7 +33,7 @@ pub(super) async fn publish_results(broker: &dyn Broker, route: &Route, batch: &
         for result in std::mem::take(results) {
             let to = match route.terms.destinations.get(&result.destination) {
                 Some(address) => address.clone(),
-                None => match reply_address(handled.map(Arc::as_ref)) {
+                None => match handled.and_then(|message| message.reply_address()) {
                     Some(address) => address,
                     None => {
                         *verdict = Verdict::Ran(Outcome::failed(
@@ -97,11 +97,6 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
 fn count_failure(broker: &dyn Broker, error: &PublishError) {
     let code: ReasonCode = error.code();
     metrics().publish_failures.with_label_values(&[broker.name(), code.as_str()]).inc();
-}
-
-fn reply_address(handled: Option<&Message>) -> Option<Address> {
-    let reply_to = handled?.reply_to.as_ref()?;
-    reply_to.parse().or_else(|_| Address::checked(crate::message::Kind::Queue, reply_to)).ok()
 }
 
 /// 0 to 1, from a generator per thread. Not for secrets.

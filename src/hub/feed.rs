@@ -8,8 +8,13 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::held::{Sequence, sequence};
+use super::{
+    brake::{Brake, BrakeState},
+    held::{Sequence, sequence},
+};
 use crate::{
+    handler::Slot,
+    message::Settlement,
     broker::{BatchMax, Broker, BrokerError, Deliveries, Subscribe, Subscription},
     route::{Order, Route},
 };
@@ -20,6 +25,9 @@ const INBOX_BATCHES: usize = 2;
 const RESUBSCRIBE_MIN: Duration = Duration::from_millis(100);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(5);
 
+/// For how long messages go back whose route takes none now, where others share the source.
+const PUT_OFF: Duration = Duration::from_secs(1);
+
 /// One source and the lanes it feeds.
 #[derive(Debug)]
 pub(super) struct Feed {
@@ -27,6 +35,8 @@ pub(super) struct Feed {
     request: Subscribe,
     subscription: Mutex<Option<Box<dyn Subscription>>>,
     routes: Vec<Arc<Route>>,
+    /// For each route, whether its lanes take messages now.
+    gates: Vec<Gate>,
     /// For each route the inboxes of its lanes; one for all of them where it keeps no order.
     inboxes: Vec<Vec<Inbox>>,
     stop: CancellationToken,
@@ -36,6 +46,19 @@ pub(super) struct Feed {
 struct Inbox {
     send: async_channel::Sender<Deliveries>,
     receive: async_channel::Receiver<Deliveries>,
+}
+
+/// Whether the lanes of a route take messages: they wait while nothing serves, and while the brake is on.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) slot: Arc<Slot>,
+    pub(super) brake: Arc<Brake>,
+}
+
+impl Gate {
+    fn is_open(&self) -> bool {
+        self.brake.state() == BrakeState::Open && self.slot.serving().is_some()
+    }
 }
 
 /// A lane's place at its feed.
@@ -65,6 +88,7 @@ impl Feed {
         request: Subscribe,
         subscription: Box<dyn Subscription>,
         routes: Vec<Arc<Route>>,
+        gates: Vec<Gate>,
         stop: CancellationToken,
     ) -> Self {
         let inbox = || {
@@ -78,7 +102,7 @@ impl Feed {
                 (0..count).map(|_| inbox()).collect()
             })
             .collect();
-        Self { broker, request, subscription: Mutex::new(Some(subscription)), routes, inboxes, stop }
+        Self { broker, request, subscription: Mutex::new(Some(subscription)), routes, gates, inboxes, stop }
     }
 
     /// The seats of one route, one a lane.
@@ -196,8 +220,13 @@ impl Feed {
             .collect();
         let mine = offsets.get(seat.route).and_then(|offset| parts.get_mut(offset + seat.inbox)).and_then(Option::take);
         let unrouted = parts.first_mut().and_then(Option::take);
-        for (part, inbox) in parts.into_iter().skip(1).zip(self.inboxes.iter().flatten()) {
+        let owners = self.inboxes.iter().enumerate().flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
+        for (part, (route, inbox)) in parts.into_iter().skip(1).zip(owners) {
             let Some(part) = part else { continue };
+            if inbox.send.is_full() && !self.may_wait_for(route) {
+                self.put_off(part).await;
+                continue;
+            }
             tokio::select! {
                 // Dropped, it goes back to the broker.
                 () = self.stop.cancelled() => return Some(Taken::End),
@@ -209,6 +238,23 @@ impl Feed {
             (Some(unrouted), mine) => Some(Taken::Unrouted(unrouted, mine)),
             (None, Some(mine)) => Some(Taken::Batch(mine)),
             (None, None) => None,
+        }
+    }
+}
+
+impl Feed {
+    /// Whether the whole source may wait for a route whose inbox is full. Not for one whose handler is away or crashing
+    /// while others share the source, unless it keeps order: what is put off could be overtaken.
+    fn may_wait_for(&self, route: usize) -> bool {
+        let ordered = self.routes.get(route).is_some_and(|route| route.order != Order::None);
+        self.routes.len() == 1 || ordered || self.gates.get(route).is_none_or(Gate::is_open)
+    }
+
+    /// Gives deliveries back for a while, as the same attempt.
+    async fn put_off(&self, deliveries: Deliveries) {
+        let later = deliveries.as_slice().iter().map(|_| Settlement::Release { after: PUT_OFF }).collect();
+        if let Err(error) = deliveries.settle(later).await {
+            tracing::warn!(source = %self.request.from, "messages of a waiting route could not be put off and come again: {error}");
         }
     }
 }

@@ -104,6 +104,7 @@ impl Lane {
     /// Carries one batch through: handle, publish what came of it, decide, keep what died, settle.
     fn deliver(&mut self, batch: Deliveries) {
         let now = now_ms();
+        let _span = tracing::info_span!("batch", route = %self.shared.route.name, messages = batch.len()).entered();
         let mut verdicts = self.handle(&batch, now);
         self.publish_results(&batch, &mut verdicts); // Invariant 2: confirmed before settled.
         let mut decisions = self.decide(&batch, &verdicts, now);

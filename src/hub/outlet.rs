@@ -30,7 +30,7 @@ pub(super) struct BrokerOutlet {
 
 impl BrokerOutlet {
     pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
-        let answers = Address::queue(format!("helixmq.answers.{}", MessageId::generate()));
+        let answers = Address::queue(format!("helixmq.answers.{}", MessageId::generate(crate::message::now_ms())));
         Self { broker, answers, waiting: Mutex::default() }
     }
 
@@ -90,7 +90,7 @@ impl Outlet for BrokerOutlet {
     }
 
     async fn request(&self, to: &Address, mut message: Message, timeout: Duration) -> Result<Arc<Message>, OutletError> {
-        let id = Text::from(MessageId::generate().to_string());
+        let id = Text::from(MessageId::generate(crate::message::now_ms()).to_string());
         message.correlation_id = Some(id.clone());
         message.reply_to = Some(Text::from(self.answers.to_string()));
         let (answer, answered) = oneshot::channel();

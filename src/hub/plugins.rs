@@ -28,7 +28,9 @@ use crate::{
 /// Files that are loaded at a time.
 const LOADS_MAX: usize = 2;
 /// How soon to look again at a file that may still be written.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How soon to look again at a file that was not whole.
+const LOOK_AT_PART_AGAIN: Duration = Duration::from_millis(100);
 
 /// What loading needs, replaced when the configuration changes.
 #[derive(Clone, Debug)]
@@ -53,6 +55,14 @@ pub(super) struct Loader {
     pub(super) ready: watch::Sender<bool>,
 }
 
+/// Whether a file has been dealt with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    Settled,
+    /// It may still be being copied: to be looked at again.
+    NotWhole,
+}
+
 /// How a load ended.
 struct Loaded {
     name: String,
@@ -72,10 +82,11 @@ impl Loader {
         let mut loading: BTreeMap<String, ()> = BTreeMap::new();
         let mut complained = false;
         let mut again = true;
+        let mut not_before = Instant::now();
         loop {
             let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
             watcher.watch(&settings.directory);
-            if again {
+            if again && not_before <= Instant::now() {
                 again = false;
                 match directory.changes(&settings.directory) {
                     Ok(changes) => {
@@ -107,13 +118,15 @@ impl Loader {
                     match loaded {
                         Ok(loaded) => {
                             loading.remove(&loaded.name);
-                            self.finish(loaded, &mut directory);
+                            if self.finish(loaded, &mut directory) == Finished::NotWhole {
+                                not_before = Instant::now() + LOOK_AT_PART_AGAIN;
+                            }
                         }
                         Err(error) => tracing::error!("loading a plugin panicked: {error}"),
                     }
                     again = true;
                 }
-                () = tokio::time::sleep(LOOK_AGAIN), if again => {}
+                () = tokio::time::sleep_until(not_before.max(Instant::now() + LOOK_AGAIN).into()), if again => {}
             }
         }
     }
@@ -166,13 +179,19 @@ impl Loader {
     }
 
     /// Puts what passed into service; says why the rest does not serve.
-    fn finish(&self, loaded: Loaded, directory: &mut Directory) {
+    fn finish(&self, loaded: Loaded, directory: &mut Directory) -> Finished {
         let Loaded { name, path, stamp, began, digest, result } = loaded;
         let slot = self.registry.slot(&name);
         let took = began.elapsed();
         let count = |result| metrics().reloads.with_label_values(&[name.as_str(), result]).inc();
         match result {
             Ok(None) => directory.saw(&name, stamp, digest),
+            Ok(Some(_)) if slot.identity().is_some_and(|serving| serving.digest.is_empty()) => {
+                count("refused");
+                tracing::error!(plugin = name, file = %path.display(), "refused: a handler of the embedding program has this name");
+                slot.refuse(digest.clone(), took, "a handler of the embedding program has this name".to_owned());
+                directory.saw(&name, stamp, digest);
+            }
             Ok(Some(component)) => {
                 let identity = component.identity().clone();
                 let cached = component.was_cached();
@@ -185,7 +204,9 @@ impl Loader {
                 tracing::info!(plugin = name, digest = identity.digest, took_ms = took.as_secs_f64() * 1000.0, cached, "serves");
             }
             // Perhaps it is still being copied: wait until it has been still for a while.
-            Err(LoadError::Truncated(_)) if stamp.age().is_none_or(|age| age < PATIENCE) && Stamp::of(&path).is_ok() => {}
+            Err(LoadError::Truncated(_)) if stamp.age().is_none_or(|age| age < PATIENCE) && Stamp::of(&path).is_ok() => {
+                return Finished::NotWhole;
+            }
             Err(error) => {
                 count("refused");
                 let serving = slot.identity().map_or_else(|| "nothing serves".to_owned(), |identity| format!("{} goes on serving", short(&identity.digest)));
@@ -194,6 +215,7 @@ impl Loader {
                 directory.saw(&name, stamp, digest);
             }
         }
+        Finished::Settled
     }
 }
 

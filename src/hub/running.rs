@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::Brake,
-    feed::{Feed, Seat},
+    feed::{Feed, Gate, Seat},
     lane::{BATCH_MAX, Lane, Meters, Shared},
     supervisor::RouteStatus,
 };
@@ -58,14 +58,19 @@ impl Running {
         let subscription = broker.subscribe(request.clone()).await?;
         let keep_alive = subscription.keep_alive();
         let stop = CancellationToken::new();
-        let of_source = routes.iter().map(|(route, ..)| Arc::clone(route)).collect();
-        let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, stop.clone()));
+        let of_source: Vec<_> = routes.iter().map(|(route, ..)| Arc::clone(route)).collect();
+        let gates: Vec<_> = routes
+            .iter()
+            .map(|(route, slot, _)| Gate { slot: Arc::clone(slot), brake: Arc::new(Brake::new(route.crash_budget)) })
+            .collect();
+        let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
+        let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
         let mut running =
             Self { source: source.address.clone(), feed, stop, lanes: 0, shared: Vec::new(), keep_alive };
-        for (place, (route, slot, context)) in routes.into_iter().enumerate() {
+        for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
             let shared = Arc::new(Shared {
                 broker: Arc::clone(broker),
-                brake: Arc::new(Brake::new(route.crash_budget)),
+                brake,
                 meters: Meters::new(broker.name(), &route),
                 route,
                 slot,

@@ -71,17 +71,33 @@ impl Headers {
     /// The first value under that name, written exactly so.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find_map(|(other, value)| (other == name).then_some(value))
+        // Compares lengths first: most look-ups find nothing, and then no text is touched.
+        let mut start = 0;
+        for (name_end, value_end) in self.places() {
+            if name_end - start == name.len() && self.text.get(start..name_end) == Some(name) {
+                return self.text.get(name_end..value_end);
+            }
+            start = value_end;
+        }
+        None
     }
 
     /// Name and value of each, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
         let mut start = 0;
-        self.ends.chunks_exact(2).map(move |ends| {
-            let (name_end, value_end) = (ends[0] as usize, ends[1] as usize);
-            let pair = (&self.text[start..name_end], &self.text[name_end..value_end]);
+        self.places().map(move |(name_end, value_end)| {
+            let text = |from: usize, to: usize| self.text.get(from..to).unwrap_or_default();
+            let pair = (text(start, name_end), text(name_end, value_end));
             start = value_end;
             pair
+        })
+    }
+
+    /// Where each name and each value ends.
+    fn places(&self) -> impl ExactSizeIterator<Item = (usize, usize)> + Clone {
+        self.ends.chunks_exact(2).map(|ends| match ends {
+            [name_end, value_end] => (*name_end as usize, *value_end as usize),
+            _ => (0, 0),
         })
     }
 

@@ -108,7 +108,7 @@ impl Message {
     #[must_use]
     pub fn new(kind: impl Into<Text>, payload: impl Into<Bytes>, now: UnixMs) -> Self {
         Self {
-            id: MessageId::generate(),
+            id: MessageId::generate(now),
             kind: kind.into(),
             payload: payload.into(),
             timestamp: now,
@@ -136,6 +136,13 @@ impl Message {
             .get(header::TRACEPARENT)
             .and_then(|parent| parent.split('-').nth(1))
             .or_else(|| self.extra.as_ref().and_then(|extra| extra.trace_id.as_deref()))
+    }
+
+    /// Where an answer is expected, as an address: a bare name means a queue.
+    #[must_use]
+    pub fn reply_address(&self) -> Option<Address> {
+        let reply_to = self.reply_to.as_ref()?;
+        reply_to.parse().or_else(|_| Address::checked(Kind::Queue, reply_to)).ok()
     }
 
     /// The rarer properties, made on first use.

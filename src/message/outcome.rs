@@ -71,6 +71,8 @@ pub enum FailureKind {
     OutOfMemory,
     /// It answered what the contract does not allow.
     Contract,
+    /// It returned a message that is larger than its route allows.
+    TooLarge,
     /// It published to a destination that its route does not name.
     Denied,
     /// No instance could be made, or no version is loaded.
@@ -88,6 +90,7 @@ impl FailureKind {
             Self::Timeout => ReasonCode::HandlerTimeout,
             Self::OutOfMemory => ReasonCode::HandlerOutOfMemory,
             Self::Contract => ReasonCode::HandlerContract,
+            Self::TooLarge => ReasonCode::MessageTooLarge,
             Self::Denied => ReasonCode::CapabilityDenied,
             Self::Unavailable => ReasonCode::HandlerUnavailable,
             Self::PublishFailed => ReasonCode::PublishFailed,

@@ -40,7 +40,7 @@ pub fn decide(
         return dead_letter(code, text.clone());
     }
     let after = wish.map_or_else(|| policy.delay_after(attempt, random), backoff::clamp);
-    let failure = Box::new(FailedAttempt { attempt, at: now, code: code, text: text.clone() });
+    let failure = Box::new(FailedAttempt { attempt, at: now, code, text: text.clone() });
     Decision { settlement: Settlement::Redeliver { after, failure }, cause: Some(text.clone()) }
 }
 

@@ -54,6 +54,7 @@ metrics! {
     config_reloads: IntCounterVec("helixmq_config_reloads_total", ["result"]) = "Reloads of the configuration, by result: applied, refused",
     log_lines_dropped: IntCounterVec("helixmq_guest_log_lines_dropped_total", ["plugin"]) = "Log lines of guests beyond their rate",
     headers_dropped: IntCounter("helixmq_guest_headers_dropped_total") = "Headers that guests may not set",
+    publisher_headers_dropped: IntCounter("helixmq_publisher_headers_dropped_total") = "Headers that publishers may not set",
     settle_failures: IntCounterVec("helixmq_settle_failures_total", ["broker"]) = "Batches whose settlement failed; they are delivered again",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }

@@ -44,39 +44,87 @@ pub(super) enum Work {
     Json,
 }
 
+/// An engine that runs a plan, with the far end counted.
+pub(super) struct Bench {
+    pub(super) hub: Hub,
+    pub(super) ledger: Arc<Ledger>,
+    /// The plugin's file, where the plan has one.
+    pub(super) plugin: std::path::PathBuf,
+    inner: Arc<dyn Broker>,
+    source: Address,
+    runtime: tokio::runtime::Handle,
+    stop: Arc<AtomicBool>,
+    collector: Option<thread::JoinHandle<()>>,
+    /// Removed when the engine has stopped.
+    _directory: tempfile::TempDir,
+}
+
 /// Runs a plan once.
 pub(super) fn run(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
-    let directory = tempfile::tempdir().context("no temporary directory")?;
-    let source = Address::queue("bench.work");
-    let results = Address::queue("bench.results");
-    let ledger = Arc::new(Ledger::new(plan.messages));
-    let embedded = Embedded::new("embedded", embedded::Settings { auto_create: true, ..embedded::Settings::default() })?;
-    let inner: Arc<dyn Broker> = Arc::new(embedded);
-    let broker: Arc<dyn Broker> = match plan.work {
-        Work::Noop => Arc::new(Counting { inner: Arc::clone(&inner), of: source.clone(), ledger: Arc::clone(&ledger) }),
-        Work::Json => Arc::clone(&inner),
-    };
-    let (handler, natives) = handler(plan, directory.path())?;
-    let settings = settings(plan, directory.path(), &source, &results, &handler)?;
-    let hub = runtime.block_on(async {
-        let hub = Hub::start(Arc::clone(&broker), settings, natives, std::env::current_exe()?).await?;
-        hub.ready().await;
-        anyhow::Ok(hub)
-    })?;
-    if let Some(slot) = hub.registry().slots().into_iter().find(|slot| &**slot.name() == handler && slot.serving().is_none()) {
-        bail!("{handler} does not serve: {:?}", slot.receipts().last().map(|receipt| &receipt.result));
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let collector = (plan.work == Work::Json).then(|| collect(&inner, &results, &ledger, &stop, runtime)).transpose()?;
-    let report = measure(plan, &inner, &source, &ledger, runtime);
-    stop.store(true, Ordering::Relaxed);
-    if let Some(collector) = collector
-        && collector.join().is_err()
-    {
-        bail!("the collector of results panicked");
-    }
-    runtime.block_on(hub.stop());
+    let bench = Bench::start(plan, runtime)?;
+    let report = measure(plan, &bench);
+    bench.stop();
     report
+}
+
+impl Bench {
+    pub(super) fn start(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir().context("no temporary directory")?;
+        let source = Address::queue("bench.work");
+        let results = Address::queue("bench.results");
+        let ledger = Arc::new(Ledger::new(plan.messages));
+        let embedded = Embedded::new("embedded", embedded::Settings { auto_create: true, ..embedded::Settings::default() })?;
+        let inner: Arc<dyn Broker> = Arc::new(embedded);
+        let broker: Arc<dyn Broker> = match plan.work {
+            Work::Noop => Arc::new(Counting { inner: Arc::clone(&inner), of: source.clone(), ledger: Arc::clone(&ledger) }),
+            Work::Json => Arc::clone(&inner),
+        };
+        let (handler, natives) = handler(plan, directory.path())?;
+        let settings = settings(plan, directory.path(), &source, &results, &handler)?;
+        let hub = runtime.block_on(async {
+            let hub = Hub::start(Arc::clone(&broker), settings, natives, std::env::current_exe()?).await?;
+            hub.ready().await;
+            anyhow::Ok(hub)
+        })?;
+        let slot = hub.registry().slot(&handler);
+        if slot.serving().is_none() {
+            bail!("{handler} does not serve: {:?}", slot.receipts().last().map(|receipt| &receipt.result));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let collector = (plan.work == Work::Json).then(|| collect(&inner, &results, &ledger, &stop, runtime)).transpose()?;
+        let plugin = directory.path().join("plugins/bench.wasm");
+        Ok(Self { hub, ledger, plugin, inner, source, runtime: runtime.clone(), stop, collector, _directory: directory })
+    }
+
+    fn publisher(&self, plan: &Plan) -> Publisher {
+        Publisher {
+            plan: plan.clone(),
+            broker: Arc::clone(&self.inner),
+            source: self.source.clone(),
+            ledger: Arc::clone(&self.ledger),
+            next: Arc::new(AtomicU64::new(0)),
+            runtime: self.runtime.clone(),
+        }
+    }
+
+    /// Publishes at the plan's rate until told to stop; how many were published.
+    pub(super) fn flow(&self, plan: &Plan, stop: &Arc<AtomicBool>) -> anyhow::Result<thread::JoinHandle<anyhow::Result<u64>>> {
+        let (publisher, stop) = (self.publisher(plan), Arc::clone(stop));
+        let body = move || {
+            publisher.run_until(&stop)?;
+            Ok(publisher.next.load(Ordering::Relaxed))
+        };
+        Ok(thread::Builder::new().name("bench-publisher".into()).spawn(body)?)
+    }
+
+    pub(super) fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(collector) = self.collector.take() {
+            // A collector that panicked has shown as lost messages.
+            collector.join().ok();
+        }
+        self.runtime.block_on(self.hub.stop());
+    }
 }
 
 /// The handler's name, and the Rust functions to run beside plugins.
@@ -177,25 +225,14 @@ fn collect(
     Ok(thread::Builder::new().name("bench-far-end".into()).spawn(body)?)
 }
 
-fn measure(
-    plan: &Plan,
-    broker: &Arc<dyn Broker>,
-    source: &Address,
-    ledger: &Arc<Ledger>,
-    runtime: &tokio::runtime::Handle,
-) -> anyhow::Result<Report> {
-    let next = Arc::new(AtomicU64::new(0));
+fn measure(plan: &Plan, bench: &Bench) -> anyhow::Result<Report> {
+    let ledger = &bench.ledger;
+    let publisher = Arc::new(bench.publisher(plan));
+    let never = Arc::new(AtomicBool::new(false));
     let publishers: Vec<_> = (0..plan.publishers.max(1))
         .map(|_| {
-            let publisher = Publisher {
-                plan: plan.clone(),
-                broker: Arc::clone(broker),
-                source: source.clone(),
-                ledger: Arc::clone(ledger),
-                next: Arc::clone(&next),
-                runtime: runtime.clone(),
-            };
-            thread::Builder::new().name("bench-publisher".into()).spawn(move || publisher.run())
+            let (publisher, never) = (Arc::clone(&publisher), Arc::clone(&never));
+            thread::Builder::new().name("bench-publisher".into()).spawn(move || publisher.run_until(&never))
         })
         .collect::<Result<_, _>>()?;
     let warm_up = plan.messages / WARM_UP;
@@ -247,13 +284,16 @@ struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes until all are out; the time each publish took until it was confirmed.
-    fn run(&self) -> anyhow::Result<Vec<Duration>> {
+    /// Publishes until all are out or it is told to stop; the time each publish took until it was confirmed.
+    fn run_until(&self, stop: &AtomicBool) -> anyhow::Result<Vec<Duration>> {
         let batch = if self.plan.rate > 0 { (self.plan.rate / 10_000).max(1) } else { PUBLISH_BATCH };
         let began = Instant::now();
         let mut waits = Vec::new();
         let mut published = 0;
         loop {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(waits);
+            }
             let first = self.next.fetch_add(batch, Ordering::Relaxed);
             if first >= self.plan.messages {
                 return Ok(waits);

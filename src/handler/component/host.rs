@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     handler::{
-        LaneContext, OutletError,
+        LaneContext, OutletError, REPLY_TO,
         limits::{LOG_LINE_BYTES_MAX, bounded_text},
     },
     message::{Address, FailureKind, Message, Text, header},
@@ -134,10 +134,11 @@ impl State {
         let terms = &self.lane.terms;
         let limits = &terms.limits;
         let destination = Text::from(message.destination.as_str());
-        let Some(address) = terms.destinations.get(&destination) else {
+        let handled = self.current.as_deref();
+        let answers = || handled.filter(|_| terms.may_reply && destination == REPLY_TO).and_then(Message::reply_address);
+        let Some(address) = terms.destinations.get(&destination).cloned().or_else(answers) else {
             return Err(publisher::PublishError::Denied(terms.denial(&destination)));
         };
-        let handled = self.current.as_deref();
         let message = views::outbound_message(message, handled, crate::message::now_ms())
             .map_err(publisher::PublishError::Invalid)?;
         if message.size() > limits.message_bytes_max {
@@ -146,7 +147,7 @@ impl State {
         if let Err(error) = message.headers.check() {
             return Err(publisher::PublishError::Invalid(error.to_string()));
         }
-        Ok((address.clone(), message))
+        Ok((address, message))
     }
 }
 

@@ -19,6 +19,9 @@ const LOOP_DEPTH_MAX: usize = 64;
 /// Core modules a component may hold.
 const MODULES_MAX: usize = 128;
 
+/// What every WebAssembly file begins with. Source: WebAssembly specification, "Binary Format", modules.
+const MAGIC: &[u8] = b"\0asm";
+
 /// Interfaces whose import is answered, by package: name, the version's prefix, and what is offered of it.
 const OFFERED: &[(&str, &str)] = &[
     ("helix:messaging", "0.1."),
@@ -58,6 +61,9 @@ pub struct Inspected {
 /// Why a plugin does not serve. The version before it goes on serving.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
+    /// Another kind of file has this name.
+    #[error("it is not a WebAssembly file: it does not begin with `\\0asm`")]
+    NotWasm,
     /// Copy it again, or wait until it is whole.
     #[error("it is not a whole WebAssembly file: {0}")]
     Truncated(String),
@@ -119,6 +125,9 @@ pub enum LoadError {
 /// # Errors
 /// The first reason why it cannot be a handler.
 pub fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
+    if bytes.len() >= MAGIC.len() && !bytes.starts_with(MAGIC) {
+        return Err(LoadError::NotWasm);
+    }
     measure(bytes)?;
     let decoded = wit_component::decode(bytes).map_err(|error| LoadError::Truncated(bounded_text(&format!("{error:#}"), 512, false)))?;
     let DecodedWasm::Component(resolve, world) = decoded else {

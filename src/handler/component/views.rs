@@ -154,7 +154,7 @@ pub(super) fn outbound_message(
         set_attribute(&mut message, &attribute.name, &attribute.value, now)?;
     }
     if handled.is_none() && message.id == MessageId::default() {
-        message.id = MessageId::generate();
+        message.id = MessageId::generate(now);
     }
     Ok(message)
 }

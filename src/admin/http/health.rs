@@ -1,0 +1,111 @@
+//! How the engine is doing. Nothing here waits: what is said was known before it was asked.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{Context, views::HandlerView};
+use crate::hub::{BrakeState, Hub, RouteStatus};
+
+/// `GET /health`
+pub(super) async fn all(State(context): State<Context>) -> Response {
+    let hub = context.hub();
+    let unfit = unfit(hub);
+    let mut reasons: Vec<String> = unfit.iter().map(|reason| (*reason).to_owned()).collect();
+    let handlers: Vec<Value> = HandlerView::all(hub)
+        .iter()
+        .map(|view| {
+            let complaint = view.complaint();
+            reasons.extend(complaint.iter().map(|reason| format!("handler {}: {reason}", view.name)));
+            let mut shown = view.short();
+            shown.insert("status".into(), status(complaint.as_ref()));
+            shown.insert("reason".into(), json!(complaint));
+            Value::Object(shown)
+        })
+        .collect();
+    let routes: Vec<Value> = hub
+        .routes()
+        .iter()
+        .map(|route| {
+            let complaint = complaint(route);
+            reasons.extend(complaint.iter().map(|reason| format!("route {}: {reason}", route.route)));
+            json!({
+                "name": route.route,
+                "status": status(complaint.as_ref()),
+                "reason": complaint,
+                "source": route.source,
+                "handler": route.handler,
+                "serving": route.serving,
+                "brake": route.brake,
+                "lanes": route.lanes,
+            })
+        })
+        .collect();
+    let broker = hub.broker();
+    let capabilities = broker.capabilities();
+    let stopping = hub.is_stopping();
+    let body = json!({
+        "status": if unfit.is_some() { "unavailable" } else if reasons.is_empty() { "ok" } else { "degraded" },
+        "reasons": reasons,
+        "version": &*context.api.options.version,
+        "brokers": [{
+            "name": broker.name(),
+            "status": if stopping { "unavailable" } else { "ok" },
+            "reason": stopping.then_some("the engine is stopping"),
+            "durable": capabilities.durable,
+        }],
+        "routes": routes,
+        "handlers": handlers,
+    });
+    let code = if unfit.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, Json(body)).into_response()
+}
+
+/// `GET /health/live`
+pub(super) async fn live() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// `GET /health/ready`
+pub(super) async fn ready(State(context): State<Context>) -> Response {
+    match unfit(context.hub()) {
+        None => Json(json!({ "status": "ok" })).into_response(),
+        Some(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "unavailable", "reason": reason }))).into_response()
+        }
+    }
+}
+
+/// Why no messages should be sent here now.
+fn unfit(hub: &Hub) -> Option<&'static str> {
+    if hub.is_stopping() {
+        Some("the engine is stopping")
+    } else if !hub.is_ready() {
+        Some("the plugins are still being loaded")
+    } else {
+        None
+    }
+}
+
+fn status(complaint: Option<&String>) -> Value {
+    Value::from(if complaint.is_some() { "degraded" } else { "ok" })
+}
+
+/// What is wrong with a route, in words.
+fn complaint(route: &RouteStatus) -> Option<String> {
+    if !route.serving {
+        return Some(format!("no version of handler {} serves; messages wait", route.handler));
+    }
+    match route.brake {
+        BrakeState::Open if route.lanes == 0 => Some("none of its lanes runs".to_owned()),
+        BrakeState::Open => None,
+        BrakeState::Slowed => Some(format!("handler {} keeps dying; one message at a time is tried", route.handler)),
+        BrakeState::Held => {
+            Some(format!("handler {} kept dying; messages wait until it or the configuration changes", route.handler))
+        }
+    }
+}

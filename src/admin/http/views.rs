@@ -1,0 +1,204 @@
+//! How handlers and routes are shown: their state in one word, and everything that was decided about them.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    codec::time::rfc3339,
+    handler::{Receipt, ReloadResult, Slot},
+    hub::Hub,
+    message::{HandlerIdentity, UnixMs},
+    route::{Match, Route},
+};
+
+/// How a handler is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum HandlerState {
+    /// A version of it handles messages.
+    Serving,
+    /// A version of it is loaded, and no route names it.
+    Waiting,
+    /// A route names it, and there is no file.
+    Missing,
+    /// Its file was refused, and nothing serves.
+    Refused,
+    /// Its file is gone, and no route names it.
+    Removed,
+}
+
+/// A handler, as far as people are concerned.
+#[derive(Debug)]
+pub(super) struct HandlerView {
+    pub(super) name: Arc<str>,
+    pub(super) state: HandlerState,
+    identity: Option<HandlerIdentity>,
+    since: Option<UnixMs>,
+    routes: Vec<Arc<str>>,
+    receipts: Vec<Receipt>,
+}
+
+impl HandlerView {
+    /// Every handler that a file or a route names, by name.
+    pub(super) fn all(hub: &Hub) -> Vec<Self> {
+        let settings = hub.settings();
+        let routes: Vec<&Arc<Route>> = settings.routes.iter().collect();
+        let slots = hub.registry().slots();
+        let mut all: Vec<Self> = slots.iter().filter_map(|slot| Self::of(slot, &routes)).collect();
+        // Where a route could not be started its handler may have no slot yet.
+        for route in &routes {
+            if !all.iter().any(|view| view.name == route.handler) {
+                all.push(Self::missing(&route.handler, &routes));
+            }
+        }
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn of(slot: &Slot, routes: &[&Arc<Route>]) -> Option<Self> {
+        let serving = slot.serving();
+        let receipts = slot.receipts();
+        let routes = naming(slot.name(), routes);
+        let refused = matches!(receipts.last(), Some(Receipt { result: ReloadResult::Refused(_), .. }));
+        let state = match (&serving, refused, routes.is_empty()) {
+            (Some(_), _, false) => HandlerState::Serving,
+            (Some(_), _, true) => HandlerState::Waiting,
+            (None, true, _) => HandlerState::Refused,
+            (None, false, false) => HandlerState::Missing,
+            (None, false, true) if receipts.is_empty() => return None,
+            (None, false, true) => HandlerState::Removed,
+        };
+        Some(Self {
+            name: Arc::clone(slot.name()),
+            state,
+            identity: serving.as_ref().map(|version| version.handler.identity().clone()),
+            since: serving.as_ref().map(|version| version.since),
+            routes,
+            receipts,
+        })
+    }
+
+    fn missing(name: &Arc<str>, routes: &[&Arc<Route>]) -> Self {
+        let routes = naming(name, routes);
+        Self { name: Arc::clone(name), state: HandlerState::Missing, identity: None, since: None, routes, receipts: Vec::new() }
+    }
+
+    /// What is wrong with it, in words; `None`: nothing.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let refusal = self.receipts.last().and_then(|receipt| match &receipt.result {
+            ReloadResult::Refused(reason) => Some(reason.as_str()),
+            _ => None,
+        });
+        match (self.state, refusal) {
+            (HandlerState::Serving | HandlerState::Waiting, Some(reason)) => {
+                Some(format!("the newest file was refused, and the version before it serves: {reason}"))
+            }
+            (HandlerState::Refused, reason) => {
+                Some(format!("its file was refused, and nothing serves: {}", reason.unwrap_or("no reason was kept")))
+            }
+            (HandlerState::Missing, _) => {
+                Some(format!("no file {}.wasm is there; messages for it wait", self.name))
+            }
+            _ => None,
+        }
+    }
+
+    /// Everything about it.
+    pub(super) fn json(&self) -> Value {
+        let last = self.receipts.iter().rev().map(receipt).collect::<Vec<_>>();
+        let mut shown = self.short();
+        shown.insert("routes".into(), json!(self.routes));
+        shown.insert("reason".into(), json!(self.complaint()));
+        shown.insert("receipts".into(), Value::Array(last));
+        Value::Object(shown)
+    }
+
+    /// Which version serves since when.
+    pub(super) fn short(&self) -> Map<String, Value> {
+        let identity = self.identity.as_ref();
+        let mut shown = Map::new();
+        shown.insert("name".into(), json!(self.name));
+        shown.insert("state".into(), json!(self.state));
+        shown.insert("version".into(), json!(identity.and_then(|identity| identity.version.as_deref())));
+        shown.insert("digest".into(), json!(identity.map(|identity| &identity.digest).filter(|digest| !digest.is_empty())));
+        shown.insert("since".into(), json!(self.since.and_then(rfc3339)));
+        shown
+    }
+}
+
+fn naming(name: &str, routes: &[&Arc<Route>]) -> Vec<Arc<str>> {
+    routes.iter().filter(|route| &*route.handler == name).map(|route| Arc::clone(&route.name)).collect()
+}
+
+fn receipt(receipt: &Receipt) -> Value {
+    let (result, reason) = match &receipt.result {
+        ReloadResult::Loaded => ("loaded", None),
+        ReloadResult::Refused(reason) => ("refused", Some(reason)),
+        ReloadResult::Removed => ("removed", None),
+        ReloadResult::RolledBack => ("rolled_back", None),
+    };
+    json!({
+        "at": rfc3339(receipt.at),
+        "result": result,
+        "reason": reason,
+        "digest": receipt.digest,
+        "took_ms": receipt.took.as_secs_f64() * 1000.0,
+        "cached": receipt.cached,
+    })
+}
+
+/// Which messages a route takes.
+pub(super) fn conditions(matches: &Match) -> Value {
+    json!({ "types": matches.types, "headers": matches.headers })
+}
+
+/// Every value that holds for messages of a route, defaults included, named as the configuration names them.
+pub(super) fn policy(route: &Route) -> Value {
+    let (terms, retry, budget) = (&route.terms, &route.retry, &route.crash_budget);
+    let limits = &terms.limits;
+    json!({
+        "order": route.order,
+        "concurrency": route.concurrency,
+        "isolation": terms.isolation,
+        "timeout_ms": millis(limits.timeout),
+        "limits": {
+            "extend_factor_max": limits.extend_factor_max,
+            "memory_bytes_max": limits.memory_bytes_max,
+            "resources_max": limits.resources_max,
+            "results_max": limits.results_max,
+            "results_bytes_max": limits.results_bytes_max,
+            "message_bytes_max": limits.message_bytes_max,
+            "log_lines_per_second_max": limits.log_lines_per_second_max,
+            "hops_max": limits.hops_max,
+            "instance_messages_max": limits.instance_messages_max,
+        },
+        "retry": {
+            "attempts_max": retry.attempts_max,
+            "delay_ms": millis(retry.delay),
+            "factor": retry.factor,
+            "delay_max_ms": millis(retry.delay_max),
+            "jitter": retry.jitter,
+        },
+        "dead_letter": route.dead_letter,
+        "destinations": terms.destinations,
+        "reply": terms.may_reply,
+        "crash_budget": {
+            "failures_max": budget.failures_max,
+            "probes_max": budget.probes_max,
+            "probe_interval_ms": millis(budget.probe_interval),
+            "rollback_within_ms": millis(budget.rollback_within),
+        },
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The handler of that name, if anything names it.
+pub(super) fn handler(hub: &Hub, name: &str) -> Option<HandlerView> {
+    HandlerView::all(hub).into_iter().find(|view| &*view.name == name)
+}
+

@@ -1,0 +1,87 @@
+//! From the configuration to what hub and broker run by.
+
+use std::path::PathBuf;
+
+use crate::{
+    broker::{BrokerError, embedded},
+    config::Config,
+    hub,
+    route::RouteTable,
+};
+
+/// In the data directory: compiled plugins.
+const CACHE_DIRECTORY: &str = "compiled";
+
+/// What the hub runs by.
+pub(super) fn hub(config: &Config) -> hub::Settings {
+    hub::Settings {
+        plugins_directory: config.plugins.directory.clone(),
+        plugins: config.plugins.settings.clone(),
+        loading: config.plugins.loading.clone(),
+        cache_directory: cache_directory(config),
+        declarations: config.embedded.declarations.clone(),
+        routes: if config.enabled { config.routes.clone() } else { RouteTable::default() },
+        dead_letter: config.embedded.dead_letter.clone(),
+        grace: config.shutdown_grace,
+    }
+}
+
+/// Where compiled plugins are kept.
+pub(super) fn cache_directory(config: &Config) -> PathBuf {
+    config.data_directory.join(CACHE_DIRECTORY)
+}
+
+/// The broker inside the engine.
+pub(super) fn broker(config: &Config) -> Result<embedded::Embedded, BrokerError> {
+    embedded::Embedded::new(
+        "embedded",
+        embedded::Settings {
+            auto_create: config.embedded.auto_create,
+            queue: config.embedded.queue_defaults.clone(),
+            topic: config.embedded.topic_defaults.clone(),
+            message_bytes_max: config.embedded.message_bytes_max,
+        },
+    )
+}
+
+/// What changed that only the next start takes over, by its path in the configuration.
+pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
+    let embedded = |config: &Config| {
+        let embedded = config.embedded.clone();
+        (embedded.auto_create, embedded.queue_defaults, embedded.topic_defaults, embedded.message_bytes_max)
+    };
+    [
+        ("engine.data_directory", before.data_directory != after.data_directory),
+        ("http.listen", before.http.listen != after.http.listen),
+        ("http.token", before.http.token != after.http.token),
+        ("http.open", before.http.open != after.http.open),
+        ("http.body_bytes_max", before.http.body_bytes_max != after.http.body_bytes_max),
+        ("embedded", embedded(before) != embedded(after)),
+        ("telemetry.format", before.telemetry.format != after.telemetry.format),
+    ]
+    .into_iter()
+    .filter_map(|(path, changed)| changed.then_some(path))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disabled_engine_runs_no_route() {
+        let load = |text: &str| crate::config::load_text("x.yaml".as_ref(), text, &|_| None).unwrap().config;
+        let routes = "routes: [{name: a, queue: a, handler: a}]";
+        assert_eq!(hub(&load(routes)).routes.iter().count(), 1);
+        assert_eq!(hub(&load(&format!("messaging: {{enabled: false}}\n{routes}"))).routes.iter().count(), 0);
+    }
+
+    #[test]
+    fn says_what_only_a_restart_changes() {
+        let before = Config::default();
+        let mut after = before.clone();
+        after.http.listen.set_port(1);
+        after.routes = RouteTable::default();
+        assert_eq!(needs_restart(&before, &after), ["http.listen"]);
+    }
+}
