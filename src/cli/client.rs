@@ -25,16 +25,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long to wait until an answer begins.
 const ANSWER: Duration = Duration::from_secs(60);
 /// No connection was made, so that the engine knows nothing of the call.
-pub const UNREACHABLE: &str = "UNREACHABLE";
+pub(super) const UNREACHABLE: &str = "UNREACHABLE";
 /// The connection ended in the midst of the call.
-pub const CUT_OFF: &str = "CUT_OFF";
+pub(super) const CUT_OFF: &str = "CUT_OFF";
 const START_ONE: &str = "start one with `helixmq serve`, or name another with --api";
 /// Longest answer that is read as a whole, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// A running engine.
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     agent: Agent,
     base: String,
     token: Option<String>,
@@ -42,7 +42,7 @@ pub struct Client {
 
 /// A document as the engine wrote it: its text is passed on unchanged, as numbers in it may be longer than ours.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(super) struct Document {
     /// JSON.
     pub text: String,
     /// The same, to look into.
@@ -56,14 +56,14 @@ impl Document {
 }
 
 /// Names and values behind the `?`.
-pub type Query = Vec<(&'static str, String)>;
+pub(super) type Query = Vec<(&'static str, String)>;
 
 impl Client {
     /// The engine that `--api` names, else the one of the configuration.
     ///
     /// # Errors
     /// The configuration is needed to find it, and refused; or the URL is none.
-    pub fn new(context: &Context) -> Result<Self, Failure> {
+    pub(super) fn new(context: &Context) -> Result<Self, Failure> {
         let token = std::env::var("HELIXMQ_TOKEN").ok().filter(|token| !token.is_empty());
         let (base, token) = match &context.api {
             // The configuration could only add a token.
@@ -105,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     /// What the status means.
-    pub fn get(&self, path: &str, query: &Query) -> Result<Document, Failure> {
+    pub(super) fn get(&self, path: &str, query: &Query) -> Result<Document, Failure> {
         self.document(self.ask(path, query)?)
     }
 
@@ -113,7 +113,7 @@ impl Client {
     ///
     /// # Errors
     /// What the status means; while reading, that the engine is gone.
-    pub fn get_lines(&self, path: &str, query: &Query) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
+    pub(super) fn get_lines(&self, path: &str, query: &Query) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
         Ok(self.lines(self.ask(path, query)?))
     }
 
@@ -121,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// What the status means.
-    pub fn post(&self, path: &str, document: &Value) -> Result<Document, Failure> {
+    pub(super) fn post(&self, path: &str, document: &Value) -> Result<Document, Failure> {
         let request = self.agent.post(self.url(path)).content_type("application/json");
         let answer = self.authorized(request).send(document.to_string());
         self.document(self.checked(path, answer)?)
@@ -131,7 +131,7 @@ impl Client {
     ///
     /// # Errors
     /// What the status means; while reading, that the engine is gone.
-    pub fn post_lines(&self, path: &str, query: &Query, lines: &[u8]) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
+    pub(super) fn post_lines(&self, path: &str, query: &Query, lines: &[u8]) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
         let request = self.agent.post(self.url(path)).query_pairs(pairs(query)).content_type("application/x-ndjson");
         let answer = self.authorized(request).header("accept", "application/x-ndjson").send(lines);
         Ok(self.lines(self.checked(path, answer)?))

@@ -66,8 +66,7 @@ impl Lane {
     pub(super) fn run(mut self) {
         let runtime = self.shared.context.runtime.clone();
         let _guard = runtime.enter();
-        loop {
-            let Some(count) = runtime.block_on(self.until_permitted()) else { break };
+        while let Some(count) = runtime.block_on(self.until_permitted()) {
             if let Some((deliveries, failure)) = self.held.take_due(Instant::now()) {
                 self.try_again(deliveries, failure);
                 continue;

@@ -240,11 +240,7 @@ fn measure_nesting(body: &wasmparser::FunctionBody<'_>) -> Result<Result<(), Loa
                 }
             }
             Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => open.push(false),
-            Operator::End => {
-                if open.pop() == Some(true) {
-                    loops -= 1;
-                }
-            }
+            Operator::End if open.pop() == Some(true) => loops -= 1,
             _ => {}
         }
     }
