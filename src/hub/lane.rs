@@ -17,7 +17,7 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
-    broker::{BatchMax, Broker, Deliveries, Delivery},
+    broker::{BatchMax, Deliveries, Delivery},
     handler::{Runner, Version},
     message::{FailedAttempt, FailureKind, Message, Outcome, Settlement, UnixMs, now_ms},
     settle::{self, Decision},
