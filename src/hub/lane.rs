@@ -3,27 +3,25 @@
 //! it that the others run.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use super::{
-    brake::{Brake, BrakeState, Crashed, Permit},
+    brake::{Brake, BrakeState, Permit},
+    calls::{self, Verdict},
     effects,
     feed::{Feed, Seat, Taken},
     held::{Held, Sequence, sequence},
+    letters,
+    meters::Meters,
 };
 use crate::{
     broker::{BatchMax, Broker, Deliveries, Delivery},
-    handler::{Call, LaneContext, Runner, Slot, Version},
-    message::{FailedAttempt, FailureKind, Message, Outcome, ReasonCode, Settlement, UnixMs, now_ms},
+    handler::{LaneContext, Runner, Slot, Version},
+    message::{FailedAttempt, FailureKind, Message, Outcome, Settlement, UnixMs, now_ms},
     route::Route,
-    settle::{self, DeadLetter, Decision},
+    settle::{self, Decision},
     telemetry::metrics,
 };
 
@@ -35,7 +33,7 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// while another lane is free.
 const BATCH_TIME: Duration = Duration::from_millis(4);
 /// How long a delivery waits whose dead letter could not be kept, or whose handler cannot be run.
-const SETBACK: Duration = Duration::from_secs(1);
+pub(super) const SETBACK: Duration = Duration::from_secs(1);
 
 /// What all lanes of one route share.
 #[derive(Debug)]
@@ -59,19 +57,6 @@ pub(super) struct Lane {
     mean: Duration,
 }
 
-/// What is known about one delivery of a batch before it is settled.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    /// The handler was called, and this is how it ended.
-    Ran(Outcome),
-    /// It must not be handled, whatever the handler would say.
-    Dead(ReasonCode, String),
-    /// It was not tried: it goes back as the same attempt after a while.
-    NotTried(Duration),
-    /// It waits here behind one of its sequence.
-    Behind(Sequence),
-}
-
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, feed: Arc<Feed>, seat: Seat) -> Self {
         Self { shared, feed, seat, runner: None, held: Held::default(), mean: Duration::from_micros(250) }
@@ -81,8 +66,7 @@ impl Lane {
     pub(super) fn run(mut self) {
         let runtime = self.shared.context.runtime.clone();
         let _guard = runtime.enter();
-        loop {
-            let Some(count) = runtime.block_on(self.until_permitted()) else { break };
+        while let Some(count) = runtime.block_on(self.until_permitted()) {
             if let Some((deliveries, failure)) = self.held.take_due(Instant::now()) {
                 self.try_again(deliveries, failure);
                 continue;
@@ -90,7 +74,7 @@ impl Lane {
             match runtime.block_on(self.next_batch(count)) {
                 Some(Taken::Batch(batch)) => self.take_in(batch, count),
                 Some(Taken::Unrouted(unrouted, mine)) => {
-                    self.dead_letter_unrouted(unrouted);
+                    letters::keep_unrouted(&self.shared, unrouted);
                     if let Some(mine) = mine {
                         self.take_in(mine, count);
                     }
@@ -192,7 +176,11 @@ impl Lane {
         let order = self.shared.route.order;
         let mut rest = Deliveries::none();
         for one in batch.into_each() {
-            let waits = one.as_slice().first().and_then(|delivery| sequence(order, delivery)).filter(|sequence| self.held.holds(sequence));
+            let waits = one
+                .as_slice()
+                .first()
+                .and_then(|delivery| sequence(order, delivery))
+                .filter(|sequence| self.held.holds(sequence));
             match waits {
                 Some(sequence) => self.held.park(sequence, one, Instant::now(), None),
                 None => rest = joined(rest, one),
@@ -225,9 +213,9 @@ impl Lane {
         };
         runner.begin();
         if runner.calls_take() > 1 {
-            handle_many(&shared, runner, batch.as_slice(), now, &mut verdicts);
+            calls::handle_many(&shared, runner, batch.as_slice(), now, &mut verdicts);
         } else {
-            handle_each(&shared, runner, batch.as_slice(), now, &mut verdicts);
+            calls::handle_each(&shared, runner, batch.as_slice(), now, &mut verdicts);
         }
         runner.end();
         let elapsed = begin.elapsed();
@@ -256,8 +244,15 @@ impl Lane {
         self.runner.as_mut().map(|(_, runner)| runner)
     }
 
+    /// The version that ran last.
+    fn version(&self) -> Option<&Version> {
+        self.runner.as_ref().map(|(version, _)| &**version)
+    }
+
     fn publish_results(&mut self, batch: &Deliveries, verdicts: &mut [Verdict]) {
-        let any = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
+        let any = verdicts
+            .iter()
+            .any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
         if any {
             let shared = &self.shared;
             shared.context.runtime.block_on(effects::publish_results(&*shared.broker, &shared.route, batch, verdicts));
@@ -272,7 +267,8 @@ impl Lane {
             let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
             if failed.contains(&sequence) {
                 *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed) {
+            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed)
+            {
                 failed.push(sequence);
             }
         }
@@ -298,7 +294,12 @@ impl Lane {
     /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back.
     fn keep_dead_letters(&self, batch: &Deliveries, verdicts: &[Verdict], decisions: &mut [Decision], now: UnixMs) {
         let dead: Vec<usize> = (0..decisions.len())
-            .filter(|place| matches!(decisions.get(*place).map(|decision| &decision.settlement), Some(Settlement::DeadLetter { .. })))
+            .filter(|place| {
+                matches!(
+                    decisions.get(*place).map(|decision| &decision.settlement),
+                    Some(Settlement::DeadLetter { .. })
+                )
+            })
             .collect();
         if dead.is_empty() {
             return;
@@ -312,14 +313,16 @@ impl Lane {
                     Verdict::Ran(outcome) => Some(outcome),
                     _ => None,
                 };
-                Some(Arc::new(self.letter(delivery, decision, outcome, now).wrap(&delivery.message)))
+                let letter = letters::letter(&self.shared, self.version(), delivery, decision, outcome, now);
+                Some(Arc::new(letter.wrap(&delivery.message)))
             })
             .collect();
         let shared = &self.shared;
-        let kept = shared
-            .context
-            .runtime
-            .block_on(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
+        let kept = shared.context.runtime.block_on(effects::keep_dead_letters(
+            &*shared.broker,
+            &shared.route.dead_letter,
+            letters,
+        ));
         for (place, kept) in dead.into_iter().zip(kept) {
             if let Some(decision) = decisions.get_mut(place)
                 && !kept
@@ -329,42 +332,9 @@ impl Lane {
         }
     }
 
-    fn letter(&self, delivery: &Delivery, decision: &Decision, outcome: Option<&Outcome>, now: UnixMs) -> DeadLetter {
-        let shared = &self.shared;
-        let code = match decision.settlement {
-            Settlement::DeadLetter { code } => code,
-            _ => ReasonCode::HandlerContract,
-        };
-        let text = decision.cause.clone().unwrap_or_default();
-        let (handler_code, backtrace) = match outcome {
-            Some(Outcome::Reject { code, .. }) => (code.as_ref().map(ToString::to_string), None),
-            Some(Outcome::Failed(failure)) => (None, failure.backtrace.clone()),
-            _ => (None, None),
-        };
-        let mut attempts = delivery.failures.clone();
-        if outcome.is_some() {
-            attempts.push(FailedAttempt { attempt: delivery.attempt, at: now, code, text: text.clone() });
-        }
-        DeadLetter {
-            code,
-            text,
-            handler_code,
-            at: now,
-            broker: shared.broker.name().to_owned(),
-            source: shared.route.source.address.to_string(),
-            partition: delivery.position.map(|position| position.partition),
-            offset: delivery.position.map(|position| position.offset),
-            route: Some(shared.route.name.to_string()),
-            handler: self.runner.as_ref().map(|(version, _)| version.handler.identity().clone()),
-            backtrace,
-            attempts,
-            trace_id: delivery.message.trace_id().map(str::to_owned),
-        }
-    }
-
     /// Tells the broker what became of each delivery, and holds those of an ordered route that are tried again.
     fn settle(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>, now: UnixMs) {
-        self.shared.meters.count(&self.shared, &batch, &decisions, now);
+        self.shared.meters.count(&self.shared.route.name, &batch, &decisions, now);
         let (batch, settlements) = self.hold_back(batch, verdicts, decisions);
         if batch.is_empty() {
             return;
@@ -377,7 +347,12 @@ impl Lane {
     }
 
     /// Takes out of a batch what waits on this lane to keep its order.
-    fn hold_back(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>) -> (Deliveries, Vec<Settlement>) {
+    fn hold_back(
+        &mut self,
+        batch: Deliveries,
+        verdicts: Vec<Verdict>,
+        decisions: Vec<Decision>,
+    ) -> (Deliveries, Vec<Settlement>) {
         let order = self.shared.route.order;
         let waits = |delivery: &Delivery, verdict: &Verdict, decision: &Decision| match verdict {
             Verdict::Behind(sequence) => Some((sequence.clone(), Duration::ZERO, None)),
@@ -389,8 +364,13 @@ impl Lane {
                 _ => None,
             },
         };
-        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> =
-            batch.as_slice().iter().zip(&verdicts).zip(&decisions).map(|((delivery, verdict), decision)| waits(delivery, verdict, decision)).collect();
+        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> = batch
+            .as_slice()
+            .iter()
+            .zip(&verdicts)
+            .zip(&decisions)
+            .map(|((delivery, verdict), decision)| waits(delivery, verdict, decision))
+            .collect();
         if waiting.iter().all(Option::is_none) {
             return (batch, decisions.into_iter().map(|decision| decision.settlement).collect());
         }
@@ -413,39 +393,6 @@ impl Lane {
     fn count_held(&self) {
         self.shared.meters.held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
     }
-
-    /// Nobody takes these: they are dead letters, not lost.
-    fn dead_letter_unrouted(&self, batch: Deliveries) {
-        let now = now_ms();
-        let source = &self.shared.route.source.address;
-        let letters = batch
-            .as_slice()
-            .iter()
-            .map(|delivery| {
-                let text = format!("no route of {source} takes a message of type {:?}", delivery.message.kind);
-                let decision = Decision { settlement: Settlement::DeadLetter { code: ReasonCode::NoRoute }, cause: Some(text) };
-                let mut letter = self.letter(delivery, &decision, None, now);
-                letter.route = None;
-                letter.handler = None;
-                Arc::new(letter.wrap(&delivery.message))
-            })
-            .collect();
-        let shared = &self.shared;
-        let runtime = &shared.context.runtime;
-        let kept = runtime.block_on(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
-        let dead = kept.iter().filter(|kept| **kept).count();
-        let settlements = kept
-            .into_iter()
-            .map(|kept| match kept {
-                true => Settlement::DeadLetter { code: ReasonCode::NoRoute },
-                false => Settlement::Release { after: SETBACK },
-            })
-            .collect();
-        metrics().dead_lettered.with_label_values(&["", ReasonCode::NoRoute.as_str()]).inc_by(dead as u64);
-        if let Err(error) = runtime.block_on(batch.settle(settlements)) {
-            tracing::warn!(%source, "messages without a route were not settled and will be delivered again: {error}");
-        }
-    }
 }
 
 /// Deliveries of one batch, together again.
@@ -453,211 +400,6 @@ fn joined(mut first: Deliveries, more: Deliveries) -> Deliveries {
     // Only deliveries of different subscriptions cannot be joined, and a batch has one: those would go back.
     drop(first.append(more));
     first
-}
-
-/// Why a delivery must not be handled, where there is a reason.
-fn objection(shared: &Shared, delivery: &Delivery, now: UnixMs) -> Option<Verdict> {
-    let message: &Message = &delivery.message;
-    if message.expired(now) {
-        let late = now.saturating_sub(message.expires_at.unwrap_or(now));
-        return Some(Verdict::Dead(ReasonCode::MessageExpired, format!("expired {late} ms before it could be handled")));
-    }
-    let hops = message.hops();
-    if hops > shared.route.terms.limits.hops_max {
-        let text = format!("descends from {hops} handlers' results; at most {} are allowed", shared.route.terms.limits.hops_max);
-        return Some(Verdict::Dead(ReasonCode::LoopDetected, text));
-    }
-    if delivery.attempt > shared.route.retry.attempts_for(message.retries_max) {
-        // The attempts were used up by something that left no answer: a crash of the engine, or a lost lease.
-        let last = delivery.failures.last();
-        let code = last.map_or(ReasonCode::HandlerUnavailable, |failure| failure.code);
-        let text = last.map_or_else(|| "its attempts ended without an answer".to_owned(), |failure| failure.text.clone());
-        return Some(Verdict::Dead(code, text));
-    }
-    None
-}
-
-fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
-    Call {
-        message: &delivery.message,
-        source: &shared.route.source.address,
-        position: delivery.position,
-        attempt: delivery.attempt,
-        attempts_max: shared.route.retry.attempts_for(delivery.message.retries_max),
-    }
-}
-
-fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
-    let order = shared.route.order;
-    let mut waiting: Vec<Sequence> = Vec::new();
-    let mut stopped = None;
-    for delivery in batch {
-        let waits = |sequence: &Sequence| stopped.is_some() || waiting.contains(sequence);
-        let verdict = if let Some(sequence) = sequence(order, delivery).filter(waits) {
-            Verdict::Behind(sequence)
-        } else if let Some(after) = stopped {
-            Verdict::NotTried(after)
-        } else if let Some(objection) = objection(shared, delivery, now) {
-            objection
-        } else {
-            let outcome = runner.handle(&call(shared, delivery));
-            stopped = after_call(shared, &outcome);
-            if interrupted(shared, &outcome) {
-                stopped = Some(Duration::ZERO);
-                Verdict::NotTried(Duration::ZERO)
-            } else {
-                Verdict::Ran(outcome)
-            }
-        };
-        // Whatever is tried again holds those behind it. (A last attempt is not, but `decide` has yet to say so: the
-        // follower then waits for a moment only.)
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
-        if tried_again && let Some(sequence) = sequence(order, delivery) {
-            waiting.push(sequence);
-        }
-        verdicts.push(verdict);
-    }
-}
-
-fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
-    let order = shared.route.order;
-    let objections: Vec<Option<Verdict>> = batch.iter().map(|delivery| objection(shared, delivery, now)).collect();
-    let calls: Vec<Call<'_>> = batch
-        .iter()
-        .zip(&objections)
-        .filter(|(_, objection)| objection.is_none())
-        .map(|(delivery, _)| call(shared, delivery))
-        .collect();
-    let mut outcomes = Vec::with_capacity(calls.len());
-    let mut stopped = None;
-    for chunk in calls.chunks(runner.calls_take().max(1)) {
-        if stopped.is_some() {
-            break;
-        }
-        for outcome in runner.handle_batch(chunk) {
-            stopped = after_call(shared, &outcome).or(stopped);
-            outcomes.push(outcome);
-        }
-    }
-    let mut outcomes = outcomes.into_iter();
-    let mut waiting: Vec<Sequence> = Vec::new();
-    for (delivery, objection) in batch.iter().zip(objections) {
-        let sequence = sequence(order, delivery);
-        if let Some(sequence) = sequence.as_ref().filter(|sequence| waiting.contains(sequence)) {
-            if objection.is_none() {
-                outcomes.next();
-            }
-            verdicts.push(Verdict::Behind(sequence.clone()));
-            continue;
-        }
-        let verdict = objection.unwrap_or_else(|| match outcomes.next() {
-            Some(outcome) if interrupted(shared, &outcome) => Verdict::NotTried(Duration::ZERO),
-            Some(outcome) => Verdict::Ran(outcome),
-            None => Verdict::NotTried(stopped.unwrap_or_default()),
-        });
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
-        if let Some(sequence) = sequence.filter(|_| tried_again) {
-            waiting.push(sequence);
-        }
-        verdicts.push(verdict);
-    }
-}
-
-/// Tells the brake how a call ended. An answer means: the rest of the batch is not tried, and comes back after that.
-fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
-    let crash = matches!(outcome, Outcome::Failed(failure) if failure.kind.is_crash());
-    if !crash {
-        if !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable) {
-            shared.brake.answered();
-        }
-        return None;
-    }
-    let crashed = shared.brake.crashed();
-    let route = &shared.route;
-    match crashed {
-        Crashed::Go => return None,
-        Crashed::Slowed => {
-            if shared.meters.brake.get() != 1 {
-                tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
-            }
-            shared.meters.brake.set(1);
-        }
-        Crashed::Held => {
-            shared.meters.brake.set(2);
-            let generation = shared.slot.serving().map_or(0, |version| version.generation);
-            match shared.slot.roll_back(generation, route.crash_budget.rollback_within) {
-                Some(version) => tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again"),
-                None => tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes"),
-            }
-        }
-    }
-    Some(Duration::ZERO)
-}
-
-/// Whether the engine itself ended the call, because it is stopping.
-fn interrupted(shared: &Shared, outcome: &Outcome) -> bool {
-    shared.context.ending.load(Ordering::Relaxed) && matches!(outcome, Outcome::Failed(_))
-}
-
-/// Metrics of one route, with their labels resolved.
-#[derive(Debug)]
-pub(super) struct Meters {
-    consumed: IntCounter,
-    done: IntCounter,
-    retry: IntCounter,
-    reject: IntCounter,
-    failed: IntCounter,
-    latency: Histogram,
-    run_time: Histogram,
-    batch: Histogram,
-    held: IntGauge,
-    pub(super) brake: IntGauge,
-}
-
-impl Meters {
-    pub(super) fn new(broker: &str, route: &Route) -> Self {
-        let metrics = metrics();
-        let (name, handler) = (&*route.name, &*route.handler);
-        let outcome = |outcome| metrics.outcomes.with_label_values(&[name, handler, outcome]);
-        Self {
-            consumed: metrics.consumed.with_label_values(&[broker, &route.source.address.to_string()]),
-            done: outcome("done"),
-            retry: outcome("retry"),
-            reject: outcome("reject"),
-            failed: outcome("failed"),
-            latency: metrics.latency.with_label_values(&[name]),
-            run_time: metrics.run_time.with_label_values(&[name, handler]),
-            batch: metrics.handled_batch.with_label_values(&[name, handler]),
-            held: metrics.held.with_label_values(&[name]),
-            brake: metrics.brake.with_label_values(&[name]),
-        }
-    }
-
-    fn count(&self, shared: &Shared, batch: &Deliveries, decisions: &[Decision], now: UnixMs) {
-        let name = &*shared.route.name;
-        let mut accepted = 0;
-        for decision in decisions {
-            match &decision.settlement {
-                Settlement::Accept => accepted += 1,
-                Settlement::Redeliver { failure, .. } => {
-                    let ended = if failure.code == ReasonCode::HandlerRetryExhausted { &self.retry } else { &self.failed };
-                    ended.inc();
-                    metrics().retries.with_label_values(&[name, failure.code.as_str()]).inc();
-                }
-                Settlement::DeadLetter { code } => {
-                    let ended = if *code == ReasonCode::HandlerRejected { &self.reject } else { &self.failed };
-                    ended.inc();
-                    metrics().dead_lettered.with_label_values(&[name, code.as_str()]).inc();
-                }
-                Settlement::Release { .. } => {}
-            }
-        }
-        self.done.inc_by(accepted);
-        let released = decisions.iter().filter(|decision| matches!(decision.settlement, Settlement::Release { .. })).count();
-        self.consumed.inc_by(batch.len().saturating_sub(released) as u64);
-        let oldest = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).min().unwrap_or(now);
-        self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
-    }
 }
 
 /// Set when the grace period of a drain is over: running calls are ended.

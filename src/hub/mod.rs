@@ -6,10 +6,13 @@
 //! [`watch`] tells when files change.
 
 mod brake;
+mod calls;
 mod effects;
 mod feed;
 mod held;
 mod lane;
+mod letters;
+mod meters;
 mod outlet;
 mod plugins;
 mod running;
