@@ -113,7 +113,11 @@ impl Client {
     ///
     /// # Errors
     /// What the status means; while reading, that the engine is gone.
-    pub(super) fn get_lines(&self, path: &str, query: &Query) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
+    pub(super) fn get_lines(
+        &self,
+        path: &str,
+        query: &Query,
+    ) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
         Ok(self.lines(self.ask(path, query)?))
     }
 
@@ -131,7 +135,12 @@ impl Client {
     ///
     /// # Errors
     /// What the status means; while reading, that the engine is gone.
-    pub(super) fn post_lines(&self, path: &str, query: &Query, lines: &[u8]) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
+    pub(super) fn post_lines(
+        &self,
+        path: &str,
+        query: &Query,
+        lines: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
         let request = self.agent.post(self.url(path)).query_pairs(pairs(query)).content_type("application/x-ndjson");
         let answer = self.authorized(request).header("accept", "application/x-ndjson").send(lines);
         Ok(self.lines(self.checked(path, answer)?))
@@ -212,7 +221,8 @@ impl Client {
 
     /// What a status and its problem document mean. Source: RFC 9457.
     fn refused(&self, path: &str, status: StatusCode, problem: &Value) -> Failure {
-        let text = |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let text =
+            |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         let (exit, hint) = match status.as_u16() {
             401 => (Exit::NotAllowed, "set HELIXMQ_TOKEN to the engine's token"),
             403 => (Exit::NotAllowed, "use a token that may do this"),
@@ -233,7 +243,10 @@ impl Client {
 
 /// With port 0 the engine writes down which one it was given, and takes that away when it stops.
 fn not_running(config: &Config) -> Failure {
-    let message = format!("no engine of this configuration runs: it would write its address into {}", config.data_directory.display());
+    let message = format!(
+        "no engine of this configuration runs: it would write its address into {}",
+        config.data_directory.display()
+    );
     Failure::new(Exit::Unreachable, UNREACHABLE, message, START_ONE)
 }
 
@@ -261,7 +274,8 @@ mod tests {
         for (status, exit) in [(401, 6), (403, 6), (404, 5), (400, 1), (409, 1), (500, 1), (502, 4), (503, 4)] {
             assert_eq!(check(status, Value::Null).exit().code(), exit, "{status}");
         }
-        let said = check(404, json!({"title": "Not Found", "detail": "there is no queue \"a\"", "code": "QUEUE_NOT_FOUND"}));
+        let said =
+            check(404, json!({"title": "Not Found", "detail": "there is no queue \"a\"", "code": "QUEUE_NOT_FOUND"}));
         assert_eq!(said.to_json()["error"]["code"], "QUEUE_NOT_FOUND");
         assert_eq!(said.message(), "there is no queue \"a\"");
         assert_eq!(check(404, Value::Null).message(), "the engine at http://127.0.0.1:1 does not know /x");
