@@ -32,18 +32,25 @@ fn objection(shared: &Shared, delivery: &Delivery, now: UnixMs) -> Option<Verdic
     let message: &Message = &delivery.message;
     if message.expired(now) {
         let late = now.saturating_sub(message.expires_at.unwrap_or(now));
-        return Some(Verdict::Dead(ReasonCode::MessageExpired, format!("expired {late} ms before it could be handled")));
+        return Some(Verdict::Dead(
+            ReasonCode::MessageExpired,
+            format!("expired {late} ms before it could be handled"),
+        ));
     }
     let hops = message.hops();
     if hops > shared.route.terms.limits.hops_max {
-        let text = format!("descends from {hops} handlers' results; at most {} are allowed", shared.route.terms.limits.hops_max);
+        let text = format!(
+            "descends from {hops} handlers' results; at most {} are allowed",
+            shared.route.terms.limits.hops_max
+        );
         return Some(Verdict::Dead(ReasonCode::LoopDetected, text));
     }
     if delivery.attempt > shared.route.retry.attempts_for(message.retries_max) {
         // The attempts were used up by something that left no answer: a crash of the engine, or a lost lease.
         let last = delivery.failures.last();
         let code = last.map_or(ReasonCode::HandlerUnavailable, |failure| failure.code);
-        let text = last.map_or_else(|| "its attempts ended without an answer".to_owned(), |failure| failure.text.clone());
+        let text =
+            last.map_or_else(|| "its attempts ended without an answer".to_owned(), |failure| failure.text.clone());
         return Some(Verdict::Dead(code, text));
     }
     None
@@ -59,7 +66,13 @@ fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
     }
 }
 
-pub(super) fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
+pub(super) fn handle_each(
+    shared: &Shared,
+    runner: &mut Box<dyn Runner>,
+    batch: &[Delivery],
+    now: UnixMs,
+    verdicts: &mut Vec<Verdict>,
+) {
     let order = shared.route.order;
     let mut waiting: Vec<Sequence> = Vec::new();
     let mut stopped = None;
@@ -78,7 +91,8 @@ pub(super) fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
         };
         // Whatever is tried again holds those behind it. (A last attempt is not, but `decide` has yet to say so: the
         // follower then waits for a moment only.)
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
+        let tried_again =
+            matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
         if tried_again && let Some(sequence) = sequence(order, delivery) {
             waiting.push(sequence);
         }
@@ -86,7 +100,13 @@ pub(super) fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
     }
 }
 
-pub(super) fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
+pub(super) fn handle_many(
+    shared: &Shared,
+    runner: &mut Box<dyn Runner>,
+    batch: &[Delivery],
+    now: UnixMs,
+    verdicts: &mut Vec<Verdict>,
+) {
     let order = shared.route.order;
     let objections: Vec<Option<Verdict>> = batch.iter().map(|delivery| objection(shared, delivery, now)).collect();
     let calls: Vec<Call<'_>> = batch
@@ -121,7 +141,8 @@ pub(super) fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
             Some(outcome) => verdict_of(shared, outcome),
             None => Verdict::NotTried(stopped.unwrap_or_default()),
         });
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
+        let tried_again =
+            matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
         if let Some(sequence) = sequence.filter(|_| tried_again) {
             waiting.push(sequence);
         }
@@ -152,8 +173,12 @@ fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
             shared.meters.brake.set(2);
             let generation = shared.slot.serving().map_or(0, |version| version.generation);
             match shared.slot.roll_back(generation, route.crash_budget.rollback_within) {
-                Some(version) => tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again"),
-                None => tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes"),
+                Some(version) => {
+                    tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
+                }
+                None => {
+                    tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
+                }
             }
         }
     }

@@ -74,7 +74,10 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
         count_failure(broker, &error);
         tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
         if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
-            *verdict = Verdict::Ran(Outcome::failed(FailureKind::PublishFailed, format!("a result was not published: {error}")));
+            *verdict = Verdict::Ran(Outcome::failed(
+                FailureKind::PublishFailed,
+                format!("a result was not published: {error}"),
+            ));
         }
     }
 }

@@ -13,9 +13,9 @@ use super::{
     held::{Sequence, sequence},
 };
 use crate::{
+    broker::{BatchMax, Broker, BrokerError, Deliveries, Subscribe, Subscription},
     handler::Slot,
     message::Settlement,
-    broker::{BatchMax, Broker, BrokerError, Deliveries, Subscribe, Subscription},
     route::{Order, Route},
 };
 
@@ -220,7 +220,11 @@ impl Feed {
             .collect();
         let mine = offsets.get(seat.route).and_then(|offset| parts.get_mut(offset + seat.inbox)).and_then(Option::take);
         let unrouted = parts.first_mut().and_then(Option::take);
-        let owners = self.inboxes.iter().enumerate().flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
+        let owners = self
+            .inboxes
+            .iter()
+            .enumerate()
+            .flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
         for (part, (route, inbox)) in parts.into_iter().skip(1).zip(owners) {
             let Some(part) = part else { continue };
             if inbox.send.is_full() && !self.may_wait_for(route) {

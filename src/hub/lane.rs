@@ -176,7 +176,11 @@ impl Lane {
         let order = self.shared.route.order;
         let mut rest = Deliveries::none();
         for one in batch.into_each() {
-            let waits = one.as_slice().first().and_then(|delivery| sequence(order, delivery)).filter(|sequence| self.held.holds(sequence));
+            let waits = one
+                .as_slice()
+                .first()
+                .and_then(|delivery| sequence(order, delivery))
+                .filter(|sequence| self.held.holds(sequence));
             match waits {
                 Some(sequence) => self.held.park(sequence, one, Instant::now(), None),
                 None => rest = joined(rest, one),
@@ -246,7 +250,9 @@ impl Lane {
     }
 
     fn publish_results(&mut self, batch: &Deliveries, verdicts: &mut [Verdict]) {
-        let any = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
+        let any = verdicts
+            .iter()
+            .any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
         if any {
             let shared = &self.shared;
             shared.context.runtime.block_on(effects::publish_results(&*shared.broker, &shared.route, batch, verdicts));
@@ -261,7 +267,8 @@ impl Lane {
             let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
             if failed.contains(&sequence) {
                 *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed) {
+            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed)
+            {
                 failed.push(sequence);
             }
         }
@@ -287,7 +294,12 @@ impl Lane {
     /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back.
     fn keep_dead_letters(&self, batch: &Deliveries, verdicts: &[Verdict], decisions: &mut [Decision], now: UnixMs) {
         let dead: Vec<usize> = (0..decisions.len())
-            .filter(|place| matches!(decisions.get(*place).map(|decision| &decision.settlement), Some(Settlement::DeadLetter { .. })))
+            .filter(|place| {
+                matches!(
+                    decisions.get(*place).map(|decision| &decision.settlement),
+                    Some(Settlement::DeadLetter { .. })
+                )
+            })
             .collect();
         if dead.is_empty() {
             return;
@@ -306,10 +318,11 @@ impl Lane {
             })
             .collect();
         let shared = &self.shared;
-        let kept = shared
-            .context
-            .runtime
-            .block_on(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
+        let kept = shared.context.runtime.block_on(effects::keep_dead_letters(
+            &*shared.broker,
+            &shared.route.dead_letter,
+            letters,
+        ));
         for (place, kept) in dead.into_iter().zip(kept) {
             if let Some(decision) = decisions.get_mut(place)
                 && !kept
@@ -334,7 +347,12 @@ impl Lane {
     }
 
     /// Takes out of a batch what waits on this lane to keep its order.
-    fn hold_back(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>) -> (Deliveries, Vec<Settlement>) {
+    fn hold_back(
+        &mut self,
+        batch: Deliveries,
+        verdicts: Vec<Verdict>,
+        decisions: Vec<Decision>,
+    ) -> (Deliveries, Vec<Settlement>) {
         let order = self.shared.route.order;
         let waits = |delivery: &Delivery, verdict: &Verdict, decision: &Decision| match verdict {
             Verdict::Behind(sequence) => Some((sequence.clone(), Duration::ZERO, None)),
@@ -346,8 +364,13 @@ impl Lane {
                 _ => None,
             },
         };
-        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> =
-            batch.as_slice().iter().zip(&verdicts).zip(&decisions).map(|((delivery, verdict), decision)| waits(delivery, verdict, decision)).collect();
+        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> = batch
+            .as_slice()
+            .iter()
+            .zip(&verdicts)
+            .zip(&decisions)
+            .map(|((delivery, verdict), decision)| waits(delivery, verdict, decision))
+            .collect();
         if waiting.iter().all(Option::is_none) {
             return (batch, decisions.into_iter().map(|decision| decision.settlement).collect());
         }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{effects, lane::{SETBACK, Shared}};
+use super::{
+    effects,
+    lane::{SETBACK, Shared},
+};
 use crate::{
     broker::{Deliveries, Delivery},
     handler::Version,

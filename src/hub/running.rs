@@ -66,8 +66,7 @@ impl Running {
             .collect();
         let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
         let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
-        let mut running =
-            Self { source: source.address.clone(), feed, stop, lanes: 0, shared: Vec::new(), keep_alive };
+        let mut running = Self { source: source.address.clone(), feed, stop, lanes: 0, shared: Vec::new(), keep_alive };
         for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
             let shared = Arc::new(Shared {
                 broker: Arc::clone(broker),
@@ -89,7 +88,13 @@ impl Running {
         let Some(shared) = self.shared.get(route).map(Arc::clone) else { return };
         let feed = Arc::clone(&self.feed);
         let name = format!("lane {}", shared.route.name);
-        let end = LaneEnd { source: self.source.clone(), route, seat: seat.clone(), feed: Arc::clone(&feed), panicked: false };
+        let end = LaneEnd {
+            source: self.source.clone(),
+            route,
+            seat: seat.clone(),
+            feed: Arc::clone(&feed),
+            panicked: false,
+        };
         let ended = ended.clone();
         let started = thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let lane = std::panic::AssertUnwindSafe(|| Lane::new(shared, feed, seat).run());

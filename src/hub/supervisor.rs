@@ -25,8 +25,7 @@ use super::{
 use crate::{
     broker::{Broker, BrokerError, Declaration},
     handler::{
-        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms,
-        component::ComponentEngine,
+        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
     route::RouteTable,
@@ -352,7 +351,8 @@ impl Supervisor {
             .cloned()
             .collect();
         let grace = settings.grace;
-        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) = loader_settings(&settings, &self.program);
+        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
+            loader_settings(&settings, &self.program);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
         self.drain(&stopping, grace, lane_ends).await;
         self.start_missing(&settings.routes).await?;
@@ -371,7 +371,9 @@ impl Supervisor {
             }
             let contexts = of_source
                 .iter()
-                .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms))))
+                .map(|route| {
+                    (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms)))
+                })
                 .collect();
             let running = Running::start(&self.broker, source, contexts, &self.lane_ended)
                 .await
@@ -388,7 +390,9 @@ impl Supervisor {
                 running.stop_taking();
             }
         }
-        let left = |supervisor: &Self| which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>();
+        let left = |supervisor: &Self| {
+            which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>()
+        };
         let all_ended = async {
             while left(self) > 0 {
                 match tokio::time::timeout(STATS_EVERY, lane_ends.recv()).await {
@@ -399,7 +403,10 @@ impl Supervisor {
             }
         };
         if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(lanes = left(self), "calls are still running after the grace period of {grace:?}: they are ended, their messages go back");
+            tracing::warn!(
+                lanes = left(self),
+                "calls are still running after the grace period of {grace:?}: they are ended, their messages go back"
+            );
             self.ending.store(true, Ordering::Relaxed);
             let ended = async {
                 while left(self) > 0 {

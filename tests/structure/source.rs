@@ -25,7 +25,7 @@ impl Source {
 
     /// Lines, counted from 1, with a path that begins with this name, or that import it.
     pub(crate) fn lines_that_name(&self, name: &str) -> impl Iterator<Item = usize> {
-        let begins = |line: &str| {
+        let begins = move |line: &str| {
             line.match_indices(name).any(|(at, _)| {
                 let (before, after) = (&line[..at], &line[at + name.len()..]);
                 let alone = !before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '.'));

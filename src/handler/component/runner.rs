@@ -68,9 +68,8 @@ impl ComponentRunner {
 
     /// Makes an instance and calls `init`, or says why there is none. Also the last check of a version that is loaded.
     pub(super) fn start(&mut self) -> Result<(), StartError> {
-        let guest = catch_unwind(AssertUnwindSafe(|| self.make_guest())).unwrap_or_else(|panic| {
-            Err(StartError { kind: FailureKind::Unavailable, text: panic_text(&*panic) })
-        })?;
+        let guest = catch_unwind(AssertUnwindSafe(|| self.make_guest()))
+            .unwrap_or_else(|panic| Err(StartError { kind: FailureKind::Unavailable, text: panic_text(&*panic) }))?;
         self.guest = Some(guest);
         Ok(())
     }
@@ -126,11 +125,7 @@ impl ComponentRunner {
     }
 
     /// One call on a living guest, whose life ends with any failure.
-    fn call<T>(
-        &mut self,
-        messages: usize,
-        call: impl FnOnce(&mut Guest) -> wasmtime::Result<T>,
-    ) -> Result<T, Outcome> {
+    fn call<T>(&mut self, messages: usize, call: impl FnOnce(&mut Guest) -> wasmtime::Result<T>) -> Result<T, Outcome> {
         if self.guest.is_none()
             && let Err(error) = self.start()
         {
@@ -200,7 +195,11 @@ impl Runner for ComponentRunner {
             };
             guest.store.data_mut().current = None;
             let answers = views::with_events(calls, |events| entry.call_handle_batch(&mut guest.store, events))?;
-            if answers.len() == calls.len() { Ok(answers) } else { Err(wasmtime::Error::msg(wrong_length(answers.len(), calls.len()))) }
+            if answers.len() == calls.len() {
+                Ok(answers)
+            } else {
+                Err(wasmtime::Error::msg(wrong_length(answers.len(), calls.len())))
+            }
         });
         match answers {
             Ok(answers) => answers
@@ -209,7 +208,9 @@ impl Runner for ComponentRunner {
                 .map(|(answer, call)| views::outcome(answer, call.message, &self.lane.terms, self.now))
                 .collect(),
             // Which of them did it? One to a batch, the innocent get their answers.
-            Err(Outcome::Failed(failure)) if failure.kind.is_crash() => calls.iter().map(|call| self.handle(call)).collect(),
+            Err(Outcome::Failed(failure)) if failure.kind.is_crash() => {
+                calls.iter().map(|call| self.handle(call)).collect()
+            }
             Err(failed) => calls.iter().map(|_| failed.clone()).collect(),
         }
     }
@@ -286,7 +287,9 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
     if !said.is_empty() {
         text = format!("{text}: {said}");
     }
-    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(|trace| bounded_text(&trace.to_string(), TRAP_BYTES_MAX, true));
+    let backtrace = error
+        .downcast_ref::<wasmtime::WasmBacktrace>()
+        .map(|trace| bounded_text(&trace.to_string(), TRAP_BYTES_MAX, true));
     views::failure(kind, &text, backtrace)
 }
 
