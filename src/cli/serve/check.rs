@@ -1,6 +1,6 @@
 //! `serve --check`: everything that a start would check, and nothing of what it would start.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
 
@@ -39,20 +39,9 @@ pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
 
 fn load(config: &Config, loader: Loader<'_>) -> Result<Plugins, Failure> {
     let directory = &config.plugins.directory;
-    let changes = match Directory::default().changes(directory) {
-        Ok(changes) => changes,
-        // It may be made while the engine runs.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => {
-            let message = format!("the plugins directory {} cannot be read: {error}", directory.display());
-            return Err(Failure::new(
-                Exit::Refused,
-                "PLUGINS_UNREADABLE",
-                message,
-                "let it be read, or set plugins.directory",
-            ));
-        }
-    };
+    super::readable(directory)?;
+    // One that is not there may be made while the engine runs.
+    let changes = Directory::default().changes(directory).unwrap_or_default();
     let files = changes.into_iter().filter_map(|change| match change {
         Change::Look { name, path, .. } => Some((name, path)),
         Change::Gone { .. } => None,

@@ -6,7 +6,12 @@ mod data;
 mod files;
 mod settings;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -62,6 +67,7 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     let first = context.load()?.config;
     let seen = Seen::look(first.file.as_deref(), &first.plugins.directory);
     let loaded = context.load()?;
+    readable(&loaded.config.plugins.directory)?;
     let logs = start_logs(&loaded.config, &context);
     loaded.warnings.iter().for_each(files::warn);
     let data = DataDirectory::open(&loaded.config.data_directory)?;
@@ -70,6 +76,19 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     // What is left is blocked in a system call, or was told to end at once.
     runtime.shutdown_background();
     exit
+}
+
+/// Refuses a plugins directory that is there and would never show its plugins. One that is not there may be made later.
+fn readable(directory: &Path) -> Result<(), Failure> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::new(
+            Exit::Refused,
+            "PLUGINS_UNREADABLE",
+            format!("the plugins directory {} cannot be read: {error}", directory.display()),
+            "let it be read, or set plugins.directory",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The runtime of everything that waits.
