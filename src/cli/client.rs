@@ -25,16 +25,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long to wait until an answer begins.
 const ANSWER: Duration = Duration::from_secs(60);
 /// No connection was made, so that the engine knows nothing of the call.
-pub const UNREACHABLE: &str = "UNREACHABLE";
+pub(super) const UNREACHABLE: &str = "UNREACHABLE";
 /// The connection ended in the midst of the call.
-pub const CUT_OFF: &str = "CUT_OFF";
+pub(super) const CUT_OFF: &str = "CUT_OFF";
 const START_ONE: &str = "start one with `helixmq serve`, or name another with --api";
 /// Longest answer that is read as a whole, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// A running engine.
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     agent: Agent,
     base: String,
     token: Option<String>,
@@ -42,7 +42,7 @@ pub struct Client {
 
 /// A document as the engine wrote it: its text is passed on unchanged, as numbers in it may be longer than ours.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(super) struct Document {
     /// JSON.
     pub text: String,
     /// The same, to look into.
@@ -56,14 +56,14 @@ impl Document {
 }
 
 /// Names and values behind the `?`.
-pub type Query = Vec<(&'static str, String)>;
+pub(super) type Query = Vec<(&'static str, String)>;
 
 impl Client {
     /// The engine that `--api` names, else the one of the configuration.
     ///
     /// # Errors
     /// The configuration is needed to find it, and refused; or the URL is none.
-    pub fn new(context: &Context) -> Result<Self, Failure> {
+    pub(super) fn new(context: &Context) -> Result<Self, Failure> {
         let token = std::env::var("HELIXMQ_TOKEN").ok().filter(|token| !token.is_empty());
         let (base, token) = match &context.api {
             // The configuration could only add a token.
@@ -105,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     /// What the status means.
-    pub fn get(&self, path: &str, query: &Query) -> Result<Document, Failure> {
+    pub(super) fn get(&self, path: &str, query: &Query) -> Result<Document, Failure> {
         self.document(self.ask(path, query)?)
     }
 
@@ -113,7 +113,11 @@ impl Client {
     ///
     /// # Errors
     /// What the status means; while reading, that the engine is gone.
-    pub fn get_lines(&self, path: &str, query: &Query) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
+    pub(super) fn get_lines(
+        &self,
+        path: &str,
+        query: &Query,
+    ) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
         Ok(self.lines(self.ask(path, query)?))
     }
 
@@ -121,7 +125,7 @@ impl Client {
     ///
     /// # Errors
     /// What the status means.
-    pub fn post(&self, path: &str, document: &Value) -> Result<Document, Failure> {
+    pub(super) fn post(&self, path: &str, document: &Value) -> Result<Document, Failure> {
         let request = self.agent.post(self.url(path)).content_type("application/json");
         let answer = self.authorized(request).send(document.to_string());
         self.document(self.checked(path, answer)?)
@@ -131,7 +135,12 @@ impl Client {
     ///
     /// # Errors
     /// What the status means; while reading, that the engine is gone.
-    pub fn post_lines(&self, path: &str, query: &Query, lines: &[u8]) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
+    pub(super) fn post_lines(
+        &self,
+        path: &str,
+        query: &Query,
+        lines: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Document, Failure>>, Failure> {
         let request = self.agent.post(self.url(path)).query_pairs(pairs(query)).content_type("application/x-ndjson");
         let answer = self.authorized(request).header("accept", "application/x-ndjson").send(lines);
         Ok(self.lines(self.checked(path, answer)?))
@@ -212,7 +221,8 @@ impl Client {
 
     /// What a status and its problem document mean. Source: RFC 9457.
     fn refused(&self, path: &str, status: StatusCode, problem: &Value) -> Failure {
-        let text = |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let text =
+            |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         let (exit, hint) = match status.as_u16() {
             401 => (Exit::NotAllowed, "set HELIXMQ_TOKEN to the engine's token"),
             403 => (Exit::NotAllowed, "use a token that may do this"),
@@ -233,7 +243,10 @@ impl Client {
 
 /// With port 0 the engine writes down which one it was given, and takes that away when it stops.
 fn not_running(config: &Config) -> Failure {
-    let message = format!("no engine of this configuration runs: it would write its address into {}", config.data_directory.display());
+    let message = format!(
+        "no engine of this configuration runs: it would write its address into {}",
+        config.data_directory.display()
+    );
     Failure::new(Exit::Unreachable, UNREACHABLE, message, START_ONE)
 }
 
@@ -261,7 +274,8 @@ mod tests {
         for (status, exit) in [(401, 6), (403, 6), (404, 5), (400, 1), (409, 1), (500, 1), (502, 4), (503, 4)] {
             assert_eq!(check(status, Value::Null).exit().code(), exit, "{status}");
         }
-        let said = check(404, json!({"title": "Not Found", "detail": "there is no queue \"a\"", "code": "QUEUE_NOT_FOUND"}));
+        let said =
+            check(404, json!({"title": "Not Found", "detail": "there is no queue \"a\"", "code": "QUEUE_NOT_FOUND"}));
         assert_eq!(said.to_json()["error"]["code"], "QUEUE_NOT_FOUND");
         assert_eq!(said.message(), "there is no queue \"a\"");
         assert_eq!(check(404, Value::Null).message(), "the engine at http://127.0.0.1:1 does not know /x");

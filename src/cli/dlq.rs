@@ -42,8 +42,8 @@ pub(super) struct Filter {
     /// Only with this reason code
     #[arg(long, value_name = "CODE")]
     reason: Option<String>,
-    /// Only messages of this type
-    #[arg(long = "type", value_name = "TYPE")]
+    /// Only messages whose type matches, such as `order.*`
+    #[arg(long = "type", value_name = "PATTERN")]
     kind: Option<String>,
     /// Not from before this time
     #[arg(long, value_name = "TIME", value_parser = arguments::time)]

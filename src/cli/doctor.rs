@@ -110,9 +110,7 @@ fn configuration(context: &Context) -> (Config, Vec<Finding>) {
             let findings = std::iter::once(Finding::ok(NAME, found)).chain(warnings).collect();
             (loaded.config, findings)
         }
-        Err(failure) => {
-            (Config::default(), vec![Finding::fail(NAME, failure.message(), "see `helixmq config check`")])
-        }
+        Err(failure) => (Config::default(), vec![Finding::fail(NAME, failure.message(), "see `helixmq config check`")]),
     }
 }
 
@@ -128,7 +126,11 @@ fn plugins(directory: &Path) -> Finding {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Finding::warn(NAME, format_args!("{shown} is not there"), "create it, or set plugins.directory")
         }
-        Err(error) => Finding::fail(NAME, format_args!("{shown} cannot be read: {error}"), "let this user read it, or set plugins.directory"),
+        Err(error) => Finding::fail(
+            NAME,
+            format_args!("{shown} cannot be read: {error}"),
+            "let this user read it, or set plugins.directory",
+        ),
     }
 }
 
@@ -153,17 +155,22 @@ fn port(config: &Config) -> Finding {
     const NAME: &str = "port";
     let address = engine_address(config);
     let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).http_status_as_error(false).proxy(None);
-    let answer = (address.port() != 0).then(|| agent.build().new_agent().get(format!("http://{address}/health")).call());
-    let document = answer.and_then(Result::ok).map(|answer| answer.into_body().into_with_config().limit(1 << 20).read_to_string());
-    let document: Option<serde_json::Value> = document.map(|text| text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+    let answer =
+        (address.port() != 0).then(|| agent.build().new_agent().get(format!("http://{address}/health")).call());
+    let document =
+        answer.and_then(Result::ok).map(|answer| answer.into_body().into_with_config().limit(1 << 20).read_to_string());
+    let document: Option<serde_json::Value> =
+        document.map(|text| text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
     match (document, TcpListener::bind(config.http.listen)) {
         (Some(document), _) if document.is_object() => {
             let status = document.get("status").and_then(serde_json::Value::as_str).unwrap_or("answering");
             Finding::ok(NAME, format_args!("an engine runs at {address}: {status}"))
         }
-        (Some(_), _) => {
-            Finding::fail(NAME, format_args!("something that is no engine answers at {address}"), "stop it, or set http.listen to a free port")
-        }
+        (Some(_), _) => Finding::fail(
+            NAME,
+            format_args!("something that is no engine answers at {address}"),
+            "stop it, or set http.listen to a free port",
+        ),
         (None, Ok(_)) => Finding::ok(NAME, format_args!("{} is free, no engine runs", config.http.listen)),
         (None, Err(error)) => Finding::fail(
             NAME,
@@ -176,7 +183,11 @@ fn port(config: &Config) -> Finding {
 fn engine() -> Finding {
     match ComponentEngine::new() {
         Ok(_) => Finding::ok("WebAssembly", "components can be run"),
-        Err(error) => Finding::fail("WebAssembly", format_args!("components cannot be run: {error:#}"), "lift the limit on address space (`ulimit -v unlimited`)"),
+        Err(error) => Finding::fail(
+            "WebAssembly",
+            format_args!("components cannot be run: {error:#}"),
+            "lift the limit on address space (`ulimit -v unlimited`)",
+        ),
     }
 }
 
@@ -196,9 +207,11 @@ fn address_space() -> Finding {
 fn open_files() -> Finding {
     const NAME: &str = "open files";
     match getrlimit(Resource::Nofile).current {
-        Some(files) if files < OPEN_FILES => {
-            Finding::warn(NAME, format_args!("limited to {files}"), format_args!("raise it to {OPEN_FILES} or more with `ulimit -n`"))
-        }
+        Some(files) if files < OPEN_FILES => Finding::warn(
+            NAME,
+            format_args!("limited to {files}"),
+            format_args!("raise it to {OPEN_FILES} or more with `ulimit -n`"),
+        ),
         Some(files) => Finding::ok(NAME, format_args!("{files} allowed")),
         None => Finding::ok(NAME, "not limited"),
     }
@@ -225,7 +238,9 @@ fn memory_reuse() -> Finding {
     } else {
         Finding::warn(
             NAME,
-            format_args!("Linux {release} does not tell which pages an instance touched, so that a new instance costs more"),
+            format_args!(
+                "Linux {release} does not tell which pages an instance touched, so that a new instance costs more"
+            ),
             "use Linux 6.7 or newer with /proc/self/pagemap readable, and avoid `isolation: message` until then",
         )
     }
@@ -243,7 +258,10 @@ fn file_watch(plugins: &Path) -> Finding {
         Ok(()) => Finding::ok(NAME, "the system tells of changed files at once"),
         Err(error) => Finding::warn(
             NAME,
-            format_args!("the system does not tell of changed files ({}), so that they are noticed within 2 s", io::Error::from(error)),
+            format_args!(
+                "the system does not tell of changed files ({}), so that they are noticed within 2 s",
+                io::Error::from(error)
+            ),
             "raise fs.inotify.max_user_instances and max_user_watches with sysctl",
         ),
     }
@@ -261,7 +279,11 @@ fn plugin_target() -> Finding {
         Ok(answer) if answer.status.success() && Path::new(String::from_utf8_lossy(&answer.stdout).trim()).is_dir() => {
             Finding::ok(NAME, "plugins can be built here from Rust")
         }
-        Ok(_) => Finding::warn(NAME, "plugins cannot be built here from Rust", "run `rustup target add wasm32-wasip2`, if they should be"),
+        Ok(_) => Finding::warn(
+            NAME,
+            "plugins cannot be built here from Rust",
+            "run `rustup target add wasm32-wasip2`, if they should be",
+        ),
         Err(_) => Finding::ok(NAME, "no Rust here, which only authors of plugins need"),
     }
 }

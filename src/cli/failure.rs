@@ -50,7 +50,7 @@ pub struct Failure {
     code: String,
     message: String,
     hint: String,
-    details: Option<Details>,
+    details: Option<Box<Details>>,
     silent: bool,
 }
 
@@ -74,7 +74,7 @@ impl Failure {
     #[must_use]
     pub fn with_details(mut self, text: impl Into<String>, name: &'static str, value: &impl Serialize) -> Self {
         let value = serde_json::to_value(value).unwrap_or_default();
-        self.details = Some(Details { text: text.into(), name, value });
+        self.details = Some(Box::new(Details { text: text.into(), name, value }));
         self
     }
 

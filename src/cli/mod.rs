@@ -86,12 +86,7 @@ enum Command {
     Bench(bench::Args),
     /// Compiles a plugin under limits: the engine calls it for itself.
     #[command(hide = true)]
-    CompileComponent {
-        input: PathBuf,
-        output: PathBuf,
-        cpu_seconds: u64,
-        memory_bytes: u64,
-    },
+    CompileComponent { input: PathBuf, output: PathBuf, cpu_seconds: u64, memory_bytes: u64 },
 }
 
 /// The command line as clap knows it, for documents that must not drift.
@@ -128,9 +123,18 @@ fn done(command: Command, context: Context) -> Result<Exit, Failure> {
         Command::Config(command) => config::run(&command, &context),
         Command::Bench(args) => {
             let measured = bench::run(&args).map_err(|error| {
-                Failure::new(Exit::Failed, "NOT_MEASURED", format!("nothing was measured: {error:#}"), "correct what it names")
+                Failure::new(
+                    Exit::Failed,
+                    "NOT_MEASURED",
+                    format!("nothing was measured: {error:#}"),
+                    "correct what it names",
+                )
             })?;
-            if context.output.json() { context.output.value(&measured)? } else { context.output.line(&measured)? }
+            if context.output.json() {
+                context.output.value(&measured)?
+            } else {
+                context.output.line(&measured)?
+            }
             Ok(Exit::Done)
         }
         Command::CompileComponent { input, output, cpu_seconds, memory_bytes } => {

@@ -98,7 +98,7 @@ impl Output {
 
 /// Text from elsewhere, so that it cannot move the cursor: control characters are escaped.
 #[must_use]
-pub fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() { safe.extend(character.escape_default()) } else { safe.push(character) }

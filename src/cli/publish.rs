@@ -114,7 +114,12 @@ impl Sending<'_> {
             }
         };
         let message = format!("it is not known whether lines {first} to {last} were published: {why}");
-        Err(Failure::new(exit, CUT_OFF, message, format!("publish again from line {first} on; with ids of your own, doubled messages show")))
+        Err(Failure::new(
+            exit,
+            CUT_OFF,
+            message,
+            format!("publish again from line {first} on; with ids of your own, doubled messages show"),
+        ))
     }
 
     fn send_and_hear(&mut self, batch: &Batch, unanswered: &mut BTreeSet<usize>) -> Result<(), Failure> {
@@ -123,7 +128,10 @@ impl Sending<'_> {
         for answer in answers {
             let answer = answer?.value;
             let place = answer.get("line").and_then(Value::as_u64).and_then(|line| usize::try_from(line).ok());
-            let Some(line) = place.and_then(|line| line.checked_sub(1)).and_then(|place| batch.numbers.get(place)) else { continue };
+            let Some(line) = place.and_then(|line| line.checked_sub(1)).and_then(|place| batch.numbers.get(place))
+            else {
+                continue;
+            };
             if !unanswered.remove(line) {
                 continue;
             }
@@ -134,7 +142,9 @@ impl Sending<'_> {
                 }
                 None => {
                     *failed += 1;
-                    bar.suspend(|| refused(context, *line, &text(&answer, &["/error/code"]), &text(&answer, &["/error/message"])))?;
+                    bar.suspend(|| {
+                        refused(context, *line, &text(&answer, &["/error/code"]), &text(&answer, &["/error/message"]))
+                    })?;
                 }
             }
         }
@@ -160,7 +170,11 @@ impl Sending<'_> {
 }
 
 fn confirmed(context: &Context, line: usize, id: &str) -> Result<(), Failure> {
-    if context.output.json() { context.output.value(&json!({ "line": line, "id": id })) } else { context.output.line(id) }
+    if context.output.json() {
+        context.output.value(&json!({ "line": line, "id": id }))
+    } else {
+        context.output.line(id)
+    }
 }
 
 fn refused(context: &Context, line: usize, code: &str, message: &str) -> Result<(), Failure> {
@@ -316,7 +330,12 @@ fn open(file: Option<&Path>, context: &Context) -> Result<(Lines, Option<u64>), 
 fn unreadable(file: Option<&Path>, error: &io::Error) -> Failure {
     let name = file.map_or("standard input".to_owned(), |file| file.display().to_string());
     let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
-    Failure::new(exit, "INPUT_UNREADABLE", format!("{name} cannot be read: {error}"), "let --file name a file that you may read")
+    Failure::new(
+        exit,
+        "INPUT_UNREADABLE",
+        format!("{name} cannot be read: {error}"),
+        "let --file name a file that you may read",
+    )
 }
 
 /// Progress, where standard error is a terminal.
@@ -353,7 +372,8 @@ mod tests {
 
     #[test]
     fn a_line_beyond_every_bound_is_named_and_the_next_one_goes_on() {
-        let long: &'static [u8] = Box::leak([vec![b'x'; LINE_BYTES_MAX + 9], b"\nb\n".to_vec()].concat().into_boxed_slice());
+        let long: &'static [u8] =
+            Box::leak([vec![b'x'; LINE_BYTES_MAX + 9], b"\nb\n".to_vec()].concat().into_boxed_slice());
         let batch = lines(long, false).next_batch().unwrap();
         assert_eq!((batch.too_long, batch.numbers), (vec![1], vec![2]));
     }
@@ -371,7 +391,10 @@ mod tests {
         let check = |line: &str, wanted: &str| {
             assert_eq!(String::from_utf8(with_defaults(line.as_bytes(), &args)).unwrap(), wanted);
         };
-        check(r#"{"type":"x","n":12345678901234567890123}"#, r#"{"key":"k","metadata":{"a":"1"},"n":12345678901234567890123,"type":"x"}"#);
+        check(
+            r#"{"type":"x","n":12345678901234567890123}"#,
+            r#"{"key":"k","metadata":{"a":"1"},"n":12345678901234567890123,"type":"x"}"#,
+        );
         check(r#"{"headers":[["a","2"]],"key":null}"#, r#"{"headers":[["a","2"]],"key":null,"type":"order"}"#);
         check(r#"{"metadata":{"b":2},"key":"x"}"#, r#"{"key":"x","metadata":{"a":"1","b":2},"type":"order"}"#);
         check("[1]", "[1]");

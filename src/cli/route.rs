@@ -140,13 +140,17 @@ fn explain(args: &Explain, context: &Context) -> Result<Exit, Failure> {
     } else {
         context.output.line(&outcome)?;
         for asked in &asked {
-            let why = asked.objection.as_deref().map_or("takes it".to_owned(), |objection| format!("does not take it: {objection}"));
+            let why = asked
+                .objection
+                .as_deref()
+                .map_or("takes it".to_owned(), |objection| format!("does not take it: {objection}"));
             context.output.line(super::output::safe(&format!("  {}: {why}", asked.route.name)))?;
         }
         if let (Some(route), Some(serving)) = (&taken, &serving) {
             say_handler(context, &route.handler, file.as_deref(), serving)?;
         }
-        let rows: Vec<_> = values.into_iter().map(|shown| [shown.path, shown.value, shown.origin.to_string()]).collect();
+        let rows: Vec<_> =
+            values.into_iter().map(|shown| [shown.path, shown.value, shown.origin.to_string()]).collect();
         if !rows.is_empty() {
             context.output.line("")?;
             context.output.table(["VALUE", "IS", "FROM"], &rows)?;
@@ -174,7 +178,10 @@ fn outcome(loaded: &Loaded, source: &Address, asked: &[Asked], taken: Option<&Ro
     match (taken, asked.first()) {
         (Some(route), _) => format!("takes route {}, handled by {}{disabled}", route.name, route.handler),
         (None, Some(first)) => {
-            format!("no route takes it: it becomes a dead letter with code NO_ROUTE in {}{disabled}", first.route.dead_letter)
+            format!(
+                "no route takes it: it becomes a dead letter with code NO_ROUTE in {}{disabled}",
+                first.route.dead_letter
+            )
         }
         (None, None) => format!("no route reads {source}: it stays there"),
     }
@@ -200,7 +207,8 @@ fn on_disk(plugins: &Path, handler: &str) -> Option<String> {
 
 /// What the running engine says.
 fn serving(args: &Explain, source: &Address, context: &Context) -> Result<Value, Failure> {
-    let headers: serde_json::Map<_, _> = args.headers.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let headers: serde_json::Map<_, _> =
+        args.headers.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let mut asked = json!({ "type": args.kind, "key": args.key, "headers": headers });
     if let Some(asked) = asked.as_object_mut() {
         asked.retain(|_, value| !value.is_null());
@@ -209,10 +217,17 @@ fn serving(args: &Explain, source: &Address, context: &Context) -> Result<Value,
     Ok(Client::new(context)?.post("/v1/messaging/routes/explain", &asked)?.value)
 }
 
-fn say_handler(context: &Context, handler: &str, file: Option<&str>, serving: &Result<Value, Failure>) -> Result<(), Failure> {
+fn say_handler(
+    context: &Context,
+    handler: &str,
+    file: Option<&str>,
+    serving: &Result<Value, Failure>,
+) -> Result<(), Failure> {
     match file {
         Some(digest) => context.output.line(format_args!("  {handler}.wasm in the plugins directory is {digest}"))?,
-        None => context.output.line(format_args!("  {handler}.wasm is not in the plugins directory: messages wait for it"))?,
+        None => context
+            .output
+            .line(format_args!("  {handler}.wasm is not in the plugins directory: messages wait for it"))?,
     }
     match serving {
         Ok(answer) => {
@@ -246,7 +261,10 @@ routes:
 
     fn check(source: &str, kind: &str, headers: &[(&str, &str)], wanted: &str, objections: &[&str]) {
         let (loaded, source) = (loaded(), source.parse().unwrap());
-        let message = Message { headers: headers.iter().collect::<Vec<_>>().into_iter().copied().collect(), ..Message::new(kind, Vec::new(), 0) };
+        let message = Message {
+            headers: headers.iter().collect::<Vec<_>>().into_iter().copied().collect(),
+            ..Message::new(kind, Vec::new(), 0)
+        };
         let asked = ask(&loaded, &source, &message);
         let taken = asked.last().filter(|last| last.objection.is_none()).map(|last| &*last.route);
         assert_eq!(outcome(&loaded, &source, &asked, taken), wanted);
@@ -270,7 +288,9 @@ routes:
     #[test]
     fn every_value_of_the_route_has_its_origin() {
         let values = values(&loaded(), "any");
-        let find = |path: &str| values.iter().find(|shown| shown.path == path).map(|shown| (shown.value.as_str(), shown.origin.to_string()));
+        let find = |path: &str| {
+            values.iter().find(|shown| shown.path == path).map(|shown| (shown.value.as_str(), shown.origin.to_string()))
+        };
         assert_eq!(find("retry.delay_ms"), Some(("50", "x.yaml:4".to_owned())));
         assert_eq!(find("timeout_ms"), Some(("30000", "default".to_owned())));
         assert_eq!(find("handler"), Some(("fast", "x.yaml:4".to_owned())));

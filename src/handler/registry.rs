@@ -168,7 +168,13 @@ impl Slot {
         });
         self.serving.store(Some(Arc::clone(&version)));
         let digest = Some(version.handler.identity().digest.clone());
-        self.note(Receipt { at: version.since, digest, took: Duration::ZERO, cached: true, result: ReloadResult::RolledBack });
+        self.note(Receipt {
+            at: version.since,
+            digest,
+            took: Duration::ZERO,
+            cached: true,
+            result: ReloadResult::RolledBack,
+        });
         self.changed.send_modify(|generation| *generation += 1);
         Some(version)
     }

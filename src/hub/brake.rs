@@ -162,7 +162,12 @@ mod tests {
     use super::*;
 
     fn brake() -> Brake {
-        Brake::new(CrashBudget { failures_max: 3, probes_max: 2, probe_interval: Duration::ZERO, ..CrashBudget::default() })
+        Brake::new(CrashBudget {
+            failures_max: 3,
+            probes_max: 2,
+            probe_interval: Duration::ZERO,
+            ..CrashBudget::default()
+        })
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use super::{
     brake::Crashed,
     held::{Sequence, sequence},
-    lane::{SETBACK, Shared},
+    parts::{Parts, SETBACK},
+    verdict::Verdict,
 };
 use crate::{
     broker::Delivery,
@@ -14,42 +15,36 @@ use crate::{
     message::{FailureKind, Message, Outcome, ReasonCode, UnixMs},
 };
 
-/// What is known about one delivery of a batch before it is settled.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    /// The handler was called, and this is how it ended.
-    Ran(Outcome),
-    /// It must not be handled, whatever the handler would say.
-    Dead(ReasonCode, String),
-    /// It was not tried: it goes back as the same attempt after a while.
-    NotTried(Duration),
-    /// It waits here behind one of its sequence.
-    Behind(Sequence),
-}
-
 /// Why a delivery must not be handled, where there is a reason.
-fn objection(shared: &Shared, delivery: &Delivery, now: UnixMs) -> Option<Verdict> {
+fn objection(shared: &Parts, delivery: &Delivery, now: UnixMs) -> Option<Verdict> {
     let message: &Message = &delivery.message;
     if message.expired(now) {
         let late = now.saturating_sub(message.expires_at.unwrap_or(now));
-        return Some(Verdict::Dead(ReasonCode::MessageExpired, format!("expired {late} ms before it could be handled")));
+        return Some(Verdict::Dead(
+            ReasonCode::MessageExpired,
+            format!("expired {late} ms before it could be handled"),
+        ));
     }
     let hops = message.hops();
     if hops > shared.route.terms.limits.hops_max {
-        let text = format!("descends from {hops} handlers' results; at most {} are allowed", shared.route.terms.limits.hops_max);
+        let text = format!(
+            "descends from {hops} handlers' results; at most {} are allowed",
+            shared.route.terms.limits.hops_max
+        );
         return Some(Verdict::Dead(ReasonCode::LoopDetected, text));
     }
     if delivery.attempt > shared.route.retry.attempts_for(message.retries_max) {
         // The attempts were used up by something that left no answer: a crash of the engine, or a lost lease.
         let last = delivery.failures.last();
         let code = last.map_or(ReasonCode::HandlerUnavailable, |failure| failure.code);
-        let text = last.map_or_else(|| "its attempts ended without an answer".to_owned(), |failure| failure.text.clone());
+        let text =
+            last.map_or_else(|| "its attempts ended without an answer".to_owned(), |failure| failure.text.clone());
         return Some(Verdict::Dead(code, text));
     }
     None
 }
 
-fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
+fn call<'a>(shared: &'a Parts, delivery: &'a Delivery) -> Call<'a> {
     Call {
         message: &delivery.message,
         source: &shared.route.source.address,
@@ -59,7 +54,13 @@ fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
     }
 }
 
-pub(super) fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
+pub(super) fn handle_each(
+    shared: &Parts,
+    runner: &mut Box<dyn Runner>,
+    batch: &[Delivery],
+    now: UnixMs,
+    verdicts: &mut Vec<Verdict>,
+) {
     let order = shared.route.order;
     let mut waiting: Vec<Sequence> = Vec::new();
     let mut stopped = None;
@@ -78,7 +79,8 @@ pub(super) fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
         };
         // Whatever is tried again holds those behind it. (A last attempt is not, but `decide` has yet to say so: the
         // follower then waits for a moment only.)
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
+        let tried_again =
+            matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
         if tried_again && let Some(sequence) = sequence(order, delivery) {
             waiting.push(sequence);
         }
@@ -86,7 +88,13 @@ pub(super) fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
     }
 }
 
-pub(super) fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
+pub(super) fn handle_many(
+    shared: &Parts,
+    runner: &mut Box<dyn Runner>,
+    batch: &[Delivery],
+    now: UnixMs,
+    verdicts: &mut Vec<Verdict>,
+) {
     let order = shared.route.order;
     let objections: Vec<Option<Verdict>> = batch.iter().map(|delivery| objection(shared, delivery, now)).collect();
     let calls: Vec<Call<'_>> = batch
@@ -121,7 +129,8 @@ pub(super) fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
             Some(outcome) => verdict_of(shared, outcome),
             None => Verdict::NotTried(stopped.unwrap_or_default()),
         });
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
+        let tried_again =
+            matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
         if let Some(sequence) = sequence.filter(|_| tried_again) {
             waiting.push(sequence);
         }
@@ -130,7 +139,7 @@ pub(super) fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: 
 }
 
 /// Tells the brake how a call ended. An answer means: the rest of the batch is not tried, and comes back after that.
-fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
+fn after_call(shared: &Parts, outcome: &Outcome) -> Option<Duration> {
     let crash = matches!(outcome, Outcome::Failed(failure) if failure.kind.is_crash());
     if !crash {
         if !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable) {
@@ -152,8 +161,12 @@ fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
             shared.meters.brake.set(2);
             let generation = shared.slot.serving().map_or(0, |version| version.generation);
             match shared.slot.roll_back(generation, route.crash_budget.rollback_within) {
-                Some(version) => tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again"),
-                None => tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes"),
+                Some(version) => {
+                    tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
+                }
+                None => {
+                    tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
+                }
             }
         }
     }
@@ -162,7 +175,7 @@ fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
 
 /// Whether a call was not made at all, and when to try again: there was no instance to make it on, or the engine is
 /// stopping and ended it. Neither is the message's fault: it waits, and no attempt is used.
-fn not_made(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
+fn not_made(shared: &Parts, outcome: &Outcome) -> Option<Duration> {
     match outcome {
         Outcome::Failed(_) if shared.context.ending.load(Ordering::Relaxed) => Some(Duration::ZERO),
         Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => Some(SETBACK),
@@ -170,7 +183,7 @@ fn not_made(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
     }
 }
 
-fn verdict_of(shared: &Shared, outcome: Outcome) -> Verdict {
+fn verdict_of(shared: &Parts, outcome: Outcome) -> Verdict {
     if let Outcome::Failed(failure) = &outcome
         && failure.kind == FailureKind::Unavailable
     {

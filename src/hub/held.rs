@@ -66,7 +66,13 @@ impl Held {
     }
 
     /// Puts a delivery, or several of one sequence, behind those that wait, or begins to wait.
-    pub(super) fn park(&mut self, sequence: Sequence, deliveries: Deliveries, due: Instant, failure: Option<FailedAttempt>) {
+    pub(super) fn park(
+        &mut self,
+        sequence: Sequence,
+        deliveries: Deliveries,
+        due: Instant,
+        failure: Option<FailedAttempt>,
+    ) {
         self.count += deliveries.len();
         match self.waiting.get_mut(&sequence) {
             Some(waiting) => {
@@ -88,7 +94,8 @@ impl Held {
 
     /// Takes a sequence that is due: its deliveries, and what the next attempt of the first is counted with.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<(Deliveries, Option<FailedAttempt>)> {
-        let sequence = self.waiting.iter().find(|(_, waiting)| waiting.due <= now).map(|(sequence, _)| sequence.clone())?;
+        let sequence =
+            self.waiting.iter().find(|(_, waiting)| waiting.due <= now).map(|(sequence, _)| sequence.clone())?;
         let waiting = self.waiting.remove(&sequence)?;
         self.count -= waiting.deliveries.len();
         Some((waiting.deliveries, waiting.failure))

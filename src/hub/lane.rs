@@ -3,24 +3,23 @@
 //! it that the others run.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    brake::{Brake, BrakeState, Permit},
-    calls::{self, Verdict},
-    effects,
+    brake::{BrakeState, Permit},
+    calls, effects,
     feed::{Feed, Seat, Taken},
     held::{Held, Sequence, sequence},
     letters,
-    meters::Meters,
+    parts::{Parts, SETBACK},
+    verdict::Verdict,
 };
 use crate::{
-    broker::{BatchMax, Broker, Deliveries, Delivery},
-    handler::{LaneContext, Runner, Slot, Version},
+    broker::{BatchMax, Deliveries, Delivery},
+    handler::{Runner, Version},
     message::{FailedAttempt, FailureKind, Message, Outcome, Settlement, UnixMs, now_ms},
-    route::Route,
     settle::{self, Decision},
     telemetry::metrics,
 };
@@ -32,23 +31,10 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long a batch should take in its handler: a slow handler takes fewer at a time, so that nothing waits behind it
 /// while another lane is free.
 const BATCH_TIME: Duration = Duration::from_millis(4);
-/// How long a delivery waits whose dead letter could not be kept, or whose handler cannot be run.
-pub(super) const SETBACK: Duration = Duration::from_secs(1);
-
-/// What all lanes of one route share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) broker: Arc<dyn Broker>,
-    pub(super) route: Arc<Route>,
-    pub(super) slot: Arc<Slot>,
-    pub(super) brake: Arc<Brake>,
-    pub(super) context: LaneContext,
-    pub(super) meters: Meters,
-}
 
 /// A thread's worth of a route.
 pub(super) struct Lane {
-    shared: Arc<Shared>,
+    shared: Arc<Parts>,
     feed: Arc<Feed>,
     seat: Seat,
     runner: Option<(Arc<Version>, Box<dyn Runner>)>,
@@ -58,7 +44,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(shared: Arc<Shared>, feed: Arc<Feed>, seat: Seat) -> Self {
+    pub(super) fn new(shared: Arc<Parts>, feed: Arc<Feed>, seat: Seat) -> Self {
         Self { shared, feed, seat, runner: None, held: Held::default(), mean: Duration::from_micros(250) }
     }
 
@@ -66,8 +52,7 @@ impl Lane {
     pub(super) fn run(mut self) {
         let runtime = self.shared.context.runtime.clone();
         let _guard = runtime.enter();
-        loop {
-            let Some(count) = runtime.block_on(self.until_permitted()) else { break };
+        while let Some(count) = runtime.block_on(self.until_permitted()) {
             if let Some((deliveries, failure)) = self.held.take_due(Instant::now()) {
                 self.try_again(deliveries, failure);
                 continue;
@@ -177,7 +162,11 @@ impl Lane {
         let order = self.shared.route.order;
         let mut rest = Deliveries::none();
         for one in batch.into_each() {
-            let waits = one.as_slice().first().and_then(|delivery| sequence(order, delivery)).filter(|sequence| self.held.holds(sequence));
+            let waits = one
+                .as_slice()
+                .first()
+                .and_then(|delivery| sequence(order, delivery))
+                .filter(|sequence| self.held.holds(sequence));
             match waits {
                 Some(sequence) => self.held.park(sequence, one, Instant::now(), None),
                 None => rest = joined(rest, one),
@@ -247,7 +236,9 @@ impl Lane {
     }
 
     fn publish_results(&mut self, batch: &Deliveries, verdicts: &mut [Verdict]) {
-        let any = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
+        let any = verdicts
+            .iter()
+            .any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
         if any {
             let shared = &self.shared;
             shared.context.runtime.block_on(effects::publish_results(&*shared.broker, &shared.route, batch, verdicts));
@@ -262,7 +253,8 @@ impl Lane {
             let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
             if failed.contains(&sequence) {
                 *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed) {
+            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed)
+            {
                 failed.push(sequence);
             }
         }
@@ -274,7 +266,7 @@ impl Lane {
             Verdict::Ran(Outcome::Done(_)) => Decision { settlement: Settlement::Accept, cause: None },
             Verdict::Ran(outcome) => {
                 let attempts_max = retry.attempts_for(delivery.message.retries_max);
-                settle::decide(outcome, delivery.attempt, attempts_max, retry, now, effects::random())
+                settle::decide(outcome, delivery.attempt, attempts_max, retry, now, crate::message::random())
             }
             Verdict::Dead(code, text) => {
                 Decision { settlement: Settlement::DeadLetter { code: *code }, cause: Some(text.clone()) }
@@ -288,7 +280,12 @@ impl Lane {
     /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back.
     fn keep_dead_letters(&self, batch: &Deliveries, verdicts: &[Verdict], decisions: &mut [Decision], now: UnixMs) {
         let dead: Vec<usize> = (0..decisions.len())
-            .filter(|place| matches!(decisions.get(*place).map(|decision| &decision.settlement), Some(Settlement::DeadLetter { .. })))
+            .filter(|place| {
+                matches!(
+                    decisions.get(*place).map(|decision| &decision.settlement),
+                    Some(Settlement::DeadLetter { .. })
+                )
+            })
             .collect();
         if dead.is_empty() {
             return;
@@ -307,10 +304,11 @@ impl Lane {
             })
             .collect();
         let shared = &self.shared;
-        let kept = shared
-            .context
-            .runtime
-            .block_on(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
+        let kept = shared.context.runtime.block_on(effects::keep_dead_letters(
+            &*shared.broker,
+            &shared.route.dead_letter,
+            letters,
+        ));
         for (place, kept) in dead.into_iter().zip(kept) {
             if let Some(decision) = decisions.get_mut(place)
                 && !kept
@@ -335,7 +333,12 @@ impl Lane {
     }
 
     /// Takes out of a batch what waits on this lane to keep its order.
-    fn hold_back(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>) -> (Deliveries, Vec<Settlement>) {
+    fn hold_back(
+        &mut self,
+        batch: Deliveries,
+        verdicts: Vec<Verdict>,
+        decisions: Vec<Decision>,
+    ) -> (Deliveries, Vec<Settlement>) {
         let order = self.shared.route.order;
         let waits = |delivery: &Delivery, verdict: &Verdict, decision: &Decision| match verdict {
             Verdict::Behind(sequence) => Some((sequence.clone(), Duration::ZERO, None)),
@@ -347,8 +350,13 @@ impl Lane {
                 _ => None,
             },
         };
-        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> =
-            batch.as_slice().iter().zip(&verdicts).zip(&decisions).map(|((delivery, verdict), decision)| waits(delivery, verdict, decision)).collect();
+        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> = batch
+            .as_slice()
+            .iter()
+            .zip(&verdicts)
+            .zip(&decisions)
+            .map(|((delivery, verdict), decision)| waits(delivery, verdict, decision))
+            .collect();
         if waiting.iter().all(Option::is_none) {
             return (batch, decisions.into_iter().map(|decision| decision.settlement).collect());
         }
@@ -379,6 +387,3 @@ fn joined(mut first: Deliveries, more: Deliveries) -> Deliveries {
     drop(first.append(more));
     first
 }
-
-/// Set when the grace period of a drain is over: running calls are ended.
-pub(super) type Ending = Arc<AtomicBool>;

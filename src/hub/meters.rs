@@ -51,7 +51,8 @@ impl Meters {
             match &decision.settlement {
                 Settlement::Accept => accepted += 1,
                 Settlement::Redeliver { failure, .. } => {
-                    let ended = if failure.code == ReasonCode::HandlerRetryExhausted { &self.retry } else { &self.failed };
+                    let ended =
+                        if failure.code == ReasonCode::HandlerRetryExhausted { &self.retry } else { &self.failed };
                     ended.inc();
                     metrics().retries.with_label_values(&[name, failure.code.as_str()]).inc();
                 }
@@ -64,7 +65,8 @@ impl Meters {
             }
         }
         self.done.inc_by(accepted);
-        let released = decisions.iter().filter(|decision| matches!(decision.settlement, Settlement::Release { .. })).count();
+        let released =
+            decisions.iter().filter(|decision| matches!(decision.settlement, Settlement::Release { .. })).count();
         self.consumed.inc_by(batch.len().saturating_sub(released) as u64);
         let oldest = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).min().unwrap_or(now);
         self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -16,17 +15,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    brake::BrakeState,
-    lane::Ending,
     outlet::BrokerOutlet,
+    parts::Ending,
     plugins::{Loader, LoaderSettings},
-    running::{LaneEnd, Running},
+    running::{LaneEnd, RouteStatus, Running},
 };
 use crate::{
     broker::{Broker, BrokerError, Declaration},
     handler::{
-        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms,
-        component::ComponentEngine,
+        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
     route::RouteTable,
@@ -88,23 +85,6 @@ pub struct Hub {
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
-}
-
-/// How one route is doing.
-#[derive(Clone, Debug, Serialize)]
-pub struct RouteStatus {
-    /// Its name.
-    pub route: Arc<str>,
-    /// Where it reads.
-    pub source: Address,
-    /// Its handler.
-    pub handler: Arc<str>,
-    /// Whether a version of it serves.
-    pub serving: bool,
-    /// Whether it is slowed or held.
-    pub brake: BrakeState,
-    /// Its lanes that run.
-    pub lanes: usize,
 }
 
 enum Command {
@@ -352,7 +332,8 @@ impl Supervisor {
             .cloned()
             .collect();
         let grace = settings.grace;
-        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) = loader_settings(&settings, &self.program);
+        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
+            loader_settings(&settings, &self.program);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
         self.drain(&stopping, grace, lane_ends).await;
         self.start_missing(&settings.routes).await?;
@@ -371,7 +352,9 @@ impl Supervisor {
             }
             let contexts = of_source
                 .iter()
-                .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms))))
+                .map(|route| {
+                    (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms)))
+                })
                 .collect();
             let running = Running::start(&self.broker, source, contexts, &self.lane_ended)
                 .await
@@ -388,7 +371,9 @@ impl Supervisor {
                 running.stop_taking();
             }
         }
-        let left = |supervisor: &Self| which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>();
+        let left = |supervisor: &Self| {
+            which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>()
+        };
         let all_ended = async {
             while left(self) > 0 {
                 match tokio::time::timeout(STATS_EVERY, lane_ends.recv()).await {
@@ -399,7 +384,10 @@ impl Supervisor {
             }
         };
         if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(lanes = left(self), "calls are still running after the grace period of {grace:?}: they are ended, their messages go back");
+            tracing::warn!(
+                lanes = left(self),
+                "calls are still running after the grace period of {grace:?}: they are ended, their messages go back"
+            );
             self.ending.store(true, Ordering::Relaxed);
             let ended = async {
                 while left(self) > 0 {

@@ -28,7 +28,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let file = &args.file;
     if !file.exists() {
         let message = format!("there is no file {}", file.display());
-        return Err(Failure::new(Exit::NotFound, "PLUGIN_NOT_FOUND", message, "build the plugin, and name the file that the build made"));
+        return Err(Failure::new(
+            Exit::NotFound,
+            "PLUGIN_NOT_FOUND",
+            message,
+            "build the plugin, and name the file that the build made",
+        ));
     }
     let config = config(context);
     let scratch = tempfile::Builder::new().prefix("helixmq-check-").tempdir().map_err(|error| {
@@ -73,7 +78,9 @@ pub(in crate::cli) fn refused(file: &Path, error: &LoadError) -> Failure {
         LoadError::OtherVersion { .. } => ("OTHER_VERSION", "build it against the wit/ of this engine"),
         LoadError::NotOffered { .. } => ("NOT_OFFERED", "build it without what needs that import"),
         LoadError::TooLarge { .. } => ("TOO_LARGE", "make it smaller, with `opt-level`, `lto` and `strip`"),
-        LoadError::OtherDigest { .. } => ("OTHER_DIGEST", "bring the file that was agreed on, or change sha256 in its settings"),
+        LoadError::OtherDigest { .. } => {
+            ("OTHER_DIGEST", "bring the file that was agreed on, or change sha256 in its settings")
+        }
         LoadError::Compile(_) => ("NOT_COMPILED", "see docs/configuration.md for plugins.loading"),
         LoadError::Link(_) => ("NOT_LINKED", "build it against the wit/ of this engine"),
         LoadError::Start(_) => ("NOT_STARTED", "look at its `init` and at its settings under plugins.settings"),

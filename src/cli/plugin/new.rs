@@ -1,6 +1,9 @@
 //! `plugin new`: a plugin to begin with, and the contract beside it.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -55,9 +58,12 @@ enum Language {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
-    let (name, template) = (&args.name, match args.language {
-        Language::Rust => RUST,
-    });
+    let (name, template) = (
+        &args.name,
+        match args.language {
+            Language::Rust => RUST,
+        },
+    );
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || name.len() > 64 || !name.chars().all(allowed) {
         let hint = "begin with a letter and use letters, digits, '-' and '_', at most 64";
@@ -65,10 +71,18 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     }
     let directory = PathBuf::from(name);
     write(&directory, name, template).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::new(Exit::Failed, "EXISTS", format!("{name} is there already"), "choose another name, or move it away")
-        }
-        _ => Failure::new(Exit::Failed, "NOT_WRITTEN", format!("{name} cannot be written: {error}"), "go to a directory that you may write"),
+        io::ErrorKind::AlreadyExists => Failure::new(
+            Exit::Failed,
+            "EXISTS",
+            format!("{name} is there already"),
+            "choose another name, or move it away",
+        ),
+        _ => Failure::new(
+            Exit::Failed,
+            "NOT_WRITTEN",
+            format!("{name} cannot be written: {error}"),
+            "go to a directory that you may write",
+        ),
     })?;
     let steps = steps(name);
     if context.output.json() {

@@ -1,6 +1,6 @@
 //! `serve --check`: everything that a start would check, and nothing of what it would start.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
 
@@ -23,7 +23,9 @@ pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
     settings::broker(&config)
         .map_err(|error| Failure::new(Exit::Refused, "INVALID_CONFIG", error.to_string(), "correct `embedded`"))?;
     let cache = settings::cache_directory(&config);
-    data::make(&config.data_directory).and_then(|()| data::make(&cache)).map_err(|error| data::unusable(&cache, &error))?;
+    data::make(&config.data_directory)
+        .and_then(|()| data::make(&cache))
+        .map_err(|error| data::unusable(&cache, &error))?;
     let plugins = load(&config, Loader::new(&config, cache)?)?;
     let refusals = refusals(&config, &plugins);
     show(context, &config, &plugins)?;
@@ -37,15 +39,9 @@ pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
 
 fn load(config: &Config, loader: Loader<'_>) -> Result<Plugins, Failure> {
     let directory = &config.plugins.directory;
-    let changes = match Directory::default().changes(directory) {
-        Ok(changes) => changes,
-        // It may be made while the engine runs.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => {
-            let message = format!("the plugins directory {} cannot be read: {error}", directory.display());
-            return Err(Failure::new(Exit::Refused, "PLUGINS_UNREADABLE", message, "let it be read, or set plugins.directory"));
-        }
-    };
+    super::readable(directory)?;
+    // One that is not there may be made while the engine runs.
+    let changes = Directory::default().changes(directory).unwrap_or_default();
     let files = changes.into_iter().filter_map(|change| match change {
         Change::Look { name, path, .. } => Some((name, path)),
         Change::Gone { .. } => None,
@@ -55,12 +51,16 @@ fn load(config: &Config, loader: Loader<'_>) -> Result<Plugins, Failure> {
 
 /// Plugins that would not serve, and routes whose plugin cannot handle what they read.
 fn refusals(config: &Config, plugins: &Plugins) -> Vec<String> {
-    let of_plugins = plugins.iter().filter_map(|(name, loaded)| Some(format!("plugin {name}: {}", loaded.as_ref().err()?)));
+    let of_plugins =
+        plugins.iter().filter_map(|(name, loaded)| Some(format!("plugin {name}: {}", loaded.as_ref().err()?)));
     let of_routes = config.routes.iter().filter_map(|route| {
         let component = plugins.get(&*route.handler)?.as_ref().ok()?;
         let address = &route.source.address;
         (!component.handles(address.kind)).then(|| {
-            format!("route {}: its handler {} does not handle what comes from a {}, as {address} is", route.name, route.handler, address.kind)
+            format!(
+                "route {}: its handler {} does not handle what comes from a {}, as {address} is",
+                route.name, route.handler, address.kind
+            )
         })
     });
     of_plugins.chain(of_routes).collect()
@@ -96,7 +96,9 @@ fn show(context: &Context, config: &Config, plugins: &Plugins) -> Result<(), Fai
                 Err(error) => json!({ "plugin": name, "state": "refused", "reason": error.to_string() }),
             })
             .collect();
-        return context.output.value(&json!({ "enabled": config.enabled, "listen": config.http.listen, "routes": routes, "plugins": plugins }));
+        return context.output.value(
+            &json!({ "enabled": config.enabled, "listen": config.http.listen, "routes": routes, "plugins": plugins }),
+        );
     }
     let mut rows: Vec<_> = config
         .routes
@@ -104,7 +106,13 @@ fn show(context: &Context, config: &Config, plugins: &Plugins) -> Result<(), Fai
         .map(|route| {
             let (state, digest) = state(&route.handler);
             let digest = digest.map_or_else(|| "-".to_owned(), |digest| digest.chars().take(12).collect());
-            [route.name.to_string(), route.source.address.to_string(), route.handler.to_string(), state.to_owned(), digest]
+            [
+                route.name.to_string(),
+                route.source.address.to_string(),
+                route.handler.to_string(),
+                state.to_owned(),
+                digest,
+            ]
         })
         .collect();
     let routed = |name: &str| config.routes.iter().any(|route| &*route.handler == name);

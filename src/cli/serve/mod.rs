@@ -6,7 +6,12 @@ mod data;
 mod files;
 mod settings;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -62,6 +67,7 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     let first = context.load()?.config;
     let seen = Seen::look(first.file.as_deref(), &first.plugins.directory);
     let loaded = context.load()?;
+    readable(&loaded.config.plugins.directory)?;
     let logs = start_logs(&loaded.config, &context);
     loaded.warnings.iter().for_each(files::warn);
     let data = DataDirectory::open(&loaded.config.data_directory)?;
@@ -72,10 +78,28 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     exit
 }
 
+/// Refuses a plugins directory that is there and would never show its plugins. One that is not there may be made later.
+fn readable(directory: &Path) -> Result<(), Failure> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::new(
+            Exit::Refused,
+            "PLUGINS_UNREADABLE",
+            format!("the plugins directory {} cannot be read: {error}", directory.display()),
+            "let it be read, or set plugins.directory",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The runtime of everything that waits.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Failure::new(Exit::Failed, "NO_THREADS", format!("the system gives no threads: {error}"), "raise the limit on threads")
+        Failure::new(
+            Exit::Failed,
+            "NO_THREADS",
+            format!("the system gives no threads: {error}"),
+            "raise the limit on threads",
+        )
     })
 }
 
@@ -89,7 +113,13 @@ fn start_logs(config: &Config, context: &Context) -> Option<Logs> {
     started.map_err(|error| context.output.note(format_args!("warning: logs stay as they are: {error}"))).ok()
 }
 
-async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<Logs>, context: Context) -> Result<Exit, Failure> {
+async fn engine(
+    loaded: Loaded,
+    seen: Seen,
+    data: &DataDirectory,
+    logs: Option<Logs>,
+    context: Context,
+) -> Result<Exit, Failure> {
     let config = loaded.config;
     let mut signals = Signals::new()?;
     let hang_up = signal(SignalKind::hangup()).map_err(|error| no_signals(&error))?;
@@ -98,9 +128,15 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     let token = token(&config, data)?;
     let cache = settings::cache_directory(&config);
     data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
-    let broker = settings::broker(&config).map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
+    let broker = settings::broker(&config)
+        .map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
     let program = std::env::current_exe().map_err(|error| {
-        Failure::new(Exit::Failed, "NO_PROGRAM", format!("the engine's own program cannot be found: {error}"), "start it by its full path")
+        Failure::new(
+            Exit::Failed,
+            "NO_PROGRAM",
+            format!("the engine's own program cannot be found: {error}"),
+            "start it by its full path",
+        )
     })?;
     let hub = Hub::start(Arc::new(broker), settings::hub(&config), Vec::new(), program).await;
     let hub = Arc::new(hub.map_err(|error| not_started(&error))?);
@@ -128,7 +164,10 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     let why = wait(&hub, &mut signals, &mut answering, &mut watching).await;
     drop(watching);
     http_stop.cancel();
-    tracing::info!("draining: nothing new is taken, calls may end within {:?}; a second signal ends them", config.shutdown_grace);
+    tracing::info!(
+        "draining: nothing new is taken, calls may end within {:?}; a second signal ends them",
+        config.shutdown_grace
+    );
     let drained = async {
         hub.stop().await;
         while answering.join_next().await.is_some() {}
@@ -142,7 +181,10 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     }
     let left = waiting(&hub);
     if left > 0 {
-        tracing::warn!(messages = left, "the embedded broker keeps messages in memory: those that waited in queues are gone");
+        tracing::warn!(
+            messages = left,
+            "the embedded broker keeps messages in memory: those that waited in queues are gone"
+        );
     }
     tracing::info!("stopped");
     match why {
@@ -167,7 +209,12 @@ impl PartialEq for Ending {
 }
 
 /// Waits for a reason to stop.
-async fn wait(hub: &Hub, signals: &mut Signals, answering: &mut JoinSet<io::Result<()>>, watching: &mut JoinSet<()>) -> Ending {
+async fn wait(
+    hub: &Hub,
+    signals: &mut Signals,
+    answering: &mut JoinSet<io::Result<()>>,
+    watching: &mut JoinSet<()>,
+) -> Ending {
     let mut said_ready = false;
     loop {
         tokio::select! {
@@ -263,13 +310,19 @@ fn not_listening(config: &Config, error: &io::Error) -> Failure {
             format!("something else listens on {listen} already"),
             "stop it, or set http.listen to a free port; `helixmq doctor` tells whether it is an engine",
         ),
-        io::ErrorKind::PermissionDenied => {
-            ("PORT_NOT_ALLOWED", format!("this user may not listen on {listen}"), "set http.listen to a port from 1024 on")
+        io::ErrorKind::PermissionDenied => (
+            "PORT_NOT_ALLOWED",
+            format!("this user may not listen on {listen}"),
+            "set http.listen to a port from 1024 on",
+        ),
+        io::ErrorKind::AddrNotAvailable => (
+            "NO_SUCH_ADDRESS",
+            format!("this machine has no address {}", listen.ip()),
+            "set http.listen to one that it has",
+        ),
+        _ => {
+            ("NOT_LISTENING", format!("{listen} cannot be listened on: {error}"), "set http.listen to another address")
         }
-        io::ErrorKind::AddrNotAvailable => {
-            ("NO_SUCH_ADDRESS", format!("this machine has no address {}", listen.ip()), "set http.listen to one that it has")
-        }
-        _ => ("NOT_LISTENING", format!("{listen} cannot be listened on: {error}"), "set http.listen to another address"),
     };
     Failure::new(Exit::Failed, code, what, hint)
 }

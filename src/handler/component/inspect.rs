@@ -71,7 +71,9 @@ pub enum LoadError {
     #[error("it is a core module, not a component; build it with `--target wasm32-wasip2`")]
     CoreModule,
     /// Build it for one of our worlds.
-    #[error("it exports none of helix:messaging/{{task-handler,event-handler,event-batch-handler}}@{CONTRACT}; it exports {exports}")]
+    #[error(
+        "it exports none of helix:messaging/{{task-handler,event-handler,event-batch-handler}}@{CONTRACT}; it exports {exports}"
+    )]
     NoHandler {
         /// What it exports instead.
         exports: String,
@@ -83,7 +85,9 @@ pub enum LoadError {
         found: String,
     },
     /// Do without it, or ask for it.
-    #[error("it imports {import}, which is not offered; offered are helix:messaging@{CONTRACT}, wasi 0.2 (cli, clocks, random, io, filesystem, sockets), wasi:config@0.2.0-rc.1 and wasi:logging@0.1.0-draft")]
+    #[error(
+        "it imports {import}, which is not offered; offered are helix:messaging@{CONTRACT}, wasi 0.2 (cli, clocks, random, io, filesystem, sockets), wasi:config@0.2.0-rc.1 and wasi:logging@0.1.0-draft"
+    )]
     NotOffered {
         /// The interface with its version.
         import: String,
@@ -129,17 +133,14 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
         return Err(LoadError::NotWasm);
     }
     measure(bytes)?;
-    let decoded = wit_component::decode(bytes).map_err(|error| LoadError::Truncated(bounded_text(&format!("{error:#}"), 512, false)))?;
+    let decoded = wit_component::decode(bytes)
+        .map_err(|error| LoadError::Truncated(bounded_text(&format!("{error:#}"), 512, false)))?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err(LoadError::NoHandler { exports: "a WIT package and no code".to_owned() });
     };
     let (imports, exports) = names(&resolve, world);
-    let mut inspected = Inspected {
-        digest: digest(bytes),
-        bytes: bytes.len(),
-        version: wasm_version(bytes),
-        ..Inspected::default()
-    };
+    let mut inspected =
+        Inspected { digest: digest(bytes), bytes: bytes.len(), version: wasm_version(bytes), ..Inspected::default() };
     let mut other_version = None;
     for export in &exports {
         let Some((interface, version)) = ours(export) else { continue };
@@ -227,7 +228,9 @@ fn measure(bytes: &[u8]) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn measure_nesting(body: &wasmparser::FunctionBody<'_>) -> Result<Result<(), LoadError>, wasmparser::BinaryReaderError> {
+fn measure_nesting(
+    body: &wasmparser::FunctionBody<'_>,
+) -> Result<Result<(), LoadError>, wasmparser::BinaryReaderError> {
     let mut open: Vec<bool> = Vec::new();
     let mut loops = 0_usize;
     for operator in body.get_operators_reader()? {
@@ -235,16 +238,13 @@ fn measure_nesting(body: &wasmparser::FunctionBody<'_>) -> Result<Result<(), Loa
             Operator::Loop { .. } => {
                 open.push(true);
                 loops += 1;
-                if let Err(error) = at_most("the depth of nested loops in one of its functions", loops, LOOP_DEPTH_MAX) {
+                if let Err(error) = at_most("the depth of nested loops in one of its functions", loops, LOOP_DEPTH_MAX)
+                {
                     return Ok(Err(error));
                 }
             }
             Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => open.push(false),
-            Operator::End => {
-                if open.pop() == Some(true) {
-                    loops -= 1;
-                }
-            }
+            Operator::End if open.pop() == Some(true) => loops -= 1,
             _ => {}
         }
     }
