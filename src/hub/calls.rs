@@ -6,7 +6,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use super::{
     brake::Crashed,
     held::{Sequence, sequence},
-    lane::{SETBACK, Shared},
+    parts::{Parts, SETBACK},
+    verdict::Verdict,
 };
 use crate::{
     broker::Delivery,
@@ -14,21 +15,8 @@ use crate::{
     message::{FailureKind, Message, Outcome, ReasonCode, UnixMs},
 };
 
-/// What is known about one delivery of a batch before it is settled.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    /// The handler was called, and this is how it ended.
-    Ran(Outcome),
-    /// It must not be handled, whatever the handler would say.
-    Dead(ReasonCode, String),
-    /// It was not tried: it goes back as the same attempt after a while.
-    NotTried(Duration),
-    /// It waits here behind one of its sequence.
-    Behind(Sequence),
-}
-
 /// Why a delivery must not be handled, where there is a reason.
-fn objection(shared: &Shared, delivery: &Delivery, now: UnixMs) -> Option<Verdict> {
+fn objection(shared: &Parts, delivery: &Delivery, now: UnixMs) -> Option<Verdict> {
     let message: &Message = &delivery.message;
     if message.expired(now) {
         let late = now.saturating_sub(message.expires_at.unwrap_or(now));
@@ -56,7 +44,7 @@ fn objection(shared: &Shared, delivery: &Delivery, now: UnixMs) -> Option<Verdic
     None
 }
 
-fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
+fn call<'a>(shared: &'a Parts, delivery: &'a Delivery) -> Call<'a> {
     Call {
         message: &delivery.message,
         source: &shared.route.source.address,
@@ -67,7 +55,7 @@ fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
 }
 
 pub(super) fn handle_each(
-    shared: &Shared,
+    shared: &Parts,
     runner: &mut Box<dyn Runner>,
     batch: &[Delivery],
     now: UnixMs,
@@ -101,7 +89,7 @@ pub(super) fn handle_each(
 }
 
 pub(super) fn handle_many(
-    shared: &Shared,
+    shared: &Parts,
     runner: &mut Box<dyn Runner>,
     batch: &[Delivery],
     now: UnixMs,
@@ -151,7 +139,7 @@ pub(super) fn handle_many(
 }
 
 /// Tells the brake how a call ended. An answer means: the rest of the batch is not tried, and comes back after that.
-fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
+fn after_call(shared: &Parts, outcome: &Outcome) -> Option<Duration> {
     let crash = matches!(outcome, Outcome::Failed(failure) if failure.kind.is_crash());
     if !crash {
         if !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable) {
@@ -187,7 +175,7 @@ fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
 
 /// Whether a call was not made at all, and when to try again: there was no instance to make it on, or the engine is
 /// stopping and ended it. Neither is the message's fault: it waits, and no attempt is used.
-fn not_made(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
+fn not_made(shared: &Parts, outcome: &Outcome) -> Option<Duration> {
     match outcome {
         Outcome::Failed(_) if shared.context.ending.load(Ordering::Relaxed) => Some(Duration::ZERO),
         Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => Some(SETBACK),
@@ -195,7 +183,7 @@ fn not_made(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
     }
 }
 
-fn verdict_of(shared: &Shared, outcome: Outcome) -> Verdict {
+fn verdict_of(shared: &Parts, outcome: Outcome) -> Verdict {
     if let Outcome::Failed(failure) = &outcome
         && failure.kind == FailureKind::Unavailable
     {

@@ -173,7 +173,7 @@ impl Feed {
     async fn subscribe_again(&self) -> Option<Box<dyn Subscription>> {
         let mut pause = RESUBSCRIBE_MIN;
         loop {
-            let jittered = pause.mul_f64(super::effects::random());
+            let jittered = pause.mul_f64(crate::message::random());
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep(jittered) => {}

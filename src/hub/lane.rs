@@ -3,24 +3,23 @@
 //! it that the others run.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    brake::{Brake, BrakeState, Permit},
-    calls::{self, Verdict},
-    effects,
+    brake::{BrakeState, Permit},
+    calls, effects,
     feed::{Feed, Seat, Taken},
     held::{Held, Sequence, sequence},
     letters,
-    meters::Meters,
+    parts::{Parts, SETBACK},
+    verdict::Verdict,
 };
 use crate::{
-    broker::{BatchMax, Broker, Deliveries, Delivery},
-    handler::{LaneContext, Runner, Slot, Version},
+    broker::{BatchMax, Deliveries, Delivery},
+    handler::{Runner, Version},
     message::{FailedAttempt, FailureKind, Message, Outcome, Settlement, UnixMs, now_ms},
-    route::Route,
     settle::{self, Decision},
     telemetry::metrics,
 };
@@ -32,23 +31,10 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long a batch should take in its handler: a slow handler takes fewer at a time, so that nothing waits behind it
 /// while another lane is free.
 const BATCH_TIME: Duration = Duration::from_millis(4);
-/// How long a delivery waits whose dead letter could not be kept, or whose handler cannot be run.
-pub(super) const SETBACK: Duration = Duration::from_secs(1);
-
-/// What all lanes of one route share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) broker: Arc<dyn Broker>,
-    pub(super) route: Arc<Route>,
-    pub(super) slot: Arc<Slot>,
-    pub(super) brake: Arc<Brake>,
-    pub(super) context: LaneContext,
-    pub(super) meters: Meters,
-}
 
 /// A thread's worth of a route.
 pub(super) struct Lane {
-    shared: Arc<Shared>,
+    shared: Arc<Parts>,
     feed: Arc<Feed>,
     seat: Seat,
     runner: Option<(Arc<Version>, Box<dyn Runner>)>,
@@ -58,7 +44,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(shared: Arc<Shared>, feed: Arc<Feed>, seat: Seat) -> Self {
+    pub(super) fn new(shared: Arc<Parts>, feed: Arc<Feed>, seat: Seat) -> Self {
         Self { shared, feed, seat, runner: None, held: Held::default(), mean: Duration::from_micros(250) }
     }
 
@@ -280,7 +266,7 @@ impl Lane {
             Verdict::Ran(Outcome::Done(_)) => Decision { settlement: Settlement::Accept, cause: None },
             Verdict::Ran(outcome) => {
                 let attempts_max = retry.attempts_for(delivery.message.retries_max);
-                settle::decide(outcome, delivery.attempt, attempts_max, retry, now, effects::random())
+                settle::decide(outcome, delivery.attempt, attempts_max, retry, now, crate::message::random())
             }
             Verdict::Dead(code, text) => {
                 Decision { settlement: Settlement::DeadLetter { code: *code }, cause: Some(text.clone()) }
@@ -401,6 +387,3 @@ fn joined(mut first: Deliveries, more: Deliveries) -> Deliveries {
     drop(first.append(more));
     first
 }
-
-/// Set when the grace period of a drain is over: running calls are ended.
-pub(super) type Ending = Arc<AtomicBool>;

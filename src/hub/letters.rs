@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     effects,
-    lane::{SETBACK, Shared},
+    parts::{Parts, SETBACK},
 };
 use crate::{
     broker::{Deliveries, Delivery},
@@ -16,7 +16,7 @@ use crate::{
 
 /// The letter of one delivery. `outcome` is how its last call ended, where there was one, by `version`.
 pub(super) fn letter(
-    shared: &Shared,
+    shared: &Parts,
     version: Option<&Version>,
     delivery: &Delivery,
     decision: &Decision,
@@ -55,7 +55,7 @@ pub(super) fn letter(
 }
 
 /// Keeps deliveries that no route takes: they are dead letters, not lost.
-pub(super) fn keep_unrouted(shared: &Shared, batch: Deliveries) {
+pub(super) fn keep_unrouted(shared: &Parts, batch: Deliveries) {
     let now = now_ms();
     let source = &shared.route.source.address;
     let letters = batch

@@ -2,15 +2,16 @@
 
 use std::{sync::Arc, thread};
 
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    brake::Brake,
+    brake::{Brake, BrakeState},
     feed::{Feed, Gate, Seat},
-    lane::{BATCH_MAX, Lane, Shared},
+    lane::{BATCH_MAX, Lane},
     meters::Meters,
-    supervisor::RouteStatus,
+    parts::Parts,
 };
 use crate::{
     broker::{Broker, BrokerError, KeepAlive, Subscribe},
@@ -26,8 +27,25 @@ pub(super) struct Running {
     feed: Arc<Feed>,
     stop: CancellationToken,
     lanes: usize,
-    shared: Vec<Arc<Shared>>,
+    shared: Vec<Arc<Parts>>,
     keep_alive: Arc<dyn KeepAlive>,
+}
+
+/// How one route is doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub route: Arc<str>,
+    /// Where it reads.
+    pub source: Address,
+    /// Its handler.
+    pub handler: Arc<str>,
+    /// Whether a version of it serves.
+    pub serving: bool,
+    /// Whether it is slowed or held.
+    pub brake: BrakeState,
+    /// Its lanes that run.
+    pub lanes: usize,
 }
 
 /// A lane's thread has ended.
@@ -68,7 +86,7 @@ impl Running {
         let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
         let mut running = Self { source: source.address.clone(), feed, stop, lanes: 0, shared: Vec::new(), keep_alive };
         for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
-            let shared = Arc::new(Shared {
+            let shared = Arc::new(Parts {
                 broker: Arc::clone(broker),
                 brake,
                 meters: Meters::new(broker.name(), &route),

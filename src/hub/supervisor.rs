@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -16,11 +15,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    brake::BrakeState,
-    lane::Ending,
     outlet::BrokerOutlet,
+    parts::Ending,
     plugins::{Loader, LoaderSettings},
-    running::{LaneEnd, Running},
+    running::{LaneEnd, RouteStatus, Running},
 };
 use crate::{
     broker::{Broker, BrokerError, Declaration},
@@ -87,23 +85,6 @@ pub struct Hub {
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
-}
-
-/// How one route is doing.
-#[derive(Clone, Debug, Serialize)]
-pub struct RouteStatus {
-    /// Its name.
-    pub route: Arc<str>,
-    /// Where it reads.
-    pub source: Address,
-    /// Its handler.
-    pub handler: Arc<str>,
-    /// Whether a version of it serves.
-    pub serving: bool,
-    /// Whether it is slowed or held.
-    pub brake: BrakeState,
-    /// Its lanes that run.
-    pub lanes: usize,
 }
 
 enum Command {

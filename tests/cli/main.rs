@@ -2,10 +2,8 @@
 
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that panics has said what it has to say"
+    reason = "a test that panics has said what it has to say; clippy knows only #[test] functions"
 )]
 
 mod configuration;

@@ -29,7 +29,7 @@ use super::{
     },
     budget::Budget,
     clock::Clock,
-    runner::SharedTail,
+    stderr::SharedTail,
     views,
 };
 use crate::{
