@@ -105,6 +105,7 @@ fn summary(input: &Input, counts: &Counts, end: &FarEnd) -> bool {
     table.row("pending", counts.pending, 0);
     table.row("lost", lost, 0);
     table.row("together", i128::from(input.events) - lost, i128::from(input.events));
+    println!("engine: as it counted, alerts and dead letters message by message; due: what the data itself says");
     table.adds_up
 }
 
