@@ -251,7 +251,7 @@ pub(super) fn choice<T: Copy + PartialEq + 'static>(
         secret: false,
         read: Box::new(move |text| {
             words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-                let fix = match super::section::nearest(text, names.iter().copied()) {
+                let fix = match super::words::nearest(text, names.iter().copied()) {
                     Some(word) => format!("did you mean {word}?"),
                     None => format!("write {takes}"),
                 };

@@ -16,6 +16,7 @@ mod routes;
 mod section;
 mod source;
 mod tree;
+mod words;
 mod yaml;
 
 use std::{

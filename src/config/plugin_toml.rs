@@ -12,8 +12,9 @@ use super::{
     kind::{self, Wrong},
     limits::Base,
     routes::{self, Draft, Surroundings},
-    section::{Reader, Section, join},
+    section::{Reader, Section},
     tree::{Entry, Node, Place, Scalar, SyntaxError, Value},
+    words::join,
 };
 
 /// What one plugin may, from messaging.yaml and then from its own file.

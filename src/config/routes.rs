@@ -11,8 +11,9 @@ use super::{
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, WAIT_MS},
-    section::{Reader, Section, join},
+    section::{Reader, Section},
     tree::{Node, Value},
+    words::join,
 };
 use crate::{
     broker::{Start, topology},
