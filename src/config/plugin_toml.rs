@@ -71,7 +71,7 @@ fn sha256() -> kind::Kind<String> {
             Ok(text.to_ascii_lowercase())
         } else {
             Err(Wrong::new(
-                format!("{} is not a SHA-256", kind::quoted(text)),
+                format!("{} is not a SHA-256", super::words::quoted(text)),
                 "write its 64 hex digits, as `sha256sum FILE` prints them",
             ))
         }

@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::{
     finding::{FINDINGS_MAX, Finding, Origin},
     interpolate::interpolate,
-    kind::{Kind, Wrong, quoted},
+    kind::{Kind, Wrong},
     tree::{Entry, Node, Place, Scalar, Value},
-    words::{join, nearest},
+    words::{join, nearest, quoted},
 };
 
 /// A value that is in force.

@@ -1,5 +1,12 @@
 //! Small things about the names of keys: joining them to a path, and finding the one that was probably meant.
 
+/// Text of the operator in an error: quoted, and cut.
+pub(super) fn quoted(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 80;
+    let cut: String = text.chars().take(CHARACTERS_MAX).collect();
+    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
+}
+
 /// `a.b`, with names that hold dots in brackets.
 pub(super) fn join(path: &str, key: &str) -> String {
     let simple = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
