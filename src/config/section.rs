@@ -7,37 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
-
 use super::{
     finding::{FINDINGS_MAX, Finding, Origin},
     interpolate::interpolate,
     kind::{Kind, Wrong},
+    shown::{Key, Shown},
     tree::{Entry, Node, Place, Scalar, Value},
     words::{join, nearest, quoted},
 };
-
-/// A value that is in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
-    /// Where it lies in the configuration; with the file's name in front where that is a plugin's own.
-    pub path: String,
-    /// As it would be written; secrets as `***`.
-    pub value: String,
-    /// Who named it.
-    pub origin: Origin,
-}
-
-/// A key that the configuration knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Key {
-    /// As `routes[].retry.delay_ms`; `<name>` stands for a name of the operator's.
-    pub path: String,
-    /// What it may hold.
-    pub takes: String,
-    /// What holds where nobody names it; `-`: nothing does, or it must be named.
-    pub default: String,
-}
 
 /// What is gathered on the way.
 pub(super) struct Reader<'e> {
