@@ -11,8 +11,9 @@ use super::{
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, WAIT_MS},
-    section::{Reader, Section, join},
+    section::{Reader, Section},
     tree::{Node, Value},
+    words::join,
 };
 use crate::{
     broker::{Start, topology},
@@ -191,7 +192,7 @@ fn start() -> Kind<Start> {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
         text => {
-            let wrong = || Wrong::new(format!("{} is not {TAKES}", kind::quoted(text)), "write one of these");
+            let wrong = || Wrong::new(format!("{} is not {TAKES}", super::words::quoted(text)), "write one of these");
             if let Some(offset) = text.strip_prefix("offset:") {
                 return offset.parse().map(Start::Offset).map_err(|_| wrong());
             }

@@ -64,7 +64,10 @@ fn what_is_not_there_is_said_in_a_sentence() {
     let none = sandbox.run(&["serve", "--config", "none.yaml"]).ended(3);
     assert!(none.sentence().contains("there is no configuration file none.yaml"));
     let none = sandbox.run(&["serve", "--plugins", "none"]).ended(3);
-    assert!(none.sentence().contains("there is no directory none"));
+    assert!(none.sentence().contains("the directory none cannot be read"));
+    sandbox.write("others/a.toml", "");
+    let others = sandbox.run(&["serve", "--plugins", "others"]).ended(3);
+    assert!(others.sentence().contains("others/a.toml would not be read"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test that panics has said what it has to say; clippy knows only #[test] functions"
 )]
 

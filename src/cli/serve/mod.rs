@@ -52,13 +52,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     context.plugins.clone_from(&args.plugins);
-    if let Some(directory) = args.plugins.as_ref().filter(|directory| !directory.is_dir()) {
-        return Err(Failure::new(
-            Exit::Refused,
-            "PLUGINS_NOT_FOUND",
-            format!("there is no directory {}", directory.display()),
-            "let --plugins name the directory that plugins are dropped into",
-        ));
+    if let Some(directory) = &args.plugins {
+        bare(directory)?;
     }
     if args.check {
         return check::run(&context);
@@ -76,6 +71,30 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     // What is left is blocked in a system call, or was told to end at once.
     runtime.shutdown_background();
     exit
+}
+
+/// Refuses a directory for `--plugins` that is not there, or holds what would not be read: the configuration is loaded
+/// with the plugins' own files of `plugins.directory`.
+fn bare(directory: &Path) -> Result<(), Failure> {
+    let entries = fs::read_dir(directory).map_err(|error| {
+        let message = format!("the directory {} cannot be read: {error}", directory.display());
+        Failure::new(
+            Exit::Refused,
+            "PLUGINS_UNREADABLE",
+            message,
+            "let --plugins name one that plugins are dropped into",
+        )
+    })?;
+    let mut names = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    match names.find(|path| path.extension().is_some_and(|extension| extension == "toml")) {
+        None => Ok(()),
+        Some(settings) => Err(Failure::new(
+            Exit::Refused,
+            "PLUGINS_HAVE_SETTINGS",
+            format!("{} would not be read, as --plugins is for plugins without files of their own", settings.display()),
+            "set plugins.directory in the configuration instead",
+        )),
+    }
 }
 
 /// Refuses a plugins directory that is there and would never show its plugins. One that is not there may be made later.
