@@ -36,7 +36,8 @@ fn format() -> Result {
     for folder in [".", "plugins", "tests/fixtures/plugins"] {
         run(folder, "cargo fmt --all --check")?;
     }
-    run(".", "rustfmt --check --edition 2024 plugins/template/rust/src/lib.rs")
+    // As it is formatted where it ends up, beyond the reach of our own settings.
+    run(".", "rustfmt --check --edition 2024 --config max_width=100 plugins/template/rust/src/lib.rs")
 }
 
 fn lint() -> Result {
