@@ -38,7 +38,7 @@ use crate::{
         LaneContext, OutletError, REPLY_TO, Terms,
         limits::{LOG_LINE_BYTES_MAX, bounded_text},
     },
-    message::{Address, FailureKind, Message, Text, header},
+    message::{Address, FailureKind, Message, MessageId, Text, header},
 };
 
 /// Random bytes a guest may ask for in one call.
@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) timed_out: bool,
     /// The message in hand, for the imports; only set for guests that import what needs it.
     pub(super) current: Option<Arc<Message>>,
+    /// Where many messages are in hand: the most hops that one of them has behind it.
+    pub(super) batch_hops: u32,
     pub(super) shared: Arc<SharedState>,
     pub(super) lane: LaneContext,
     pub(super) stderr: SharedTail,
@@ -100,6 +102,7 @@ impl State {
             deadline_max_ms: 0,
             timed_out: false,
             current: None,
+            batch_hops: 0,
             shared,
             lane,
             stderr: SharedTail::default(),
@@ -140,8 +143,14 @@ impl State {
         let Some(address) = terms.destinations.get(&destination).cloned().or_else(answers) else {
             return Err(publisher::PublishError::Denied(terms.denial(&destination)));
         };
-        let message = views::outbound_message(message, handled, crate::message::now_ms())
-            .map_err(publisher::PublishError::Invalid)?;
+        let now = crate::message::now_ms();
+        let mut message = views::outbound_message(message, handled, now).map_err(publisher::PublishError::Invalid)?;
+        if message.id == MessageId::default() {
+            message.id = MessageId::generate(now);
+        }
+        if handled.is_none() {
+            message.headers.append(header::HOPS, &self.batch_hops.saturating_add(1).to_string());
+        }
         if message.size() > limits.message_bytes_max {
             return Err(publisher::PublishError::TooLarge(u32::try_from(limits.message_bytes_max).unwrap_or(u32::MAX)));
         }
@@ -178,6 +187,7 @@ impl WasiView for State {
         // Made on first use: most guests link WASI and never call it.
         let ctx = self.wasi.get_or_insert_with(|| {
             let mut builder = WasiCtx::builder();
+            let output = |stream, tail| Output(Arc::new(Printed { shared: Arc::clone(&self.shared), terms: Arc::clone(&self.lane.terms), stream, tail, line: Mutex::default() }));
             builder
                 .stdout(output("stdout", None))
                 .stderr(output("stderr", Some(Arc::clone(&self.stderr))))
@@ -187,7 +197,6 @@ impl WasiView for State {
                 .max_random_size(RANDOM_BYTES_MAX);
             builder.build()
         });
-            let output = |stream, tail| Output(Arc::new(Printed { shared: Arc::clone(&self.shared), terms: Arc::clone(&self.lane.terms), stream, tail, line: Mutex::default() }));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
@@ -282,15 +291,6 @@ impl State {
     }
 }
 
-impl poll::Host for &mut State {
-    fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
-        self.wait(async |table| wasmtime_wasi_io::bindings::wasi::io::poll::Host::poll(table, pollables).await)
-    }
-}
-
-impl poll::HostPollable for &mut State {
-    fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
-        self.wait(async |table| wasmtime_wasi_io::bindings::wasi::io::poll::HostPollable::ready(table, pollable).await)
 /// What it comes to, unless the call's time, or the lane's, is over before.
 async fn bounded<T>(remaining: Duration, ending: &CancellationToken, wait: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
@@ -301,6 +301,15 @@ async fn bounded<T>(remaining: Duration, ending: &CancellationToken, wait: impl 
     }
 }
 
+impl poll::Host for &mut State {
+    fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
+        self.wait(async |table| wasmtime_wasi_io::bindings::wasi::io::poll::Host::poll(table, pollables).await)
+    }
+}
+
+impl poll::HostPollable for &mut State {
+    fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
+        self.wait(async |table| wasmtime_wasi_io::bindings::wasi::io::poll::HostPollable::ready(table, pollable).await)
     }
 
     fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
@@ -397,24 +406,6 @@ impl logging::Host for State {
     }
 }
 
-impl LogRate {
-    /// Whether one more line fits into this second; says once a second how many did not.
-    fn admit(&self, lines_max: u32, plugin: &str) -> bool {
-        let second = crate::message::now_ms() / 1000;
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.lines.store(0, Ordering::Relaxed);
-            let dropped = self.dropped.swap(0, Ordering::Relaxed);
-            if dropped > 0 {
-                tracing::warn!(plugin, dropped, "log lines of this plugin were dropped: more than {lines_max} a second");
-            }
-        }
-        let fits = self.lines.fetch_add(1, Ordering::Relaxed) < lines_max;
-        if !fits {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            crate::telemetry::metrics().log_lines_dropped.with_label_values(&[plugin]).inc();
-        }
-        fits
-    }
 /// Writes a line of a guest, if it is within its rate.
 fn log(shared: &SharedState, terms: &Terms, level: logging::Level, context: &str, message: &str) {
     if !shared.log_rate.admit(terms.limits.log_lines_per_second_max, &shared.plugin) {
@@ -434,6 +425,24 @@ fn log(shared: &SharedState, terms: &Terms, level: logging::Level, context: &str
     }
 }
 
+impl LogRate {
+    /// Whether one more line fits into this second; says once a second how many did not.
+    fn admit(&self, lines_max: u32, plugin: &str) -> bool {
+        let second = crate::message::now_ms() / 1000;
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.lines.store(0, Ordering::Relaxed);
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                tracing::warn!(plugin, dropped, "log lines of this plugin were dropped: more than {lines_max} a second");
+            }
+        }
+        let fits = self.lines.fetch_add(1, Ordering::Relaxed) < lines_max;
+        if !fits {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            crate::telemetry::metrics().log_lines_dropped.with_label_values(&[plugin]).inc();
+        }
+        fits
+    }
 }
 
 /// How an error of a call is to be understood.
