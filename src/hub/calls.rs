@@ -1,7 +1,7 @@
 //! Calls the handler for each delivery of a batch that may be handled, and says what is known about each after that.
 //! What becomes of it is not decided here.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use super::{
     brake::Crashed,
@@ -13,6 +13,7 @@ use crate::{
     broker::Delivery,
     handler::{Call, Runner},
     message::{FailureKind, Message, Outcome, ReasonCode, UnixMs},
+    route::Order,
 };
 
 /// Why a delivery must not be handled, where there is a reason.
@@ -54,34 +55,51 @@ fn call<'a>(shared: &'a Parts, delivery: &'a Delivery) -> Call<'a> {
     }
 }
 
+/// Watches the calls of one batch, for the brake.
+pub(super) struct Watch<'a> {
+    pub(super) shared: &'a Parts,
+    /// Of the version that runs.
+    pub(super) generation: u64,
+    /// The next call is the probe.
+    pub(super) probe: bool,
+    /// What is left of the batch is not to be tried now.
+    pub(super) stopped: bool,
+}
+
+/// Not tried: where it has an order it waits here, else it goes back.
+fn not_tried(order: Order, delivery: &Delivery) -> Verdict {
+    sequence(order, delivery).map_or(Verdict::NotTried(Duration::ZERO), Verdict::Behind)
+}
+
+/// Whether what comes behind it has to wait. (On a last attempt it need not, but `decide` has yet to say so: it then waits
+/// for a moment only.)
+fn holds(verdict: &Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_) | Verdict::Behind(_)
+    )
+}
+
 pub(super) fn handle_each(
-    shared: &Parts,
+    watch: &mut Watch<'_>,
     runner: &mut Box<dyn Runner>,
     batch: &[Delivery],
     now: UnixMs,
     verdicts: &mut Vec<Verdict>,
 ) {
-    let order = shared.route.order;
+    let (shared, order) = (watch.shared, watch.shared.route.order);
     let mut waiting: Vec<Sequence> = Vec::new();
-    let mut stopped = None;
     for delivery in batch {
-        let waits = |sequence: &Sequence| stopped.is_some() || waiting.contains(sequence);
-        let verdict = if let Some(sequence) = sequence(order, delivery).filter(waits) {
-            Verdict::Behind(sequence)
-        } else if let Some(after) = stopped {
-            Verdict::NotTried(after)
+        let sequence = sequence(order, delivery);
+        let waits = watch.stopped || sequence.as_ref().is_some_and(|sequence| waiting.contains(sequence));
+        let verdict = if waits {
+            not_tried(order, delivery)
         } else if let Some(objection) = objection(shared, delivery, now) {
             objection
         } else {
-            let outcome = runner.handle(&call(shared, delivery));
-            stopped = after_call(shared, &outcome).or_else(|| not_made(shared, &outcome));
-            verdict_of(shared, outcome)
+            watch.verdict(delivery, runner.handle(&call(shared, delivery)))
         };
-        // Whatever is tried again holds those behind it. (A last attempt is not, but `decide` has yet to say so: the
-        // follower then waits for a moment only.)
-        let tried_again =
-            matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
-        if tried_again && let Some(sequence) = sequence(order, delivery) {
+        if let Some(sequence) = sequence.filter(|_| holds(&verdict)) {
             waiting.push(sequence);
         }
         verdicts.push(verdict);
@@ -89,109 +107,107 @@ pub(super) fn handle_each(
 }
 
 pub(super) fn handle_many(
-    shared: &Parts,
+    watch: &mut Watch<'_>,
     runner: &mut Box<dyn Runner>,
     batch: &[Delivery],
     now: UnixMs,
     verdicts: &mut Vec<Verdict>,
 ) {
-    let order = shared.route.order;
+    let (shared, order) = (watch.shared, watch.shared.route.order);
     let objections: Vec<Option<Verdict>> = batch.iter().map(|delivery| objection(shared, delivery, now)).collect();
-    let calls: Vec<Call<'_>> = batch
+    let (owners, calls): (Vec<&Delivery>, Vec<Call<'_>>) = batch
         .iter()
         .zip(&objections)
         .filter(|(_, objection)| objection.is_none())
-        .map(|(delivery, _)| call(shared, delivery))
-        .collect();
-    let mut outcomes = Vec::with_capacity(calls.len());
-    let mut stopped = None;
-    for chunk in calls.chunks(runner.calls_take().max(1)) {
-        if stopped.is_some() {
+        .map(|(delivery, _)| (delivery, call(shared, delivery)))
+        .unzip();
+    let mut answers = Vec::with_capacity(calls.len());
+    let take = runner.calls_take().max(1);
+    for (owners, calls) in owners.chunks(take).zip(calls.chunks(take)) {
+        if watch.stopped {
             break;
         }
-        for outcome in runner.handle_batch(chunk) {
-            stopped = after_call(shared, &outcome).or_else(|| not_made(shared, &outcome)).or(stopped);
-            outcomes.push(outcome);
+        match runner.handle_batch(calls) {
+            Some(outcomes) => {
+                answers.extend(owners.iter().zip(outcomes).map(|(delivery, outcome)| watch.verdict(delivery, outcome)))
+            }
+            // Which of them did it? One to a batch, the innocent get their answers, and the brake sees each call.
+            None => {
+                for (delivery, call) in owners.iter().zip(calls) {
+                    if watch.stopped || watch.is_ending() {
+                        break;
+                    }
+                    answers.push(watch.verdict(delivery, runner.handle(call)));
+                }
+            }
         }
     }
-    let mut outcomes = outcomes.into_iter();
+    let mut answers = answers.into_iter();
     let mut waiting: Vec<Sequence> = Vec::new();
     for (delivery, objection) in batch.iter().zip(objections) {
         let sequence = sequence(order, delivery);
-        if let Some(sequence) = sequence.as_ref().filter(|sequence| waiting.contains(sequence)) {
-            if objection.is_none() {
-                outcomes.next();
-            }
-            verdicts.push(Verdict::Behind(sequence.clone()));
-            continue;
-        }
-        let verdict = objection.unwrap_or_else(|| match outcomes.next() {
-            Some(outcome) => verdict_of(shared, outcome),
-            None => Verdict::NotTried(stopped.unwrap_or_default()),
-        });
-        let tried_again =
-            matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
-        if let Some(sequence) = sequence.filter(|_| tried_again) {
+        let verdict = objection.or_else(|| answers.next()).unwrap_or_else(|| not_tried(order, delivery));
+        let verdict = match sequence.as_ref().filter(|sequence| waiting.contains(sequence)) {
+            Some(_) => not_tried(order, delivery),
+            None => verdict,
+        };
+        if let Some(sequence) = sequence.filter(|_| holds(&verdict)) {
             waiting.push(sequence);
         }
         verdicts.push(verdict);
     }
 }
 
-/// Tells the brake how a call ended. An answer means: the rest of the batch is not tried, and comes back after that.
-fn after_call(shared: &Parts, outcome: &Outcome) -> Option<Duration> {
-    let crash = matches!(outcome, Outcome::Failed(failure) if failure.kind.is_crash());
-    if !crash {
-        if !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable) {
-            shared.brake.answered();
+impl Watch<'_> {
+    /// What a call means for its delivery, and for the brake.
+    fn verdict(&mut self, delivery: &Delivery, outcome: Outcome) -> Verdict {
+        // The engine itself ended the call, because it is stopping.
+        if matches!(outcome, Outcome::Failed(_)) && self.is_ending() {
+            self.stopped = true;
+            return not_tried(self.shared.route.order, delivery);
         }
-        return None;
-    }
-    let crashed = shared.brake.crashed();
-    let route = &shared.route;
-    match crashed {
-        Crashed::Go => return None,
-        Crashed::Slowed => {
-            if shared.meters.brake.get() != 1 {
-                tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
+        match &outcome {
+            Outcome::Failed(failure) if failure.kind.is_crash() => self.crashed(),
+            // No call was made, for there is no instance to make it on. That is not the message's fault: it waits, and
+            // no attempt is used.
+            Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => {
+                let route = &self.shared.route;
+                tracing::error!(route = %route.name, handler = %route.handler, "the handler cannot be run, its messages wait: {}", failure.text);
+                self.stopped = true;
+                return Verdict::NotTried(SETBACK);
             }
-            shared.meters.brake.set(1);
+            _ => self.shared.brake.answered(),
         }
-        Crashed::Held => {
-            shared.meters.brake.set(2);
-            let generation = shared.slot.serving().map_or(0, |version| version.generation);
-            match shared.slot.roll_back(generation, route.crash_budget.rollback_within) {
-                Some(version) => {
-                    tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
+        self.probe = false;
+        Verdict::Ran(outcome)
+    }
+
+    fn is_ending(&self) -> bool {
+        self.shared.context.ending.is_cancelled()
+    }
+
+    fn crashed(&mut self) {
+        let (shared, route) = (self.shared, &self.shared.route);
+        match shared.brake.crashed(self.generation, self.probe) {
+            Crashed::Go => return,
+            Crashed::Slowed => {
+                if shared.meters.brake.get() != 1 {
+                    tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
                 }
-                None => {
-                    tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
+                shared.meters.brake.set(1);
+            }
+            Crashed::Held => {
+                shared.meters.brake.set(2);
+                match shared.slot.roll_back(self.generation, route.crash_budget.rollback_within) {
+                    Some(version) => {
+                        tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
+                    }
+                    None => {
+                        tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
+                    }
                 }
             }
         }
-    }
-    Some(Duration::ZERO)
-}
-
-/// Whether a call was not made at all, and when to try again: there was no instance to make it on, or the engine is
-/// stopping and ended it. Neither is the message's fault: it waits, and no attempt is used.
-fn not_made(shared: &Parts, outcome: &Outcome) -> Option<Duration> {
-    match outcome {
-        Outcome::Failed(_) if shared.context.ending.load(Ordering::Relaxed) => Some(Duration::ZERO),
-        Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => Some(SETBACK),
-        _ => None,
-    }
-}
-
-fn verdict_of(shared: &Parts, outcome: Outcome) -> Verdict {
-    if let Outcome::Failed(failure) = &outcome
-        && failure.kind == FailureKind::Unavailable
-    {
-        let route = &shared.route;
-        tracing::error!(route = %route.name, handler = %route.handler, "the handler cannot be run, its messages wait: {}", failure.text);
-    }
-    match not_made(shared, &outcome) {
-        Some(after) => Verdict::NotTried(after),
-        None => Verdict::Ran(outcome),
+        self.stopped = true;
     }
 }

@@ -8,10 +8,11 @@ use std::{
 };
 
 use super::{
-    brake::{BrakeState, Permit},
-    calls, effects,
+    brake::{BrakeState, Permit, Probe},
+    calls::{self, Watch},
+    effects,
     feed::{Feed, Seat, Taken},
-    held::{Held, Sequence, sequence},
+    held::{Due, Held, Sequence, sequence},
     letters,
     parts::{Parts, SETBACK},
     verdict::Verdict,
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     broker::{BatchMax, Deliveries, Delivery},
     handler::{Runner, Version},
-    message::{FailedAttempt, FailureKind, Message, Outcome, Settlement, UnixMs, now_ms},
+    message::{FailedAttempt, Message, Outcome, Settlement, UnixMs, now_ms},
     settle::{self, Decision},
     telemetry::metrics,
 };
@@ -31,6 +32,9 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long a batch should take in its handler: a slow handler takes fewer at a time, so that nothing waits behind it
 /// while another lane is free.
 const BATCH_TIME: Duration = Duration::from_millis(4);
+
+/// The right to call the handler now.
+struct Turn(Option<Probe>);
 
 /// A thread's worth of a route.
 pub(super) struct Lane {
@@ -52,17 +56,20 @@ impl Lane {
     pub(super) fn run(mut self) {
         let runtime = self.shared.context.runtime.clone();
         let _guard = runtime.enter();
-        while let Some(count) = runtime.block_on(self.until_permitted()) {
-            if let Some((deliveries, failure)) = self.held.take_due(Instant::now()) {
-                self.try_again(deliveries, failure);
+        loop {
+            if !runtime.block_on(self.until_permitted()) {
+                break;
+            }
+            if let Some(due) = self.held.take_due(Instant::now()) {
+                self.try_again(due);
                 continue;
             }
-            match runtime.block_on(self.next_batch(count)) {
-                Some(Taken::Batch(batch)) => self.take_in(batch, count),
+            match runtime.block_on(self.next_batch(self.count())) {
+                Some(Taken::Batch(batch)) => self.take_in(batch),
                 Some(Taken::Unrouted(unrouted, mine)) => {
                     letters::keep_unrouted(&self.shared, unrouted);
                     if let Some(mine) = mine {
-                        self.take_in(mine, count);
+                        self.take_in(mine);
                     }
                 }
                 Some(Taken::End) => break,
@@ -72,50 +79,72 @@ impl Lane {
     }
 
     /// Carries one batch through: handle, publish what came of it, decide, keep what died, settle.
-    fn deliver(&mut self, batch: Deliveries) {
+    fn deliver(&mut self, batch: Deliveries, turn: Turn) {
         let now = now_ms();
         let _span = tracing::info_span!("batch", route = %self.shared.route.name, messages = batch.len()).entered();
-        let mut verdicts = self.handle(&batch, now);
+        let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+        self.shared.meters.in_flight.add(count);
+        let mut verdicts = self.handle(&batch, now, &turn);
         self.publish_results(&batch, &mut verdicts); // Invariant 2: confirmed before settled.
         let mut decisions = self.decide(&batch, &verdicts, now);
         self.keep_dead_letters(&batch, &verdicts, &mut decisions, now); // Invariant 2.
         self.settle(batch, verdicts, decisions, now); // Invariant 1: each once.
+        self.shared.meters.in_flight.sub(count);
     }
 
-    /// Waits until there is a version to run and the brake lets go; `None` when the feed stops first. The answer is how
-    /// many messages may be taken.
-    async fn until_permitted(&mut self) -> Option<usize> {
-        let shared = Arc::clone(&self.shared);
+    /// Waits until there is a version to run and the route is not held; false when the feed stops first.
+    async fn until_permitted(&self) -> bool {
+        let shared = &self.shared;
         loop {
             let mut versions = shared.slot.changes();
             let mut brake = shared.brake.changes();
             if self.feed.is_stopped() {
-                return None;
+                return false;
             }
-            let wait = match shared.slot.serving() {
-                None => None,
-                Some(version) => {
-                    shared.brake.serves(version.generation);
-                    match shared.brake.permit() {
-                        Permit::Go => return Some(self.batch_size()),
-                        Permit::Probe => return Some(1),
-                        Permit::Wait(until) => Some(until),
-                        Permit::Held => None,
+            if let Some(version) = shared.slot.serving() {
+                shared.brake.serves(version.generation);
+                match shared.brake.state() {
+                    BrakeState::Open => {
+                        shared.meters.released();
+                        return true;
                     }
+                    BrakeState::Slowed => return true,
+                    BrakeState::Held => {}
                 }
-            };
-            let until = async {
-                match wait {
-                    Some(until) => tokio::time::sleep_until(until.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            }
             tokio::select! {
-                () = self.feed.stopped() => return None,
+                () = self.feed.stopped() => return false,
                 // Their senders live as long as `shared`.
                 _ = versions.changed() => {}
                 _ = brake.changed() => {}
-                () = until => {}
+            }
+        }
+    }
+
+    /// The right to call the handler for what is in hand; `None`: not now, it has to wait.
+    fn turn(&self) -> Option<Turn> {
+        match self.shared.brake.state() {
+            BrakeState::Open => Some(Turn(None)),
+            BrakeState::Slowed | BrakeState::Held => self.shared.context.runtime.block_on(self.until_turn()),
+        }
+    }
+
+    /// Waits with a message in hand until it is this lane's turn to try it.
+    async fn until_turn(&self) -> Option<Turn> {
+        let mut versions = self.shared.slot.changes();
+        let mut brake = self.shared.brake.changes();
+        loop {
+            let until = match self.shared.brake.permit() {
+                Permit::Go => return Some(Turn(None)),
+                Permit::Probe(probe) => return Some(Turn(Some(probe))),
+                Permit::Wait(until) => until,
+                Permit::Held => return None,
+            };
+            tokio::select! {
+                () = self.feed.stopped() => return None,
+                _ = versions.changed() => return None,
+                _ = brake.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
             }
         }
     }
@@ -137,28 +166,54 @@ impl Lane {
         }
     }
 
-    /// How many messages fill [`BATCH_TIME`].
-    fn batch_size(&self) -> usize {
+    /// How many messages to handle at a time: as many as fill [`BATCH_TIME`], and one where it may crash.
+    fn count(&self) -> usize {
+        if self.shared.brake.state() != BrakeState::Open {
+            return 1;
+        }
         let fit = BATCH_TIME.as_nanos() / self.mean.as_nanos().max(1);
         usize::try_from(fit).unwrap_or(BATCH_MAX).clamp(1, BATCH_MAX)
     }
 
-    /// Delivers a batch, in pieces if it is more than may be taken, and keeps apart what has to wait its turn.
-    fn take_in(&mut self, mut batch: Deliveries, count: usize) {
-        if !self.held.is_empty() {
-            batch = self.park_behind(batch);
+    /// Delivers a batch, in pieces if it is more than should be handled at a time, and keeps apart what has to wait.
+    fn take_in(&mut self, mut batch: Deliveries) {
+        while !batch.is_empty() && !self.feed.is_stopped() {
+            let piece = batch.take_front(self.count());
+            let piece = self.park_behind(piece);
+            if piece.is_empty() {
+                continue;
+            }
+            match self.turn() {
+                Some(turn) => self.deliver(piece, turn),
+                None => {
+                    self.put_back(piece);
+                    return self.put_back(batch);
+                }
+            }
         }
-        while batch.len() > count && self.shared.brake.state() == BrakeState::Open {
-            let piece = batch.take_front(count);
-            self.deliver(piece);
+    }
+
+    /// Does without what cannot be tried now: it goes back, or waits here where it has an order.
+    fn put_back(&mut self, batch: Deliveries) {
+        let order = self.shared.route.order;
+        let mut kept = false;
+        for one in batch.into_each() {
+            // Without an order it is dropped, and goes back.
+            if let Some(sequence) = one.as_slice().first().and_then(|delivery| sequence(order, delivery)) {
+                self.held.park(sequence, one, Instant::now(), None);
+                kept = true;
+            }
         }
-        if !batch.is_empty() {
-            self.deliver(batch);
+        if kept {
+            self.count_held();
         }
     }
 
     /// Parks what belongs behind a sequence that waits already; the rest is returned.
     fn park_behind(&mut self, batch: Deliveries) -> Deliveries {
+        if self.held.is_empty() {
+            return batch;
+        }
         let order = self.shared.route.order;
         let mut rest = Deliveries::none();
         for one in batch.into_each() {
@@ -177,31 +232,42 @@ impl Lane {
     }
 
     /// A sequence is due: its first is tried once more, those behind it follow.
-    fn try_again(&mut self, mut deliveries: Deliveries, failure: Option<FailedAttempt>) {
-        self.count_held();
+    fn try_again(&mut self, due: Due) {
+        let Due { sequence, batches, failure } = due;
+        let mut batches = batches.into_iter();
+        let Some(mut first) = batches.next() else { return };
+        let Some(turn) = self.turn() else {
+            self.held.park(sequence.clone(), first, Instant::now(), failure);
+            batches.for_each(|batch| self.held.park(sequence.clone(), batch, Instant::now(), None));
+            return;
+        };
         if let Some(failure) = failure {
-            let counted = self.shared.context.runtime.block_on(deliveries.count_attempt(failure));
+            let counted = self.shared.context.runtime.block_on(first.count_attempt(failure));
             if let Err(error) = counted {
                 tracing::warn!(route = %self.shared.route.name, "an attempt could not be counted, the messages go back: {error}");
                 return;
             }
         }
-        self.deliver(deliveries);
+        self.deliver(first, turn);
+        batches.for_each(|batch| self.take_in(batch));
+        self.count_held();
     }
 
     /// Calls the handler for each delivery that may be handled.
-    fn handle(&mut self, batch: &Deliveries, now: UnixMs) -> Vec<Verdict> {
+    fn handle(&mut self, batch: &Deliveries, now: UnixMs, turn: &Turn) -> Vec<Verdict> {
         let begin = Instant::now();
         let mut verdicts = Vec::with_capacity(batch.len());
         let shared = Arc::clone(&self.shared);
-        let Some(runner) = self.open() else {
+        let Some((version, runner)) = self.open() else {
             return batch.as_slice().iter().map(|_| Verdict::NotTried(SETBACK)).collect();
         };
+        let mut watch =
+            Watch { shared: &shared, generation: version.generation, probe: turn.0.is_some(), stopped: false };
         runner.begin();
         if runner.calls_take() > 1 {
-            calls::handle_many(&shared, runner, batch.as_slice(), now, &mut verdicts);
+            calls::handle_many(&mut watch, runner, batch.as_slice(), now, &mut verdicts);
         } else {
-            calls::handle_each(&shared, runner, batch.as_slice(), now, &mut verdicts);
+            calls::handle_each(&mut watch, runner, batch.as_slice(), now, &mut verdicts);
         }
         runner.end();
         let elapsed = begin.elapsed();
@@ -213,7 +279,7 @@ impl Lane {
     }
 
     /// A runner of the version that serves now.
-    fn open(&mut self) -> Option<&mut Box<dyn Runner>> {
+    fn open(&mut self) -> Option<(&Version, &mut Box<dyn Runner>)> {
         let shared = &self.shared;
         let serving = shared.slot.serving()?;
         if self.runner.as_ref().is_none_or(|(version, _)| version.generation != serving.generation) {
@@ -227,7 +293,7 @@ impl Lane {
                 }
             }
         }
-        self.runner.as_mut().map(|(_, runner)| runner)
+        self.runner.as_mut().map(|(version, runner)| (&**version, runner))
     }
 
     /// The version that ran last.
@@ -253,8 +319,7 @@ impl Lane {
             let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
             if failed.contains(&sequence) {
                 *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed)
-            {
+            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_))) {
                 failed.push(sequence);
             }
         }
@@ -277,7 +342,8 @@ impl Lane {
         decisions.collect()
     }
 
-    /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back.
+    /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back: as the
+    /// next attempt if its handler ran, so that it does not run more often than it may.
     fn keep_dead_letters(&self, batch: &Deliveries, verdicts: &[Verdict], decisions: &mut [Decision], now: UnixMs) {
         let dead: Vec<usize> = (0..decisions.len())
             .filter(|place| {
@@ -310,17 +376,28 @@ impl Lane {
             letters,
         ));
         for (place, kept) in dead.into_iter().zip(kept) {
-            if let Some(decision) = decisions.get_mut(place)
-                && !kept
-            {
-                decision.settlement = Settlement::Release { after: SETBACK };
-            }
+            let (Some(decision), Some(delivery), false) = (decisions.get_mut(place), batch.as_slice().get(place), kept)
+            else {
+                continue;
+            };
+            decision.settlement = match (verdicts.get(place), &decision.settlement) {
+                (Some(Verdict::Ran(_)), Settlement::DeadLetter { code }) => Settlement::Redeliver {
+                    after: SETBACK,
+                    failure: Box::new(FailedAttempt {
+                        attempt: delivery.attempt,
+                        at: now,
+                        code: *code,
+                        text: decision.cause.clone().unwrap_or_default(),
+                    }),
+                },
+                _ => Settlement::Release { after: SETBACK },
+            };
         }
     }
 
     /// Tells the broker what became of each delivery, and holds those of an ordered route that are tried again.
     fn settle(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>, now: UnixMs) {
-        self.shared.meters.count(&self.shared.route.name, &batch, &decisions, now);
+        self.shared.meters.count(&self.shared.route.name, &batch, &verdicts, &decisions, now);
         let (batch, settlements) = self.hold_back(batch, verdicts, decisions);
         if batch.is_empty() {
             return;

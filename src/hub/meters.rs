@@ -2,9 +2,10 @@
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
+use super::verdict::Verdict;
 use crate::{
     broker::Deliveries,
-    message::{ReasonCode, Settlement, UnixMs},
+    message::{Outcome, Settlement, UnixMs},
     route::Route,
     settle::Decision,
     telemetry::metrics,
@@ -23,6 +24,7 @@ pub(super) struct Meters {
     pub(super) batch: Histogram,
     pub(super) held: IntGauge,
     pub(super) brake: IntGauge,
+    pub(super) in_flight: IntGauge,
 }
 
 impl Meters {
@@ -41,33 +43,49 @@ impl Meters {
             batch: metrics.handled_batch.with_label_values(&[name, handler]),
             held: metrics.held.with_label_values(&[name]),
             brake: metrics.brake.with_label_values(&[name]),
+            in_flight: metrics.in_flight.with_label_values(&[name]),
+        }
+    }
+
+    /// Messages flow, if they did not.
+    pub(super) fn released(&self) {
+        if self.brake.get() != 0 {
+            self.brake.set(0);
         }
     }
 
     /// What became of a batch.
-    pub(super) fn count(&self, name: &str, batch: &Deliveries, decisions: &[Decision], now: UnixMs) {
-        let mut accepted = 0;
-        for decision in decisions {
+    pub(super) fn count(
+        &self,
+        name: &str,
+        batch: &Deliveries,
+        verdicts: &[Verdict],
+        decisions: &[Decision],
+        now: UnixMs,
+    ) {
+        let (mut done, mut consumed) = (0, 0);
+        for (verdict, decision) in verdicts.iter().zip(decisions) {
+            match verdict {
+                Verdict::Ran(Outcome::Done(_)) => done += 1,
+                Verdict::Ran(Outcome::Retry { .. }) => self.retry.inc(),
+                Verdict::Ran(Outcome::Reject { .. }) => self.reject.inc(),
+                Verdict::Ran(Outcome::Failed(_)) => self.failed.inc(),
+                Verdict::Dead(..) | Verdict::NotTried(_) | Verdict::Behind(_) => {}
+            }
             match &decision.settlement {
-                Settlement::Accept => accepted += 1,
+                Settlement::Accept => {}
                 Settlement::Redeliver { failure, .. } => {
-                    let ended =
-                        if failure.code == ReasonCode::HandlerRetryExhausted { &self.retry } else { &self.failed };
-                    ended.inc();
-                    metrics().retries.with_label_values(&[name, failure.code.as_str()]).inc();
+                    metrics().retries.with_label_values(&[name, failure.code.as_str()]).inc()
                 }
                 Settlement::DeadLetter { code } => {
-                    let ended = if *code == ReasonCode::HandlerRejected { &self.reject } else { &self.failed };
-                    ended.inc();
-                    metrics().dead_lettered.with_label_values(&[name, code.as_str()]).inc();
+                    metrics().dead_lettered.with_label_values(&[name, code.as_str()]).inc()
                 }
-                Settlement::Release { .. } => {}
+                Settlement::Release { .. } => continue,
             }
+            consumed += 1;
         }
-        self.done.inc_by(accepted);
-        let released =
-            decisions.iter().filter(|decision| matches!(decision.settlement, Settlement::Release { .. })).count();
-        self.consumed.inc_by(batch.len().saturating_sub(released) as u64);
+        self.done.inc_by(done);
+        self.consumed.inc_by(consumed);
         let oldest = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).min().unwrap_or(now);
         self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
     }

@@ -1,9 +1,8 @@
 //! What all lanes of one route share.
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{brake::Brake, meters::Meters};
 use crate::{
@@ -26,5 +25,5 @@ pub(super) struct Parts {
     pub(super) meters: Meters,
 }
 
-/// Set when the grace period of a drain is over: running calls are ended.
-pub(super) type Ending = Arc<AtomicBool>;
+/// Cancelled when the grace period of a drain is over: the running calls of its source are ended.
+pub(super) type Ending = CancellationToken;

@@ -4,8 +4,8 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -26,7 +26,7 @@ use crate::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
-    route::RouteTable,
+    route::{Route, RouteTable},
     telemetry::metrics,
 };
 
@@ -129,7 +129,7 @@ impl Hub {
             loader_settings: Arc::clone(&loader_settings),
             plugins_changed,
             running: BTreeMap::new(),
-            ending: Ending::default(),
+            loading: Ending::new(),
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
@@ -225,7 +225,8 @@ struct Supervisor {
     loader_settings: Arc<Mutex<LoaderSettings>>,
     plugins_changed: mpsc::Sender<Vec<String>>,
     running: BTreeMap<Address, Running>,
-    ending: Ending,
+    /// Ends what loading a plugin calls.
+    loading: Ending,
     lane_ended: mpsc::Sender<LaneEnd>,
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
     program: PathBuf,
@@ -250,9 +251,11 @@ impl Supervisor {
         });
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewal = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(renewal.into()) => renewal = self.keep_alive(),
                 Some(end) = lane_ends.recv() => self.lane_ended(end),
                 Some(Command::Apply(settings, done)) = commands.recv() => {
                     let applied = self.apply(*settings, &mut lane_ends).await;
@@ -260,7 +263,6 @@ impl Supervisor {
                     done.send(applied).ok();
                 }
                 _ = stats.tick() => {
-                    self.running.values().for_each(Running::keep_alive);
                     self.count_depths();
                     self.show();
                 }
@@ -271,6 +273,7 @@ impl Supervisor {
                 }
             }
         }
+        self.loading.cancel();
         let grace = self.current().grace;
         let all: Vec<Address> = self.running.keys().cloned().collect();
         self.drain(&all, grace, &mut lane_ends).await;
@@ -285,13 +288,14 @@ impl Supervisor {
     /// What the first instance of a plugin's version is made with: the terms of a route that names it, or the defaults.
     fn first_instance_context(&self) -> Arc<dyn Fn(&str) -> LaneContext + Send + Sync> {
         let settings = Arc::clone(&self.settings);
-        let base = self.lane_context(Arc::new(Terms {
+        let terms = Terms {
             route: "".into(),
             isolation: Isolation::Instance,
             limits: Limits::default(),
             destinations: BTreeMap::new(),
             may_reply: false,
-        }));
+        };
+        let base = self.lane_context(Arc::new(terms), self.loading.clone());
         Arc::new(move |name: &str| {
             let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
             let route = settings.routes.iter().find(|route| &*route.handler == name);
@@ -306,13 +310,8 @@ impl Supervisor {
         })
     }
 
-    fn lane_context(&self, terms: Arc<Terms>) -> LaneContext {
-        LaneContext {
-            terms,
-            outlet: Arc::clone(&self.outlet) as _,
-            runtime: tokio::runtime::Handle::current(),
-            ending: Arc::clone(&self.ending),
-        }
+    fn lane_context(&self, terms: Arc<Terms>, ending: Ending) -> LaneContext {
+        LaneContext { terms, outlet: Arc::clone(&self.outlet) as _, runtime: tokio::runtime::Handle::current(), ending }
     }
 
     async fn apply(&mut self, settings: Settings, lane_ends: &mut mpsc::Receiver<LaneEnd>) -> Result<(), StartError> {
@@ -332,11 +331,23 @@ impl Supervisor {
             .cloned()
             .collect();
         let grace = settings.grace;
+        self.drain(&stopping, grace, lane_ends).await;
+        if let Err(error) = self.start_missing(&settings.routes).await {
+            // Everything as it was: what has just been started ends, what has just been ended starts again.
+            let other = |address: &&Address| before.routes.of(address) != settings.routes.of(address);
+            let started: Vec<Address> = self.running.keys().filter(other).cloned().collect();
+            self.drain(&started, grace, lane_ends).await;
+            if let Err(error) = self.start_missing(&before.routes).await {
+                tracing::error!(
+                    "routes that ran before cannot be started again; apply the settings once more: {error}"
+                );
+            }
+            self.show();
+            return Err(error);
+        }
         *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
             loader_settings(&settings, &self.program);
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
-        self.drain(&stopping, grace, lane_ends).await;
-        self.start_missing(&settings.routes).await?;
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         if !changed_plugins.is_empty() {
             // The loader has ended only when the hub stops.
             self.plugins_changed.send(changed_plugins).await.ok();
@@ -350,18 +361,25 @@ impl Supervisor {
             if self.running.contains_key(&source.address) {
                 continue;
             }
+            let ending = Ending::new();
+            let context = |route: &Arc<Route>| self.lane_context(Arc::clone(&route.terms), ending.clone());
             let contexts = of_source
                 .iter()
-                .map(|route| {
-                    (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms)))
-                })
+                .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), context(route)))
                 .collect();
-            let running = Running::start(&self.broker, source, contexts, &self.lane_ended)
+            let running = Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended)
                 .await
                 .map_err(|error| StartError::Broker { broker: self.broker.name().to_owned(), error })?;
             self.running.insert(source.address.clone(), running);
         }
         Ok(())
+    }
+
+    /// Says that everything that is out is being worked on. Returns when to say so again.
+    fn keep_alive(&self) -> Instant {
+        self.running.values().for_each(Running::keep_alive);
+        let every = self.running.values().filter_map(Running::keep_alive_every).min();
+        Instant::now() + every.unwrap_or(STATS_EVERY).min(STATS_EVERY)
     }
 
     /// Ends sources in three steps: nothing new, time for what is running, then its end.
@@ -374,12 +392,13 @@ impl Supervisor {
         let left = |supervisor: &Self| {
             which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>()
         };
+        let mut renewal = Instant::now();
         let all_ended = async {
             while left(self) > 0 {
-                match tokio::time::timeout(STATS_EVERY, lane_ends.recv()).await {
+                match tokio::time::timeout_at(renewal.into(), lane_ends.recv()).await {
                     Ok(Some(end)) => self.lane_ended(end),
                     Ok(None) => break,
-                    Err(_) => self.running.values().for_each(Running::keep_alive),
+                    Err(_) => renewal = self.keep_alive(),
                 }
             }
         };
@@ -388,7 +407,7 @@ impl Supervisor {
                 lanes = left(self),
                 "calls are still running after the grace period of {grace:?}: they are ended, their messages go back"
             );
-            self.ending.store(true, Ordering::Relaxed);
+            which.iter().filter_map(|address| self.running.get(address)).for_each(Running::end_calls);
             let ended = async {
                 while left(self) > 0 {
                     match lane_ends.recv().await {
@@ -401,7 +420,6 @@ impl Supervisor {
             if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
                 tracing::error!("a native handler does not return; its thread is left behind");
             }
-            self.ending.store(false, Ordering::Relaxed);
         }
         for address in which {
             self.running.remove(address);

@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{Exit, Failure},
@@ -109,7 +110,7 @@ impl<'c> Loader<'c> {
             terms,
             outlet: Arc::new(NoOutlet),
             runtime: self.runtime.handle().clone(),
-            ending: Arc::new(AtomicBool::new(false)),
+            ending: CancellationToken::new(),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Engine, StoreContextMut, UpdateDeadline,
     component::{HasData, HasSelf, Linker, Resource, ResourceTable},
@@ -34,10 +35,10 @@ use super::{
 };
 use crate::{
     handler::{
-        LaneContext, OutletError, REPLY_TO,
+        LaneContext, OutletError, REPLY_TO, Terms,
         limits::{LOG_LINE_BYTES_MAX, bounded_text},
     },
-    message::{Address, FailureKind, Message, Text, header},
+    message::{Address, FailureKind, Message, MessageId, Text, header},
 };
 
 /// Random bytes a guest may ask for in one call.
@@ -53,6 +54,8 @@ pub(super) struct State {
     pub(super) timed_out: bool,
     /// The message in hand, for the imports; only set for guests that import what needs it.
     pub(super) current: Option<Arc<Message>>,
+    /// Where many messages are in hand: the most hops that one of them has behind it.
+    pub(super) batch_hops: u32,
     pub(super) shared: Arc<SharedState>,
     pub(super) lane: LaneContext,
     pub(super) stderr: SharedTail,
@@ -99,6 +102,7 @@ impl State {
             deadline_max_ms: 0,
             timed_out: false,
             current: None,
+            batch_hops: 0,
             shared,
             lane,
             stderr: SharedTail::default(),
@@ -141,8 +145,14 @@ impl State {
         let Some(address) = terms.destinations.get(&destination).cloned().or_else(answers) else {
             return Err(publisher::PublishError::Denied(terms.denial(&destination)));
         };
-        let message = views::outbound_message(message, handled, crate::message::now_ms())
-            .map_err(publisher::PublishError::Invalid)?;
+        let now = crate::message::now_ms();
+        let mut message = views::outbound_message(message, handled, now).map_err(publisher::PublishError::Invalid)?;
+        if message.id == MessageId::default() {
+            message.id = MessageId::generate(now);
+        }
+        if handled.is_none() {
+            message.headers.append(header::HOPS, &self.batch_hops.saturating_add(1).to_string());
+        }
         if message.size() > limits.message_bytes_max {
             return Err(publisher::PublishError::TooLarge(u32::try_from(limits.message_bytes_max).unwrap_or(u32::MAX)));
         }
@@ -156,8 +166,7 @@ impl State {
 /// Called by wasmtime when an epoch has passed while guest code ran.
 pub(super) fn on_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
-    let ending = state.lane.ending.load(Ordering::Relaxed);
-    if ending || state.clock.now_ms() >= state.deadline_ms {
+    if state.lane.ending.is_cancelled() || state.clock.now_ms() >= state.deadline_ms {
         Err(state.time_is_up())
     } else {
         Ok(UpdateDeadline::Continue(1))
@@ -184,9 +193,18 @@ impl WasiView for State {
         // Made on first use: most guests link WASI and never call it.
         let ctx = self.wasi.get_or_insert_with(|| {
             let mut builder = WasiCtx::builder();
+            let output = |stream, tail| {
+                Output(Arc::new(Printed {
+                    shared: Arc::clone(&self.shared),
+                    terms: Arc::clone(&self.lane.terms),
+                    stream,
+                    tail,
+                    line: Mutex::default(),
+                }))
+            };
             builder
-                .stdout(Output(None))
-                .stderr(Output(Some(Arc::clone(&self.stderr))))
+                .stdout(output("stdout", None))
+                .stderr(output("stderr", Some(Arc::clone(&self.stderr))))
                 .allow_tcp(false)
                 .allow_udp(false)
                 .allow_ip_name_lookup(false)
@@ -197,10 +215,37 @@ impl WasiView for State {
     }
 }
 
-/// Standard output of a guest goes nowhere, and of its standard error only the end is kept, to explain a failure:
-/// `wasi:logging` is bounded in rate, they are not.
+/// What a guest prints becomes lines of the log, within the rate of all its lines. Of its standard error the end is kept,
+/// too, to explain a failure.
 #[derive(Clone)]
-struct Output(Option<SharedTail>);
+struct Output(Arc<Printed>);
+
+struct Printed {
+    shared: Arc<SharedState>,
+    terms: Arc<Terms>,
+    stream: &'static str,
+    tail: Option<SharedTail>,
+    /// What has not ended in a line break yet.
+    line: Mutex<Vec<u8>>,
+}
+
+impl Printed {
+    fn write(&self, bytes: &[u8]) {
+        if let Some(tail) = &self.tail {
+            tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        }
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LOG_LINE_BYTES_MAX.saturating_sub(line.len());
+            line.extend_from_slice(piece.get(..room).unwrap_or(piece));
+            if piece.ends_with(b"\n") {
+                let text = String::from_utf8_lossy(&line);
+                log(&self.shared, &self.terms, logging::Level::Info, self.stream, text.trim_end_matches(['\r', '\n']));
+                line.clear();
+            }
+        }
+    }
+}
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
@@ -225,9 +270,7 @@ impl Pollable for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: bytes::Bytes) -> Result<(), StreamError> {
-        if let Some(tail) = &self.0 {
-            tail.lock().unwrap_or_else(PoisonError::into_inner).push(&bytes);
-        }
+        self.0.write(&bytes);
         Ok(())
     }
 
@@ -250,12 +293,22 @@ impl HasData for BoundedPoll {
 impl State {
     fn wait<T>(&mut self, wait: impl AsyncFnOnce(&mut ResourceTable) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
         let remaining = self.remaining();
-        let runtime = self.lane.runtime.clone();
+        let LaneContext { runtime, ending, .. } = self.lane.clone();
         let table = &mut self.table;
-        match runtime.block_on(async { tokio::time::timeout(remaining, wait(table)).await }) {
-            Ok(done) => done,
-            Err(_) => Err(self.time_is_up()),
+        match runtime.block_on(bounded(remaining, &ending, wait(table))) {
+            Some(done) => done,
+            None => Err(self.time_is_up()),
         }
+    }
+}
+
+/// What it comes to, unless the call's time, or the lane's, is over before.
+async fn bounded<T>(remaining: Duration, ending: &CancellationToken, wait: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = wait => Some(done),
+        () = ending.cancelled() => None,
+        () = tokio::time::sleep(remaining) => None,
     }
 }
 
@@ -287,13 +340,11 @@ impl publisher::Host for State {
         };
         let outlet = Arc::clone(&self.lane.outlet);
         let remaining = self.remaining();
-        let published = self
-            .lane
-            .runtime
-            .block_on(async { tokio::time::timeout(remaining, outlet.publish(&address, message)).await });
+        let lane = &self.lane;
+        let published = lane.runtime.block_on(bounded(remaining, &lane.ending, outlet.publish(&address, message)));
         match published {
-            Ok(result) => Ok(result.map_err(publish_error)),
-            Err(_) => Err(self.time_is_up()),
+            Some(result) => Ok(result.map_err(publish_error)),
+            None => Err(self.time_is_up()),
         }
     }
 
@@ -309,13 +360,12 @@ impl publisher::Host for State {
         let outlet = Arc::clone(&self.lane.outlet);
         let remaining = self.remaining();
         let timeout = remaining.min(Duration::from_millis(u64::from(timeout_ms)));
-        let answered = self
-            .lane
-            .runtime
-            .block_on(async { tokio::time::timeout(remaining, outlet.request(&address, message, timeout)).await });
+        let lane = &self.lane;
+        let answered =
+            lane.runtime.block_on(bounded(remaining, &lane.ending, outlet.request(&address, message, timeout)));
         match answered {
-            Ok(result) => Ok(result.map(|answer| views::answer(&answer)).map_err(publish_error)),
-            Err(_) => Err(self.time_is_up()),
+            Some(result) => Ok(result.map(|answer| views::answer(&answer)).map_err(publish_error)),
+            None => Err(self.time_is_up()),
         }
     }
 }
@@ -360,23 +410,27 @@ impl store::Host for State {
 
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
-        let max = self.lane.terms.limits.log_lines_per_second_max;
-        if !self.shared.log_rate.admit(max, &self.shared.plugin) {
-            return Ok(());
-        }
-        let text = bounded_text(&message, LOG_LINE_BYTES_MAX, false);
-        let context = bounded_text(&context, 256, false);
-        let (plugin, route) = (self.shared.plugin.as_str(), &*self.lane.terms.route);
-        match level {
-            logging::Level::Trace => tracing::trace!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Debug => tracing::debug!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Info => tracing::info!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Warn => tracing::warn!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Error | logging::Level::Critical => {
-                tracing::error!(target: "helixmq::guest", plugin, route, context, "{text}");
-            }
-        }
+        log(&self.shared, &self.lane.terms, level, &context, &message);
         Ok(())
+    }
+}
+
+/// Writes a line of a guest, if it is within its rate.
+fn log(shared: &SharedState, terms: &Terms, level: logging::Level, context: &str, message: &str) {
+    if !shared.log_rate.admit(terms.limits.log_lines_per_second_max, &shared.plugin) {
+        return;
+    }
+    let text = bounded_text(message, LOG_LINE_BYTES_MAX, false);
+    let context = bounded_text(context, 256, false);
+    let (plugin, route) = (shared.plugin.as_str(), &*terms.route);
+    match level {
+        logging::Level::Trace => tracing::trace!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Debug => tracing::debug!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Info => tracing::info!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Warn => tracing::warn!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Error | logging::Level::Critical => {
+            tracing::error!(target: "helixmq::guest", plugin, route, context, "{text}");
+        }
     }
 }
 

@@ -2,9 +2,7 @@
 //! only what is offered, is it small enough to be compiled. Milliseconds, where compiling may take seconds.
 
 use sha2::{Digest, Sha256};
-use wasmparser::{Encoding, Operator, Parser, Payload};
-use wit_component::DecodedWasm;
-use wit_parser::{Resolve, WorldId, WorldItem, WorldKey};
+use wasmparser::{BinaryReaderError, ComponentExternalKind, Encoding, Operator, Parser, Payload};
 
 use crate::handler::limits::bounded_text;
 
@@ -133,12 +131,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
         return Err(LoadError::NotWasm);
     }
     measure(bytes)?;
-    let decoded = wit_component::decode(bytes)
-        .map_err(|error| LoadError::Truncated(bounded_text(&format!("{error:#}"), 512, false)))?;
-    let DecodedWasm::Component(resolve, world) = decoded else {
-        return Err(LoadError::NoHandler { exports: "a WIT package and no code".to_owned() });
-    };
-    let (imports, exports) = names(&resolve, world);
+    let (imports, exports) = names(bytes).map_err(|error| LoadError::Truncated(error.to_string()))?;
     let mut inspected =
         Inspected { digest: digest(bytes), bytes: bytes.len(), version: wasm_version(bytes), ..Inspected::default() };
     let mut other_version = None;
@@ -196,13 +189,35 @@ fn is_offered(import: &str) -> bool {
     OFFERED.iter().any(|(offered, prefix)| package == *offered && version.starts_with(prefix))
 }
 
-fn names(resolve: &Resolve, world: WorldId) -> (Vec<String>, Vec<String>) {
-    let Some(world) = resolve.worlds.get(world) else { return (Vec::new(), Vec::new()) };
-    let name = |(key, item): (&WorldKey, &WorldItem)| match item {
-        WorldItem::Type { .. } => None,
-        _ => Some(bounded_text(&resolve.name_world_key(key), 256, false)),
-    };
-    (world.imports.iter().filter_map(name).collect(), world.exports.iter().filter_map(name).collect())
+/// What the component itself imports and exports, types aside. Read from its own sections: a WIT text cannot be made of
+/// every component that wasmtime links.
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), BinaryReaderError> {
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
+    let shown = |name: &str| bounded_text(name, 256, false);
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    let import = import?;
+                    if import.ty.kind() != ComponentExternalKind::Type {
+                        imports.push(shown(import.name.name));
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    let export = export?;
+                    if export.kind != ComponentExternalKind::Type {
+                        exports.push(shown(export.name.name));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((imports, exports))
 }
 
 /// Walks the file once, so that nothing that takes long to compile reaches the compiler.

@@ -14,6 +14,7 @@ use super::{
     bindings::exports::helix::messaging::{event_batch_handler, event_handler, lifecycle, task_handler},
     clock::Running,
     host::{self, State},
+    stderr::StderrTail,
     version::Component,
     views,
 };
@@ -187,13 +188,16 @@ impl Runner for ComponentRunner {
         if self.kind == Kind::Topic && self.component.exports.batch.is_some() { BATCH_MAX } else { 1 }
     }
 
-    fn handle_batch(&mut self, calls: &[Call<'_>]) -> Vec<Outcome> {
-        let [_, _, ..] = calls else { return calls.iter().map(|call| self.handle(call)).collect() };
+    fn handle_batch(&mut self, calls: &[Call<'_>]) -> Option<Vec<Outcome>> {
+        let [_, _, ..] = calls else { return Some(calls.iter().map(|call| self.handle(call)).collect()) };
+        let hops = calls.iter().map(|call| call.message.hops()).max().unwrap_or(0);
         let answers = self.call(calls.len(), |guest| {
             let Entry::Batch(entry) = &guest.entry else {
                 return Err(wasmtime::Error::msg("it does not take batches"));
             };
-            guest.store.data_mut().current = None;
+            let state = guest.store.data_mut();
+            state.current = None;
+            state.batch_hops = hops;
             let answers = views::with_events(calls, |events| entry.call_handle_batch(&mut guest.store, events))?;
             if answers.len() == calls.len() {
                 Ok(answers)
@@ -202,16 +206,13 @@ impl Runner for ComponentRunner {
             }
         });
         match answers {
-            Ok(answers) => answers
-                .into_iter()
-                .zip(calls)
-                .map(|(answer, call)| views::outcome(answer, call.message, &self.lane.terms, self.now))
-                .collect(),
-            // Which of them did it? One to a batch, the innocent get their answers.
-            Err(Outcome::Failed(failure)) if failure.kind.is_crash() => {
-                calls.iter().map(|call| self.handle(call)).collect()
+            Ok(answers) => {
+                let outcome =
+                    |(answer, call): (_, &Call<'_>)| views::outcome(answer, call.message, &self.lane.terms, self.now);
+                Some(answers.into_iter().zip(calls).map(outcome).collect())
             }
-            Err(failed) => calls.iter().map(|_| failed.clone()).collect(),
+            Err(Outcome::Failed(failure)) if failure.kind.is_crash() => None,
+            Err(failed) => Some(calls.iter().map(|_| failed.clone()).collect()),
         }
     }
 
@@ -255,7 +256,7 @@ fn init(store: &mut Store<State>, lifecycle: &lifecycle::Guest) -> Result<(), St
         Err(error) => {
             let text = match host::failure_kind(store.data(), &error) {
                 FailureKind::Timeout => "init took too long".to_owned(),
-                _ => format!("init failed: {}", chain(&error)),
+                _ => with_last_words(format!("init failed: {}", chain(&error)), store.data()),
             };
             Err(StartError { kind: FailureKind::Unavailable, text })
         }
@@ -283,14 +284,17 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
         },
         _ => chain(error),
     };
-    let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-    if !said.is_empty() {
-        text = format!("{text}: {said}");
-    }
+    text = with_last_words(text, state);
     let backtrace = error
         .downcast_ref::<wasmtime::WasmBacktrace>()
         .map(|trace| bounded_text(&trace.to_string(), TRAP_BYTES_MAX, true));
     views::failure(kind, &text, backtrace)
+}
+
+/// A failure with what the guest last wrote to its standard error.
+fn with_last_words(text: String, state: &State) -> String {
+    let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
+    if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, StderrTail::BYTES_MAX, false)) }
 }
 
 /// An error with its causes, without the backtrace.

@@ -10,7 +10,7 @@ pub(super) struct StderrTail(Vec<u8>);
 pub(super) type SharedTail = Arc<Mutex<StderrTail>>;
 
 impl StderrTail {
-    const BYTES_MAX: usize = 1024;
+    pub(super) const BYTES_MAX: usize = 1024;
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes.get(bytes.len().saturating_sub(Self::BYTES_MAX)..).unwrap_or_default());
