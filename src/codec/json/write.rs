@@ -156,8 +156,7 @@ impl<M: SerializeMap> Entries<M> {
         if payload.is_empty() {
             return Ok(());
         }
-        let json: Option<&RawValue> =
-            is_plain(payload).then(|| serde_json::from_slice(payload).ok()).flatten();
+        let json: Option<&RawValue> = is_plain(payload).then(|| serde_json::from_slice(payload).ok()).flatten();
         // Only the value itself is written back; white space around it would be lost.
         if let Some(json) = json.filter(|json| !exact || json.get().len() == payload.len()) {
             return self.map.serialize_entry(names.payload, json);
