@@ -15,5 +15,6 @@
 mod support;
 
 mod logs;
+mod misbehaving;
 mod quakes;
 mod routes;

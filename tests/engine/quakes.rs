@@ -78,7 +78,7 @@ async fn a_week_of_earthquakes_is_handled_to_the_last_one() {
     assert_eq!(ids(dead.iter().map(|dead| &*dead.message)), ids(rejected));
 
     let settled = engine.broker.ledger().into_iter().filter_map(|passed| match passed {
-        Passed::Settled(_, id, 1, Settlement::Accept) => Some(id),
+        Passed::Settled(id, 1, Settlement::Accept) => Some(id),
         _ => None,
     });
     let accepted: Vec<_> = settled.collect();

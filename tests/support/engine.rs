@@ -195,7 +195,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Plan {
     routes: Vec<Route>,
     natives: Vec<(String, Arc<dyn Handler>)>,
-    files: Vec<(PathBuf, String, bool)>,
+    files: Vec<(PathBuf, String)>,
     plugins: BTreeMap<String, PluginSettings>,
     loading: Loading,
     grace: Duration,
@@ -231,13 +231,7 @@ impl Plan {
 
     /// A file under another name.
     pub(crate) fn plugin_as(mut self, file: PathBuf, name: &str) -> Self {
-        self.files.push((file, name.to_owned(), true));
-        self
-    }
-
-    /// A file that will not serve.
-    pub(crate) fn bad_plugin(mut self, file: PathBuf, name: &str) -> Self {
-        self.files.push((file, name.to_owned(), false));
+        self.files.push((file, name.to_owned()));
         self
     }
 
@@ -288,7 +282,7 @@ impl Plan {
         let directory = tempfile::tempdir().expect("a directory");
         let plugins = directory.path().join("plugins");
         fs::create_dir(&plugins).expect("made");
-        for (file, name, _) in &self.files {
+        for (file, name) in &self.files {
             fs::copy(file, plugins.join(format!("{name}.wasm"))).expect("copied");
         }
         let settings = Settings {
@@ -306,9 +300,8 @@ impl Plan {
         let hub = Hub::start(Arc::<Tap>::clone(&broker) as Arc<dyn Broker>, settings, self.natives, program).await;
         let engine = Engine { hub: hub.expect("a hub that starts"), broker, directory };
         engine.hub.ready().await;
-        for (_, name, serves) in &self.files {
-            let serving = engine.hub.registry().slot(name).serving().is_some();
-            assert_eq!(serving, *serves, "{name}: {:?}", engine.receipts(name));
+        for (_, name) in &self.files {
+            assert!(engine.hub.registry().slot(name).serving().is_some(), "{name}: {:?}", engine.receipts(name));
         }
         engine
     }
@@ -481,11 +474,11 @@ pub(crate) enum Passed {
     /// A message was published and confirmed.
     Published(Address, Arc<Message>),
     /// A message was refused.
-    Refused(Address, Arc<Message>),
-    /// A delivery was settled.
-    Settled(Address, String, u32, Settlement),
+    Refused,
+    /// A delivery of a message, by its id, on this attempt, was settled.
+    Settled(String, u32, Settlement),
     /// A delivery was dropped, and went back.
-    Dropped(Address, String),
+    Dropped,
 }
 
 type Refuse = Box<dyn FnMut(&Address, &Message) -> bool + Send>;
@@ -551,7 +544,7 @@ impl Tap {
             .ledger()
             .iter()
             .filter_map(|passed| match passed {
-                Passed::Settled(_, settled, _, how) if *settled == id => Some(how.clone()),
+                Passed::Settled(settled, _, how) if *settled == id => Some(how.clone()),
                 _ => None,
             })
             .collect()
@@ -599,7 +592,7 @@ impl Broker for Tap {
         // One by one, so that the ledger has what the broker has, in its order.
         for (place, (message, refused)) in messages.into_iter().zip(refused).enumerate() {
             if refused {
-                self.shared.ledger().push(Passed::Refused(to.clone(), message));
+                self.shared.ledger().push(Passed::Refused);
                 failures.push((place, PublishError::Unconfirmed("refused by the test".to_owned())));
             } else if let Err(error) = self.inner.publish(to, vec![Arc::clone(&message)]).await {
                 failures.extend(error.0.into_iter().map(|(_, error)| (place, error)));
@@ -615,10 +608,9 @@ impl Broker for Tap {
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
-        let from = request.from.clone();
         let inner = self.inner.subscribe(request).await?;
         let shared = Arc::clone(&self.shared);
-        let settler = TapSettler { inner: OnceLock::new(), names: Mutex::default(), from, shared };
+        let settler = TapSettler { inner: OnceLock::new(), names: Mutex::default(), shared };
         Ok(Box::new(TapSubscription { inner, settler: Arc::new(settler) }))
     }
 
@@ -667,7 +659,6 @@ struct TapSettler {
     /// The same for every batch.
     inner: OnceLock<Arc<dyn Settler>>,
     names: Mutex<BTreeMap<Tag, (String, u32)>>,
-    from: Address,
     shared: Arc<Shared>,
 }
 
@@ -685,8 +676,7 @@ impl TapSettler {
 impl Settler for TapSettler {
     async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
         let named = settled.iter().map(|(tag, how)| (self.name(*tag), how.clone()));
-        let passed: Vec<_> =
-            named.map(|((id, attempt), how)| Passed::Settled(self.from.clone(), id, attempt, how)).collect();
+        let passed: Vec<_> = named.map(|((id, attempt), how)| Passed::Settled(id, attempt, how)).collect();
         self.shared.ledger().extend(passed);
         self.inner().settle(settled).await
     }
@@ -699,8 +689,10 @@ impl Settler for TapSettler {
     }
 
     fn release(&self, tags: Vec<Tag>) {
-        let passed: Vec<_> = tags.iter().map(|tag| Passed::Dropped(self.from.clone(), self.name(*tag).0)).collect();
-        self.shared.ledger().extend(passed);
+        self.shared.ledger().extend(tags.iter().map(|tag| {
+            self.name(*tag);
+            Passed::Dropped
+        }));
         self.inner().release(tags);
     }
 }

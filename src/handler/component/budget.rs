@@ -3,6 +3,8 @@
 
 use wasmtime::ResourceLimiter;
 
+use super::engine::TABLE_ELEMENTS_MAX;
+
 /// Bytes that one table element takes in the host.
 const TABLE_ELEMENT_BYTES: usize = 8;
 /// Core instances, memories and tables a component may hold. Guests of known languages hold up to 40 instances.
@@ -62,7 +64,9 @@ impl ResourceLimiter for Budget {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
+        if let Some(maximum) = maximum.filter(|maximum| desired > *maximum) {
+            // Not a bound of the guest's own, but what a table may have here.
+            self.refused |= maximum >= TABLE_ELEMENTS_MAX;
             return Ok(false);
         }
         Ok(self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))

@@ -18,7 +18,7 @@ const MEMORIES_MAX: u32 = 2000;
 /// Tables.
 const TABLES_MAX: u32 = 8000;
 /// Elements of one table.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
+pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Memory of a slot that stays resident between two instances, where the kernel can tell which pages were touched.
 /// Without that (Linux before 6.7) each reuse would write all of it.
 const KEEP_RESIDENT: usize = 1 << 20;

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     handler::{
-        LaneContext, OutletError, REPLY_TO,
+        LaneContext, OutletError, REPLY_TO, Terms,
         limits::{LOG_LINE_BYTES_MAX, bounded_text},
     },
     message::{Address, FailureKind, Message, Text, header},
@@ -178,9 +178,10 @@ impl WasiView for State {
         // Made on first use: most guests link WASI and never call it.
         let ctx = self.wasi.get_or_insert_with(|| {
             let mut builder = WasiCtx::builder();
+            let output = |stream, tail| Output(Arc::new(Printed { shared: Arc::clone(&self.shared), terms: Arc::clone(&self.lane.terms), stream, tail, line: Mutex::default() }));
             builder
-                .stdout(Output(None))
-                .stderr(Output(Some(Arc::clone(&self.stderr))))
+                .stdout(output("stdout", None))
+                .stderr(output("stderr", Some(Arc::clone(&self.stderr))))
                 .allow_tcp(false)
                 .allow_udp(false)
                 .allow_ip_name_lookup(false)
@@ -191,10 +192,37 @@ impl WasiView for State {
     }
 }
 
-/// Standard output of a guest goes nowhere, and of its standard error only the end is kept, to explain a failure:
-/// `wasi:logging` is bounded in rate, they are not.
+/// What a guest prints becomes lines of the log, within the rate of all its lines. Of its standard error the end is kept,
+/// too, to explain a failure.
 #[derive(Clone)]
-struct Output(Option<SharedTail>);
+struct Output(Arc<Printed>);
+
+struct Printed {
+    shared: Arc<SharedState>,
+    terms: Arc<Terms>,
+    stream: &'static str,
+    tail: Option<SharedTail>,
+    /// What has not ended in a line break yet.
+    line: Mutex<Vec<u8>>,
+}
+
+impl Printed {
+    fn write(&self, bytes: &[u8]) {
+        if let Some(tail) = &self.tail {
+            tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        }
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LOG_LINE_BYTES_MAX.saturating_sub(line.len());
+            line.extend_from_slice(piece.get(..room).unwrap_or(piece));
+            if piece.ends_with(b"\n") {
+                let text = String::from_utf8_lossy(&line);
+                log(&self.shared, &self.terms, logging::Level::Info, self.stream, text.trim_end_matches(['\r', '\n']));
+                line.clear();
+            }
+        }
+    }
+}
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
@@ -219,9 +247,7 @@ impl Pollable for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: bytes::Bytes) -> Result<(), StreamError> {
-        if let Some(tail) = &self.0 {
-            tail.lock().unwrap_or_else(PoisonError::into_inner).push(&bytes);
-        }
+        self.0.write(&bytes);
         Ok(())
     }
 
@@ -357,23 +383,27 @@ impl store::Host for State {
 
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
-        let max = self.lane.terms.limits.log_lines_per_second_max;
-        if !self.shared.log_rate.admit(max, &self.shared.plugin) {
-            return Ok(());
-        }
-        let text = bounded_text(&message, LOG_LINE_BYTES_MAX, false);
-        let context = bounded_text(&context, 256, false);
-        let (plugin, route) = (self.shared.plugin.as_str(), &*self.lane.terms.route);
-        match level {
-            logging::Level::Trace => tracing::trace!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Debug => tracing::debug!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Info => tracing::info!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Warn => tracing::warn!(target: "helixmq::guest", plugin, route, context, "{text}"),
-            logging::Level::Error | logging::Level::Critical => {
-                tracing::error!(target: "helixmq::guest", plugin, route, context, "{text}");
-            }
-        }
+        log(&self.shared, &self.lane.terms, level, &context, &message);
         Ok(())
+    }
+}
+
+/// Writes a line of a guest, if it is within its rate.
+fn log(shared: &SharedState, terms: &Terms, level: logging::Level, context: &str, message: &str) {
+    if !shared.log_rate.admit(terms.limits.log_lines_per_second_max, &shared.plugin) {
+        return;
+    }
+    let text = bounded_text(message, LOG_LINE_BYTES_MAX, false);
+    let context = bounded_text(context, 256, false);
+    let (plugin, route) = (shared.plugin.as_str(), &*terms.route);
+    match level {
+        logging::Level::Trace => tracing::trace!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Debug => tracing::debug!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Info => tracing::info!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Warn => tracing::warn!(target: "helixmq::guest", plugin, route, context, "{text}"),
+        logging::Level::Error | logging::Level::Critical => {
+            tracing::error!(target: "helixmq::guest", plugin, route, context, "{text}");
+        }
     }
 }
 

@@ -254,7 +254,7 @@ fn init(store: &mut Store<State>, lifecycle: &lifecycle::Guest) -> Result<(), St
         Err(error) => {
             let text = match host::failure_kind(store.data(), &error) {
                 FailureKind::Timeout => "init took too long".to_owned(),
-                _ => format!("init failed: {}", chain(&error)),
+                _ => with_last_words(format!("init failed: {}", chain(&error)), store.data()),
             };
             Err(StartError { kind: FailureKind::Unavailable, text })
         }
@@ -282,15 +282,18 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
         },
         _ => chain(error),
     };
-    let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-    if !said.is_empty() {
-        text = format!("{text}: {said}");
-    }
+    text = with_last_words(text, state);
     let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(|trace| bounded_text(&trace.to_string(), TRAP_BYTES_MAX, true));
     views::failure(kind, &text, backtrace)
 }
 
 /// An error with its causes, without the backtrace.
+/// A failure with what the guest last wrote to its standard error.
+fn with_last_words(text: String, state: &State) -> String {
+    let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
+    if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, StderrTail::BYTES_MAX, false)) }
+}
+
 pub(super) fn chain(error: &wasmtime::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
