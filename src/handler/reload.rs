@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// A file that changed less than this ago may still be written.
@@ -17,6 +17,9 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct Directory {
     seen: BTreeMap<String, Seen>,
+    /// Files that were not whole, and since when they are as they are. By our own clock: what a file says of its time may
+    /// be wrong.
+    parts: BTreeMap<String, (Stamp, Instant)>,
 }
 
 /// One file, as it was when it was last acted upon.
@@ -80,7 +83,19 @@ impl Directory {
 
     /// This content of the file has been acted upon.
     pub fn saw(&mut self, name: &str, stamp: Stamp, digest: Option<String>) {
+        self.parts.remove(name);
         self.seen.insert(name.to_owned(), Seen { stamp, digest });
+    }
+
+    /// This file is not whole. Returns whether it may still become so: it changed less than [`PATIENCE`] ago.
+    pub fn saw_part(&mut self, name: &str, stamp: &Stamp) -> bool {
+        match self.parts.get(name) {
+            Some((seen, since)) if seen == stamp => since.elapsed() < PATIENCE,
+            _ => {
+                self.parts.insert(name.to_owned(), (stamp.clone(), Instant::now()));
+                true
+            }
+        }
     }
 
     /// The next look acts upon the file again, or upon its absence.

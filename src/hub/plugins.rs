@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -18,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::watch::Watcher;
 use crate::{
     handler::{
-        Handler, LaneContext, Loading, PluginSettings, Registry,
+        Handler, LaneContext, Loading, PluginSettings, Registry, Slot,
         component::{CompileChild, Component, ComponentEngine, Load, LoadError},
-        reload::{Change, Directory, PATIENCE, SETTLE, Stamp},
+        native::panic_text,
+        reload::{Change, Directory, SETTLE, Stamp},
     },
     telemetry::metrics,
 };
@@ -63,6 +65,14 @@ enum Finished {
     NotWhole,
 }
 
+/// Whether what is being loaded is still wanted so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Current,
+    /// Its settings have changed meanwhile.
+    Outdated,
+}
+
 /// How a load ended.
 struct Loaded {
     name: String,
@@ -79,7 +89,7 @@ impl Loader {
         let mut watcher = Watcher::new();
         let mut directory = Directory::default();
         let mut loads: JoinSet<Loaded> = JoinSet::new();
-        let mut loading: BTreeMap<String, ()> = BTreeMap::new();
+        let mut loading: BTreeMap<String, Wanted> = BTreeMap::new();
         let mut complained = false;
         let mut again = true;
         let mut not_before = Instant::now();
@@ -111,15 +121,23 @@ impl Loader {
                 Some(names) = self.changed.recv() => {
                     for name in names {
                         directory.forget(&name);
+                        // What is being loaded is loaded with the settings before.
+                        if let Some(loading) = loading.get_mut(&name) {
+                            *loading = Wanted::Outdated;
+                        }
                     }
                     again = true;
                 }
                 Some(loaded) = loads.join_next() => {
                     match loaded {
                         Ok(loaded) => {
-                            loading.remove(&loaded.name);
+                            let outdated = loading.remove(&loaded.name) == Some(Wanted::Outdated);
+                            let name = loaded.name.clone();
                             if self.finish(loaded, &mut directory) == Finished::NotWhole {
                                 not_before = Instant::now() + LOOK_AT_PART_AGAIN;
+                            }
+                            if outdated {
+                                directory.forget(&name);
                             }
                         }
                         Err(error) => tracing::error!("loading a plugin panicked: {error}"),
@@ -138,12 +156,13 @@ impl Loader {
         settings: &LoaderSettings,
         directory: &mut Directory,
         loads: &mut JoinSet<Loaded>,
-        loading: &mut BTreeMap<String, ()>,
+        loading: &mut BTreeMap<String, Wanted>,
     ) -> bool {
         match change {
             Change::Gone { name } => {
                 directory.forget(&name);
-                if self.registry.slot(&name).remove() {
+                let slot = self.registry.slot(&name);
+                if !is_native(&slot) && slot.remove() {
                     metrics().reloads.with_label_values(&[name.as_str(), "removed"]).inc();
                     tracing::warn!(plugin = name, "its file is gone: messages for it wait until it is back");
                 }
@@ -153,7 +172,7 @@ impl Loader {
             Change::Look { .. } if loads.len() >= LOADS_MAX => false,
             Change::Look { ref stamp, .. } if stamp.age().is_some_and(|age| age < SETTLE) => true,
             Change::Look { name, path, stamp, known } => {
-                loading.insert(name.clone(), ());
+                loading.insert(name.clone(), Wanted::Current);
                 let load = Load {
                     name: name.clone(),
                     settings: settings.settings.get(&name).map(|settings| settings.config.clone()).unwrap_or_default(),
@@ -170,7 +189,10 @@ impl Loader {
                 let bytes_max = settings.loading.file_bytes_max;
                 loads.spawn_blocking(move || {
                     let began = Instant::now();
-                    let (digest, result) = read_and_load(&engine, &path, &stamp, known.as_deref(), bytes_max, &load, &context);
+                    // A panic is a defect of the engine, or of a library: it costs the file, not its name.
+                    let load = || read_and_load(&engine, &path, &stamp, known.as_deref(), bytes_max, &load, &context);
+                    let (digest, result) = catch_unwind(AssertUnwindSafe(load))
+                        .unwrap_or_else(|panic| (None, Err(LoadError::Start(format!("loading it {}", panic_text(&*panic))))));
                     Loaded { name, path, stamp, began, digest, result }
                 });
                 false
@@ -186,7 +208,7 @@ impl Loader {
         let count = |result| metrics().reloads.with_label_values(&[name.as_str(), result]).inc();
         match result {
             Ok(None) => directory.saw(&name, stamp, digest),
-            Ok(Some(_)) if slot.identity().is_some_and(|serving| serving.digest.is_empty()) => {
+            Ok(Some(_)) if is_native(&slot) => {
                 count("refused");
                 tracing::error!(plugin = name, file = %path.display(), "refused: a handler of the embedding program has this name");
                 slot.refuse(digest.clone(), took, "a handler of the embedding program has this name".to_owned());
@@ -204,7 +226,7 @@ impl Loader {
                 tracing::info!(plugin = name, digest = identity.digest, took_ms = took.as_secs_f64() * 1000.0, cached, "serves");
             }
             // Perhaps it is still being copied: wait until it has been still for a while.
-            Err(LoadError::Truncated(_)) if stamp.age().is_none_or(|age| age < PATIENCE) && Stamp::of(&path).is_ok() => {
+            Err(LoadError::Truncated(_)) if Stamp::of(&path).is_ok_and(|now| now != stamp || directory.saw_part(&name, &stamp)) => {
                 return Finished::NotWhole;
             }
             Err(error) => {
@@ -217,6 +239,11 @@ impl Loader {
         }
         Finished::Settled
     }
+}
+
+/// Whether a handler of the embedding program has this name: no file takes it, and none that goes takes it away.
+fn is_native(slot: &Slot) -> bool {
+    slot.identity().is_some_and(|serving| serving.digest.is_empty())
 }
 
 fn read_and_load(

@@ -7,6 +7,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -46,8 +47,11 @@ impl CompileChild {
         if let Some(component) = load(engine, &compiled) {
             return Ok((component, true));
         }
-        let input = self.cache.join(format!("{wasm_digest}-{}.wasm", std::process::id()));
-        let output = compiled.with_extension(format!("{}.part", std::process::id()));
+        // One file may be compiled twice at a time, under two names.
+        static COMPILED: AtomicU64 = AtomicU64::new(0);
+        let ours = format!("{}-{}", std::process::id(), COMPILED.fetch_add(1, Ordering::Relaxed));
+        let input = self.cache.join(format!("{wasm_digest}-{ours}.wasm"));
+        let output = compiled.with_extension(format!("{ours}.part"));
         fs::write(&input, wasm).map_err(|error| cannot("the compile cache", &input, &error))?;
         let ran = self.run(&input, &output);
         // Whatever is left of a failed child is of no use; a file that cannot be removed is found again by name.
