@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ pub struct Slot {
     name: Arc<str>,
     serving: ArcSwapOption<Version>,
     changed: watch::Sender<u64>,
+    /// Locked through every change, so that none comes between looking and changing.
     history: Mutex<History>,
 }
 
@@ -130,53 +131,48 @@ impl Slot {
 
     /// Puts a version into service from the next delivery on.
     pub fn serve(&self, handler: Arc<dyn Handler>, took: Duration, cached: bool) -> Arc<Version> {
+        let mut history = self.history();
         let digest = Some(handler.identity().digest.clone()).filter(|digest| !digest.is_empty());
-        let version = Arc::new(Version { handler, generation: *self.changed.borrow() + 1, since: now_ms() });
-        let previous = self.serving.swap(Some(Arc::clone(&version)));
-        self.note(Receipt { at: version.since, digest, took, cached, result: ReloadResult::Loaded });
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).previous = previous;
-        self.changed.send_modify(|generation| *generation += 1);
-        version
+        let version = self.replace(handler);
+        history.previous = version.1;
+        history.note(Receipt { at: version.0.since, digest, took, cached, result: ReloadResult::Loaded });
+        version.0
     }
 
     /// Says that a file was not put into service; whatever serves goes on.
     pub fn refuse(&self, digest: Option<String>, took: Duration, reason: String) {
-        self.note(Receipt { at: now_ms(), digest, took, cached: false, result: ReloadResult::Refused(reason) });
+        self.history().note(Receipt { at: now_ms(), digest, took, cached: false, result: ReloadResult::Refused(reason) });
     }
 
     /// Takes the serving version out of service: its messages wait. Returns whether there was one.
     pub fn remove(&self) -> bool {
+        let mut history = self.history();
         let Some(previous) = self.serving.swap(None) else { return false };
         let digest = Some(previous.handler.identity().digest.clone());
-        self.note(Receipt { at: now_ms(), digest, took: Duration::ZERO, cached: false, result: ReloadResult::Removed });
+        history.note(Receipt { at: now_ms(), digest, took: Duration::ZERO, cached: false, result: ReloadResult::Removed });
         self.changed.send_modify(|generation| *generation += 1);
         true
     }
 
     /// Puts the version before this one into service again, if `failing` still serves and is not older than `within`.
     pub fn roll_back(&self, failing: u64, within: Duration) -> Option<Arc<Version>> {
+        let mut history = self.history();
         let serving = self.serving()?;
         let age = Duration::from_millis(now_ms().saturating_sub(serving.since));
         if serving.generation != failing || age > within {
             return None;
         }
-        let previous = self.history.lock().unwrap_or_else(PoisonError::into_inner).previous.take()?;
-        let version = Arc::new(Version {
-            handler: Arc::clone(&previous.handler),
-            generation: *self.changed.borrow() + 1,
-            since: now_ms(),
-        });
-        self.serving.store(Some(Arc::clone(&version)));
+        let previous = history.previous.take()?;
+        let (version, _) = self.replace(Arc::clone(&previous.handler));
         let digest = Some(version.handler.identity().digest.clone());
-        self.note(Receipt { at: version.since, digest, took: Duration::ZERO, cached: true, result: ReloadResult::RolledBack });
-        self.changed.send_modify(|generation| *generation += 1);
+        history.note(Receipt { at: version.since, digest, took: Duration::ZERO, cached: true, result: ReloadResult::RolledBack });
         Some(version)
     }
 
     /// The last changes, oldest first.
     #[must_use]
     pub fn receipts(&self) -> Vec<Receipt> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).receipts.iter().cloned().collect()
+        self.history().receipts.iter().cloned().collect()
     }
 
     /// Sees every change of the serving version.
@@ -185,11 +181,24 @@ impl Slot {
         self.changed.subscribe()
     }
 
-    fn note(&self, receipt: Receipt) {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if history.receipts.len() == RECEIPTS_MAX {
-            history.receipts.pop_front();
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of a handler that serves from now on, and the one before. The caller holds the history's lock.
+    fn replace(&self, handler: Arc<dyn Handler>) -> (Arc<Version>, Option<Arc<Version>>) {
+        let version = Arc::new(Version { handler, generation: *self.changed.borrow() + 1, since: now_ms() });
+        let previous = self.serving.swap(Some(Arc::clone(&version)));
+        self.changed.send_modify(|generation| *generation += 1);
+        (version, previous)
+    }
+}
+
+impl History {
+    fn note(&mut self, receipt: Receipt) {
+        if self.receipts.len() == RECEIPTS_MAX {
+            self.receipts.pop_front();
         }
-        history.receipts.push_back(receipt);
+        self.receipts.push_back(receipt);
     }
 }
