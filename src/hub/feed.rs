@@ -2,8 +2,16 @@
 //! subscription, keeps what is its own and hands the rest to the lanes it belongs to. With one route and no order,
 //! everything is its own, and a message is never passed between threads.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwap;
+use async_channel::TrySendError;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -13,9 +21,9 @@ use super::{
     held::{Sequence, sequence},
 };
 use crate::{
+    broker::{BatchMax, Broker, BrokerError, Deliveries, KeepAlive, Subscribe, Subscription},
     handler::Slot,
     message::Settlement,
-    broker::{BatchMax, Broker, BrokerError, Deliveries, Subscribe, Subscription},
     route::{Order, Route},
 };
 
@@ -27,6 +35,9 @@ const RESUBSCRIBE_MAX: Duration = Duration::from_secs(5);
 
 /// For how long messages go back whose route takes none now, where others share the source.
 const PUT_OFF: Duration = Duration::from_secs(1);
+/// How long a source waits for a route that is busy before its messages are put off, and how often it looks meanwhile.
+const BUSY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// One source and the lanes it feeds.
 #[derive(Debug)]
@@ -34,6 +45,8 @@ pub(super) struct Feed {
     broker: Arc<dyn Broker>,
     request: Subscribe,
     subscription: Mutex<Option<Box<dyn Subscription>>>,
+    /// Of the subscription.
+    keep_alive: ArcSwap<Arc<dyn KeepAlive>>,
     routes: Vec<Arc<Route>>,
     /// For each route, whether its lanes take messages now.
     gates: Vec<Gate>,
@@ -46,6 +59,8 @@ pub(super) struct Feed {
 struct Inbox {
     send: async_channel::Sender<Deliveries>,
     receive: async_channel::Receiver<Deliveries>,
+    /// It was full for as long as a source waits, and has not been seen with room since.
+    stuck: AtomicBool,
 }
 
 /// Whether the lanes of a route take messages: they wait while nothing serves, and while the brake is on.
@@ -93,8 +108,9 @@ impl Feed {
     ) -> Self {
         let inbox = || {
             let (send, receive) = async_channel::bounded(INBOX_BATCHES);
-            Inbox { send, receive }
+            Inbox { send, receive, stuck: AtomicBool::new(false) }
         };
+        let keep_alive = ArcSwap::from_pointee(subscription.keep_alive());
         let inboxes = routes
             .iter()
             .map(|route| {
@@ -102,7 +118,12 @@ impl Feed {
                 (0..count).map(|_| inbox()).collect()
             })
             .collect();
-        Self { broker, request, subscription: Mutex::new(Some(subscription)), routes, gates, inboxes, stop }
+        Self { broker, request, subscription: Mutex::new(Some(subscription)), keep_alive, routes, gates, inboxes, stop }
+    }
+
+    /// What keeps the leases of everything that is out.
+    pub(super) fn keep_alive(&self) -> Arc<dyn KeepAlive> {
+        Arc::clone(&self.keep_alive.load())
     }
 
     /// The seats of one route, one a lane.
@@ -150,10 +171,8 @@ impl Feed {
                     Some(taken) => return taken,
                     None => continue,
                 },
-                Ok(None) => {
-                    self.stop.cancel();
-                    return Taken::End;
-                }
+                // The broker ended it, or has been closed: the next subscription shows which.
+                Ok(None) => *lead = None,
                 Err(error) => {
                     tracing::warn!(source = %self.request.from, "reading failed, will subscribe again: {error}");
                     *lead = None;
@@ -179,7 +198,10 @@ impl Feed {
                 () = tokio::time::sleep(jittered) => {}
             }
             match self.broker.subscribe(self.request.clone()).await {
-                Ok(subscription) => return Some(subscription),
+                Ok(subscription) => {
+                    self.keep_alive.store(Arc::new(subscription.keep_alive()));
+                    return Some(subscription);
+                }
                 Err(BrokerError::Closed) => return None,
                 Err(error) => tracing::warn!(source = %self.request.from, "cannot subscribe yet: {error}"),
             }
@@ -223,15 +245,10 @@ impl Feed {
         let owners = self.inboxes.iter().enumerate().flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
         for (part, (route, inbox)) in parts.into_iter().skip(1).zip(owners) {
             let Some(part) = part else { continue };
-            if inbox.send.is_full() && !self.may_wait_for(route) {
-                self.put_off(part).await;
-                continue;
-            }
             tokio::select! {
                 // Dropped, it goes back to the broker.
                 () = self.stop.cancelled() => return Some(Taken::End),
-                // Fails only when the feed is gone, and then it goes back, too.
-                sent = inbox.send.send(part) => drop(sent),
+                () = self.hand_to(inbox, part, route) => {}
             }
         }
         match (unrouted, mine) {
@@ -243,11 +260,34 @@ impl Feed {
 }
 
 impl Feed {
-    /// Whether the whole source may wait for a route whose inbox is full. Not for one whose handler is away or crashing
-    /// while others share the source, unless it keeps order: what is put off could be overtaken.
-    fn may_wait_for(&self, route: usize) -> bool {
+    /// Puts a part into an inbox. While that is full the whole source waits: for long only where no other route shares
+    /// it, or where the route keeps order, as what is put off could be overtaken. A route that is busy, whose handler is
+    /// away or keeps crashing does not hold up the others.
+    async fn hand_to(&self, inbox: &Inbox, part: Deliveries, route: usize) {
         let ordered = self.routes.get(route).is_some_and(|route| route.order != Order::None);
-        self.routes.len() == 1 || ordered || self.gates.get(route).is_none_or(Gate::is_open)
+        if self.routes.len() == 1 || ordered {
+            // Fails only when the feed is gone, and then it goes back.
+            return drop(inbox.send.send(part).await);
+        }
+        let is_open = self.gates.get(route).is_none_or(Gate::is_open);
+        let patience = if is_open && !inbox.stuck.load(Ordering::Relaxed) { BUSY } else { Duration::ZERO };
+        let until = Instant::now() + patience;
+        let mut part = part;
+        loop {
+            part = match inbox.send.try_send(part) {
+                Err(TrySendError::Full(part)) => part,
+                sent => {
+                    inbox.stuck.store(false, Ordering::Relaxed);
+                    // As above.
+                    return drop(sent);
+                }
+            };
+            if Instant::now() >= until {
+                inbox.stuck.store(true, Ordering::Relaxed);
+                return self.put_off(part).await;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Gives deliveries back for a while, as the same attempt.

@@ -1,6 +1,6 @@
 //! One source that is running: its feed, its lanes with their threads, and what keeps its leases.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use super::{
     supervisor::RouteStatus,
 };
 use crate::{
-    broker::{Broker, BrokerError, KeepAlive, Subscribe},
+    broker::{Broker, BrokerError, Subscribe},
     handler::{LaneContext, Slot},
     message::Address,
     route::{Route, Source},
@@ -24,9 +24,9 @@ pub(super) struct Running {
     source: Address,
     feed: Arc<Feed>,
     stop: CancellationToken,
-    lanes: usize,
+    /// Lanes that run, of each route.
+    lanes: Vec<usize>,
     shared: Vec<Arc<Shared>>,
-    keep_alive: Arc<dyn KeepAlive>,
 }
 
 /// A lane's thread has ended.
@@ -56,7 +56,6 @@ impl Running {
             prefetch: lanes * (2 * BATCH_MAX + super::held::HELD_MAX),
         };
         let subscription = broker.subscribe(request.clone()).await?;
-        let keep_alive = subscription.keep_alive();
         let stop = CancellationToken::new();
         let of_source: Vec<_> = routes.iter().map(|(route, ..)| Arc::clone(route)).collect();
         let gates: Vec<_> = routes
@@ -65,8 +64,8 @@ impl Running {
             .collect();
         let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
         let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
-        let mut running =
-            Self { source: source.address.clone(), feed, stop, lanes: 0, shared: Vec::new(), keep_alive };
+        let lanes = vec![0; routes.len()];
+        let mut running = Self { source: source.address.clone(), feed, stop, lanes, shared: Vec::new() };
         for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
             let shared = Arc::new(Shared {
                 broker: Arc::clone(broker),
@@ -97,7 +96,7 @@ impl Running {
             ended.blocking_send(LaneEnd { panicked, ..end }).ok();
         });
         match started {
-            Ok(_) => self.lanes += 1,
+            Ok(_) => self.lanes.iter_mut().skip(route).take(1).for_each(|lanes| *lanes += 1),
             Err(error) => tracing::error!(source = %self.source, "no thread for a lane, there are fewer: {error}"),
         }
     }
@@ -109,12 +108,17 @@ impl Running {
 
     /// Lanes whose threads run.
     pub(super) fn lanes(&self) -> usize {
-        self.lanes
+        self.lanes.iter().sum()
     }
 
     /// Everything that is out is still being worked on.
     pub(super) fn keep_alive(&self) {
-        self.keep_alive.renew();
+        self.feed.keep_alive().renew();
+    }
+
+    /// How often to say so.
+    pub(super) fn keep_alive_every(&self) -> Option<Duration> {
+        self.feed.keep_alive().every()
     }
 
     /// A lane that panicked is replaced: what it had out has gone back already.
@@ -122,7 +126,7 @@ impl Running {
         if !Arc::ptr_eq(&end.feed, &self.feed) {
             return;
         }
-        self.lanes = self.lanes.saturating_sub(1);
+        self.lanes.iter_mut().skip(end.route).take(1).for_each(|lanes| *lanes = lanes.saturating_sub(1));
         if end.panicked {
             tracing::error!(source = %self.source, "a lane panicked, which is a defect of the engine; its messages went back");
             if !self.stop.is_cancelled() {
@@ -132,13 +136,13 @@ impl Running {
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = RouteStatus> {
-        self.shared.iter().map(|shared| RouteStatus {
+        self.shared.iter().zip(&self.lanes).map(|(shared, lanes)| RouteStatus {
             route: Arc::clone(&shared.route.name),
             source: self.source.clone(),
             handler: Arc::clone(&shared.route.handler),
             serving: shared.slot.serving().is_some(),
             brake: shared.brake.state(),
-            lanes: self.lanes,
+            lanes: *lanes,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -270,9 +270,11 @@ impl Supervisor {
         });
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewal = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(renewal.into()) => renewal = self.keep_alive(),
                 Some(end) = lane_ends.recv() => self.lane_ended(end),
                 Some(Command::Apply(settings, done)) = commands.recv() => {
                     let applied = self.apply(*settings, &mut lane_ends).await;
@@ -280,7 +282,6 @@ impl Supervisor {
                     done.send(applied).ok();
                 }
                 _ = stats.tick() => {
-                    self.running.values().for_each(Running::keep_alive);
                     self.count_depths();
                     self.show();
                 }
@@ -381,6 +382,13 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Says that everything that is out is being worked on. Returns when to say so again.
+    fn keep_alive(&self) -> Instant {
+        self.running.values().for_each(Running::keep_alive);
+        let every = self.running.values().filter_map(Running::keep_alive_every).min();
+        Instant::now() + every.unwrap_or(STATS_EVERY).min(STATS_EVERY)
+    }
+
     /// Ends sources in three steps: nothing new, time for what is running, then its end.
     async fn drain(&mut self, which: &[Address], grace: Duration, lane_ends: &mut mpsc::Receiver<LaneEnd>) {
         for address in which {
@@ -389,12 +397,13 @@ impl Supervisor {
             }
         }
         let left = |supervisor: &Self| which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>();
+        let mut renewal = Instant::now();
         let all_ended = async {
             while left(self) > 0 {
-                match tokio::time::timeout(STATS_EVERY, lane_ends.recv()).await {
+                match tokio::time::timeout_at(renewal.into(), lane_ends.recv()).await {
                     Ok(Some(end)) => self.lane_ended(end),
                     Ok(None) => break,
-                    Err(_) => self.running.values().for_each(Running::keep_alive),
+                    Err(_) => renewal = self.keep_alive(),
                 }
             }
         };

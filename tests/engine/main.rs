@@ -14,6 +14,7 @@
 #[path = "../support/engine.rs"]
 mod support;
 
+mod fairness;
 mod loading;
 mod logs;
 mod misbehaving;
