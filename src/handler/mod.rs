@@ -59,9 +59,10 @@ pub trait Runner {
         1
     }
 
-    /// One call for many, where [`Self::calls_take`] is more than 1: one outcome for each, in order.
-    fn handle_batch(&mut self, calls: &[Call<'_>]) -> Vec<Outcome> {
-        calls.iter().map(|call| self.handle(call)).collect()
+    /// One call for many, where [`Self::calls_take`] is more than 1: one outcome for each, in order. `None`: it crashed,
+    /// and which of them did it is not known; each is to be handled on its own.
+    fn handle_batch(&mut self, calls: &[Call<'_>]) -> Option<Vec<Outcome>> {
+        Some(calls.iter().map(|call| self.handle(call)).collect())
     }
 
     /// Called after the calls of a batch.

@@ -31,11 +31,21 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Waiting {
-    /// The retrying one first.
-    deliveries: Deliveries,
+    /// The retrying one first. More than one batch only where a subscription ended and another began in between.
+    batches: Vec<Deliveries>,
     due: Instant,
     /// What its next attempt is counted with; none where the head was not tried.
     failure: Option<FailedAttempt>,
+}
+
+/// A sequence whose time has come.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) sequence: Sequence,
+    /// In their order.
+    pub(super) batches: Vec<Deliveries>,
+    /// What the next attempt of the first is counted with.
+    pub(super) failure: Option<FailedAttempt>,
 }
 
 /// What a delivery shares its order with; `None` where it has no order.
@@ -70,13 +80,15 @@ impl Held {
         self.count += deliveries.len();
         match self.waiting.get_mut(&sequence) {
             Some(waiting) => {
-                if let Err(foreign) = waiting.deliveries.append(deliveries) {
-                    // Of another subscription, which ended when this one began: it goes back to the broker.
-                    self.count -= foreign.len();
-                }
+                let joined = match waiting.batches.last_mut() {
+                    Some(last) => last.append(deliveries),
+                    None => Err(deliveries),
+                };
+                // Of another subscription, which began when the one before ended.
+                waiting.batches.extend(joined.err());
             }
             None => {
-                self.waiting.insert(sequence, Waiting { deliveries, due, failure });
+                self.waiting.insert(sequence, Waiting { batches: vec![deliveries], due, failure });
             }
         }
     }
@@ -86,11 +98,11 @@ impl Held {
         self.waiting.values().map(|waiting| waiting.due).min()
     }
 
-    /// Takes a sequence that is due: its deliveries, and what the next attempt of the first is counted with.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Deliveries, Option<FailedAttempt>)> {
+    /// Takes a sequence that is due.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
         let sequence = self.waiting.iter().find(|(_, waiting)| waiting.due <= now).map(|(sequence, _)| sequence.clone())?;
-        let waiting = self.waiting.remove(&sequence)?;
-        self.count -= waiting.deliveries.len();
-        Some((waiting.deliveries, waiting.failure))
+        let Waiting { batches, failure, .. } = self.waiting.remove(&sequence)?;
+        self.count -= batches.iter().map(Deliveries::len).sum::<usize>();
+        Some(Due { sequence, batches, failure })
     }
 }

@@ -13,16 +13,16 @@ use std::{
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::{
-    brake::{Brake, BrakeState, Crashed, Permit},
+    brake::{Brake, BrakeState, Crashed, Permit, Probe},
     effects,
     feed::{Feed, Seat, Taken},
-    held::{Held, Sequence, sequence},
+    held::{Due, Held, Sequence, sequence},
 };
 use crate::{
     broker::{BatchMax, Broker, Deliveries, Delivery},
     handler::{Call, LaneContext, Runner, Slot, Version},
     message::{FailedAttempt, FailureKind, Message, Outcome, ReasonCode, Settlement, UnixMs, now_ms},
-    route::Route,
+    route::{Order, Route},
     settle::{self, DeadLetter, Decision},
     telemetry::metrics,
 };
@@ -82,17 +82,19 @@ impl Lane {
         let runtime = self.shared.context.runtime.clone();
         let _guard = runtime.enter();
         loop {
-            let Some(count) = runtime.block_on(self.until_permitted()) else { break };
-            if let Some((deliveries, failure)) = self.held.take_due(Instant::now()) {
-                self.try_again(deliveries, failure);
+            if !runtime.block_on(self.until_permitted()) {
+                break;
+            }
+            if let Some(due) = self.held.take_due(Instant::now()) {
+                self.try_again(due);
                 continue;
             }
-            match runtime.block_on(self.next_batch(count)) {
-                Some(Taken::Batch(batch)) => self.take_in(batch, count),
+            match runtime.block_on(self.next_batch(self.count())) {
+                Some(Taken::Batch(batch)) => self.take_in(batch),
                 Some(Taken::Unrouted(unrouted, mine)) => {
                     self.dead_letter_unrouted(unrouted);
                     if let Some(mine) = mine {
-                        self.take_in(mine, count);
+                        self.take_in(mine);
                     }
                 }
                 Some(Taken::End) => break,
@@ -102,50 +104,69 @@ impl Lane {
     }
 
     /// Carries one batch through: handle, publish what came of it, decide, keep what died, settle.
-    fn deliver(&mut self, batch: Deliveries) {
+    fn deliver(&mut self, batch: Deliveries, turn: Turn) {
         let now = now_ms();
         let _span = tracing::info_span!("batch", route = %self.shared.route.name, messages = batch.len()).entered();
-        let mut verdicts = self.handle(&batch, now);
+        let mut verdicts = self.handle(&batch, now, &turn);
         self.publish_results(&batch, &mut verdicts); // Invariant 2: confirmed before settled.
         let mut decisions = self.decide(&batch, &verdicts, now);
         self.keep_dead_letters(&batch, &verdicts, &mut decisions, now); // Invariant 2.
         self.settle(batch, verdicts, decisions, now); // Invariant 1: each once.
     }
 
-    /// Waits until there is a version to run and the brake lets go; `None` when the feed stops first. The answer is how
-    /// many messages may be taken.
-    async fn until_permitted(&mut self) -> Option<usize> {
-        let shared = Arc::clone(&self.shared);
+    /// Waits until there is a version to run and the route is not held; false when the feed stops first.
+    async fn until_permitted(&self) -> bool {
+        let shared = &self.shared;
         loop {
             let mut versions = shared.slot.changes();
             let mut brake = shared.brake.changes();
             if self.feed.is_stopped() {
-                return None;
+                return false;
             }
-            let wait = match shared.slot.serving() {
-                None => None,
-                Some(version) => {
-                    shared.brake.serves(version.generation);
-                    match shared.brake.permit() {
-                        Permit::Go => return Some(self.batch_size()),
-                        Permit::Probe => return Some(1),
-                        Permit::Wait(until) => Some(until),
-                        Permit::Held => None,
+            if let Some(version) = shared.slot.serving() {
+                shared.brake.serves(version.generation);
+                match shared.brake.state() {
+                    BrakeState::Open => {
+                        shared.meters.released();
+                        return true;
                     }
+                    BrakeState::Slowed => return true,
+                    BrakeState::Held => {}
                 }
-            };
-            let until = async {
-                match wait {
-                    Some(until) => tokio::time::sleep_until(until.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            }
             tokio::select! {
-                () = self.feed.stopped() => return None,
+                () = self.feed.stopped() => return false,
                 // Their senders live as long as `shared`.
                 _ = versions.changed() => {}
                 _ = brake.changed() => {}
-                () = until => {}
+            }
+        }
+    }
+
+    /// The right to call the handler for what is in hand; `None`: not now, it has to wait.
+    fn turn(&self) -> Option<Turn> {
+        match self.shared.brake.state() {
+            BrakeState::Open => Some(Turn(None)),
+            BrakeState::Slowed | BrakeState::Held => self.shared.context.runtime.block_on(self.until_turn()),
+        }
+    }
+
+    /// Waits with a message in hand until it is this lane's turn to try it.
+    async fn until_turn(&self) -> Option<Turn> {
+        let mut versions = self.shared.slot.changes();
+        let mut brake = self.shared.brake.changes();
+        loop {
+            let until = match self.shared.brake.permit() {
+                Permit::Go => return Some(Turn(None)),
+                Permit::Probe(probe) => return Some(Turn(Some(probe))),
+                Permit::Wait(until) => until,
+                Permit::Held => return None,
+            };
+            tokio::select! {
+                () = self.feed.stopped() => return None,
+                _ = versions.changed() => return None,
+                _ = brake.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
             }
         }
     }
@@ -167,28 +188,54 @@ impl Lane {
         }
     }
 
-    /// How many messages fill [`BATCH_TIME`].
-    fn batch_size(&self) -> usize {
+    /// How many messages to handle at a time: as many as fill [`BATCH_TIME`], and one where it may crash.
+    fn count(&self) -> usize {
+        if self.shared.brake.state() != BrakeState::Open {
+            return 1;
+        }
         let fit = BATCH_TIME.as_nanos() / self.mean.as_nanos().max(1);
         usize::try_from(fit).unwrap_or(BATCH_MAX).clamp(1, BATCH_MAX)
     }
 
-    /// Delivers a batch, in pieces if it is more than may be taken, and keeps apart what has to wait its turn.
-    fn take_in(&mut self, mut batch: Deliveries, count: usize) {
-        if !self.held.is_empty() {
-            batch = self.park_behind(batch);
+    /// Delivers a batch, in pieces if it is more than should be handled at a time, and keeps apart what has to wait.
+    fn take_in(&mut self, mut batch: Deliveries) {
+        while !batch.is_empty() && !self.feed.is_stopped() {
+            let piece = batch.take_front(self.count());
+            let piece = self.park_behind(piece);
+            if piece.is_empty() {
+                continue;
+            }
+            match self.turn() {
+                Some(turn) => self.deliver(piece, turn),
+                None => {
+                    self.put_back(piece);
+                    return self.put_back(batch);
+                }
+            }
         }
-        while batch.len() > count && self.shared.brake.state() == BrakeState::Open {
-            let piece = batch.take_front(count);
-            self.deliver(piece);
+    }
+
+    /// Does without what cannot be tried now: it goes back, or waits here where it has an order.
+    fn put_back(&mut self, batch: Deliveries) {
+        let order = self.shared.route.order;
+        let mut kept = false;
+        for one in batch.into_each() {
+            // Without an order it is dropped, and goes back.
+            if let Some(sequence) = one.as_slice().first().and_then(|delivery| sequence(order, delivery)) {
+                self.held.park(sequence, one, Instant::now(), None);
+                kept = true;
+            }
         }
-        if !batch.is_empty() {
-            self.deliver(batch);
+        if kept {
+            self.count_held();
         }
     }
 
     /// Parks what belongs behind a sequence that waits already; the rest is returned.
     fn park_behind(&mut self, batch: Deliveries) -> Deliveries {
+        if self.held.is_empty() {
+            return batch;
+        }
         let order = self.shared.route.order;
         let mut rest = Deliveries::none();
         for one in batch.into_each() {
@@ -203,31 +250,41 @@ impl Lane {
     }
 
     /// A sequence is due: its first is tried once more, those behind it follow.
-    fn try_again(&mut self, mut deliveries: Deliveries, failure: Option<FailedAttempt>) {
-        self.count_held();
+    fn try_again(&mut self, due: Due) {
+        let Due { sequence, batches, failure } = due;
+        let mut batches = batches.into_iter();
+        let Some(mut first) = batches.next() else { return };
+        let Some(turn) = self.turn() else {
+            self.held.park(sequence.clone(), first, Instant::now(), failure);
+            batches.for_each(|batch| self.held.park(sequence.clone(), batch, Instant::now(), None));
+            return;
+        };
         if let Some(failure) = failure {
-            let counted = self.shared.context.runtime.block_on(deliveries.count_attempt(failure));
+            let counted = self.shared.context.runtime.block_on(first.count_attempt(failure));
             if let Err(error) = counted {
                 tracing::warn!(route = %self.shared.route.name, "an attempt could not be counted, the messages go back: {error}");
                 return;
             }
         }
-        self.deliver(deliveries);
+        self.deliver(first, turn);
+        batches.for_each(|batch| self.take_in(batch));
+        self.count_held();
     }
 
     /// Calls the handler for each delivery that may be handled.
-    fn handle(&mut self, batch: &Deliveries, now: UnixMs) -> Vec<Verdict> {
+    fn handle(&mut self, batch: &Deliveries, now: UnixMs, turn: &Turn) -> Vec<Verdict> {
         let begin = Instant::now();
         let mut verdicts = Vec::with_capacity(batch.len());
         let shared = Arc::clone(&self.shared);
-        let Some(runner) = self.open() else {
+        let Some((version, runner)) = self.open() else {
             return batch.as_slice().iter().map(|_| Verdict::NotTried(SETBACK)).collect();
         };
+        let mut watch = Watch { shared: &shared, generation: version.generation, probe: turn.0.is_some(), stopped: false };
         runner.begin();
         if runner.calls_take() > 1 {
-            handle_many(&shared, runner, batch.as_slice(), now, &mut verdicts);
+            handle_many(&mut watch, runner, batch.as_slice(), now, &mut verdicts);
         } else {
-            handle_each(&shared, runner, batch.as_slice(), now, &mut verdicts);
+            handle_each(&mut watch, runner, batch.as_slice(), now, &mut verdicts);
         }
         runner.end();
         let elapsed = begin.elapsed();
@@ -239,7 +296,7 @@ impl Lane {
     }
 
     /// A runner of the version that serves now.
-    fn open(&mut self) -> Option<&mut Box<dyn Runner>> {
+    fn open(&mut self) -> Option<(&Version, &mut Box<dyn Runner>)> {
         let shared = &self.shared;
         let serving = shared.slot.serving()?;
         if self.runner.as_ref().is_none_or(|(version, _)| version.generation != serving.generation) {
@@ -253,7 +310,7 @@ impl Lane {
                 }
             }
         }
-        self.runner.as_mut().map(|(_, runner)| runner)
+        self.runner.as_mut().map(|(version, runner)| (&**version, runner))
     }
 
     fn publish_results(&mut self, batch: &Deliveries, verdicts: &mut [Verdict]) {
@@ -272,7 +329,7 @@ impl Lane {
             let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
             if failed.contains(&sequence) {
                 *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(failure)) if failure.kind == FailureKind::PublishFailed) {
+            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_))) {
                 failed.push(sequence);
             }
         }
@@ -295,7 +352,8 @@ impl Lane {
         decisions.collect()
     }
 
-    /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back.
+    /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back: as the
+    /// next attempt if its handler ran, so that it does not run more often than it may.
     fn keep_dead_letters(&self, batch: &Deliveries, verdicts: &[Verdict], decisions: &mut [Decision], now: UnixMs) {
         let dead: Vec<usize> = (0..decisions.len())
             .filter(|place| matches!(decisions.get(*place).map(|decision| &decision.settlement), Some(Settlement::DeadLetter { .. })))
@@ -321,11 +379,21 @@ impl Lane {
             .runtime
             .block_on(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
         for (place, kept) in dead.into_iter().zip(kept) {
-            if let Some(decision) = decisions.get_mut(place)
-                && !kept
-            {
-                decision.settlement = Settlement::Release { after: SETBACK };
-            }
+            let (Some(decision), Some(delivery), false) = (decisions.get_mut(place), batch.as_slice().get(place), kept) else {
+                continue;
+            };
+            decision.settlement = match (verdicts.get(place), &decision.settlement) {
+                (Some(Verdict::Ran(_)), Settlement::DeadLetter { code }) => Settlement::Redeliver {
+                    after: SETBACK,
+                    failure: Box::new(FailedAttempt {
+                        attempt: delivery.attempt,
+                        at: now,
+                        code: *code,
+                        text: decision.cause.clone().unwrap_or_default(),
+                    }),
+                },
+                _ => Settlement::Release { after: SETBACK },
+            };
         }
     }
 
@@ -364,7 +432,7 @@ impl Lane {
 
     /// Tells the broker what became of each delivery, and holds those of an ordered route that are tried again.
     fn settle(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>, now: UnixMs) {
-        self.shared.meters.count(&self.shared, &batch, &decisions, now);
+        self.shared.meters.count(&self.shared, &batch, &verdicts, &decisions, now);
         let (batch, settlements) = self.hold_back(batch, verdicts, decisions);
         if batch.is_empty() {
             return;
@@ -487,116 +555,136 @@ fn call<'a>(shared: &'a Shared, delivery: &'a Delivery) -> Call<'a> {
     }
 }
 
-fn handle_each(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
-    let order = shared.route.order;
+/// The right to call the handler now.
+struct Turn(Option<Probe>);
+
+/// Watches the calls of one batch, for the brake.
+struct Watch<'a> {
+    shared: &'a Shared,
+    /// Of the version that runs.
+    generation: u64,
+    /// The next call is the probe.
+    probe: bool,
+    /// What is left of the batch is not to be tried now.
+    stopped: bool,
+}
+
+/// Not tried: where it has an order it waits here, else it goes back.
+fn not_tried(order: Order, delivery: &Delivery) -> Verdict {
+    sequence(order, delivery).map_or(Verdict::NotTried(Duration::ZERO), Verdict::Behind)
+}
+
+/// Whether what comes behind it has to wait. (On a last attempt it need not, but `decide` has yet to say so: it then waits
+/// for a moment only.)
+fn holds(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_) | Verdict::Behind(_))
+}
+
+fn handle_each(watch: &mut Watch<'_>, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
+    let (shared, order) = (watch.shared, watch.shared.route.order);
     let mut waiting: Vec<Sequence> = Vec::new();
-    let mut stopped = None;
     for delivery in batch {
-        let waits = |sequence: &Sequence| stopped.is_some() || waiting.contains(sequence);
-        let verdict = if let Some(sequence) = sequence(order, delivery).filter(waits) {
-            Verdict::Behind(sequence)
-        } else if let Some(after) = stopped {
-            Verdict::NotTried(after)
+        let sequence = sequence(order, delivery);
+        let waits = watch.stopped || sequence.as_ref().is_some_and(|sequence| waiting.contains(sequence));
+        let verdict = if waits {
+            not_tried(order, delivery)
         } else if let Some(objection) = objection(shared, delivery, now) {
             objection
         } else {
-            let outcome = runner.handle(&call(shared, delivery));
-            stopped = after_call(shared, &outcome);
-            if interrupted(shared, &outcome) {
-                stopped = Some(Duration::ZERO);
-                Verdict::NotTried(Duration::ZERO)
-            } else {
-                Verdict::Ran(outcome)
-            }
+            watch.verdict(delivery, runner.handle(&call(shared, delivery)))
         };
-        // Whatever is tried again holds those behind it. (A last attempt is not, but `decide` has yet to say so: the
-        // follower then waits for a moment only.)
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
-        if tried_again && let Some(sequence) = sequence(order, delivery) {
+        if let Some(sequence) = sequence.filter(|_| holds(&verdict)) {
             waiting.push(sequence);
         }
         verdicts.push(verdict);
     }
 }
 
-fn handle_many(shared: &Shared, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
-    let order = shared.route.order;
+fn handle_many(watch: &mut Watch<'_>, runner: &mut Box<dyn Runner>, batch: &[Delivery], now: UnixMs, verdicts: &mut Vec<Verdict>) {
+    let (shared, order) = (watch.shared, watch.shared.route.order);
     let objections: Vec<Option<Verdict>> = batch.iter().map(|delivery| objection(shared, delivery, now)).collect();
-    let calls: Vec<Call<'_>> = batch
+    let (owners, calls): (Vec<&Delivery>, Vec<Call<'_>>) = batch
         .iter()
         .zip(&objections)
         .filter(|(_, objection)| objection.is_none())
-        .map(|(delivery, _)| call(shared, delivery))
-        .collect();
-    let mut outcomes = Vec::with_capacity(calls.len());
-    let mut stopped = None;
-    for chunk in calls.chunks(runner.calls_take().max(1)) {
-        if stopped.is_some() {
+        .map(|(delivery, _)| (delivery, call(shared, delivery)))
+        .unzip();
+    let mut answers = Vec::with_capacity(calls.len());
+    let take = runner.calls_take().max(1);
+    for (owners, calls) in owners.chunks(take).zip(calls.chunks(take)) {
+        if watch.stopped {
             break;
         }
-        for outcome in runner.handle_batch(chunk) {
-            stopped = after_call(shared, &outcome).or(stopped);
-            outcomes.push(outcome);
+        match runner.handle_batch(calls) {
+            Some(outcomes) => answers.extend(owners.iter().zip(outcomes).map(|(delivery, outcome)| watch.verdict(delivery, outcome))),
+            // Which of them did it? One to a batch, the innocent get their answers, and the brake sees each call.
+            None => {
+                for (delivery, call) in owners.iter().zip(calls) {
+                    if watch.stopped || watch.is_ending() {
+                        break;
+                    }
+                    answers.push(watch.verdict(delivery, runner.handle(call)));
+                }
+            }
         }
     }
-    let mut outcomes = outcomes.into_iter();
+    let mut answers = answers.into_iter();
     let mut waiting: Vec<Sequence> = Vec::new();
     for (delivery, objection) in batch.iter().zip(objections) {
         let sequence = sequence(order, delivery);
-        if let Some(sequence) = sequence.as_ref().filter(|sequence| waiting.contains(sequence)) {
-            if objection.is_none() {
-                outcomes.next();
-            }
-            verdicts.push(Verdict::Behind(sequence.clone()));
-            continue;
-        }
-        let verdict = objection.unwrap_or_else(|| match outcomes.next() {
-            Some(outcome) if interrupted(shared, &outcome) => Verdict::NotTried(Duration::ZERO),
-            Some(outcome) => Verdict::Ran(outcome),
-            None => Verdict::NotTried(stopped.unwrap_or_default()),
-        });
-        let tried_again = matches!(&verdict, Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_));
-        if let Some(sequence) = sequence.filter(|_| tried_again) {
+        let verdict = objection.or_else(|| answers.next()).unwrap_or_else(|| not_tried(order, delivery));
+        let verdict = match sequence.as_ref().filter(|sequence| waiting.contains(sequence)) {
+            Some(_) => not_tried(order, delivery),
+            None => verdict,
+        };
+        if let Some(sequence) = sequence.filter(|_| holds(&verdict)) {
             waiting.push(sequence);
         }
         verdicts.push(verdict);
     }
 }
 
-/// Tells the brake how a call ended. An answer means: the rest of the batch is not tried, and comes back after that.
-fn after_call(shared: &Shared, outcome: &Outcome) -> Option<Duration> {
-    let crash = matches!(outcome, Outcome::Failed(failure) if failure.kind.is_crash());
-    if !crash {
-        if !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable) {
-            shared.brake.answered();
+impl Watch<'_> {
+    /// What a call means for its delivery, and for the brake.
+    fn verdict(&mut self, delivery: &Delivery, outcome: Outcome) -> Verdict {
+        // The engine itself ended the call, because it is stopping.
+        if matches!(outcome, Outcome::Failed(_)) && self.is_ending() {
+            self.stopped = true;
+            return not_tried(self.shared.route.order, delivery);
         }
-        return None;
+        match &outcome {
+            Outcome::Failed(failure) if failure.kind.is_crash() => self.crashed(),
+            Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => {}
+            _ => self.shared.brake.answered(),
+        }
+        self.probe = false;
+        Verdict::Ran(outcome)
     }
-    let crashed = shared.brake.crashed();
-    let route = &shared.route;
-    match crashed {
-        Crashed::Go => return None,
-        Crashed::Slowed => {
-            if shared.meters.brake.get() != 1 {
-                tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
-            }
-            shared.meters.brake.set(1);
-        }
-        Crashed::Held => {
-            shared.meters.brake.set(2);
-            let generation = shared.slot.serving().map_or(0, |version| version.generation);
-            match shared.slot.roll_back(generation, route.crash_budget.rollback_within) {
-                Some(version) => tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again"),
-                None => tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes"),
-            }
-        }
-    }
-    Some(Duration::ZERO)
-}
 
-/// Whether the engine itself ended the call, because it is stopping.
-fn interrupted(shared: &Shared, outcome: &Outcome) -> bool {
-    shared.context.ending.load(Ordering::Relaxed) && matches!(outcome, Outcome::Failed(_))
+    fn is_ending(&self) -> bool {
+        self.shared.context.ending.load(Ordering::Relaxed)
+    }
+
+    fn crashed(&mut self) {
+        let (shared, route) = (self.shared, &self.shared.route);
+        match shared.brake.crashed(self.generation, self.probe) {
+            Crashed::Go => return,
+            Crashed::Slowed => {
+                if shared.meters.brake.get() != 1 {
+                    tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
+                }
+                shared.meters.brake.set(1);
+            }
+            Crashed::Held => {
+                shared.meters.brake.set(2);
+                match shared.slot.roll_back(self.generation, route.crash_budget.rollback_within) {
+                    Some(version) => tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again"),
+                    None => tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes"),
+                }
+            }
+        }
+        self.stopped = true;
+    }
 }
 
 /// Metrics of one route, with their labels resolved.
@@ -633,28 +721,34 @@ impl Meters {
         }
     }
 
-    fn count(&self, shared: &Shared, batch: &Deliveries, decisions: &[Decision], now: UnixMs) {
-        let name = &*shared.route.name;
-        let mut accepted = 0;
-        for decision in decisions {
-            match &decision.settlement {
-                Settlement::Accept => accepted += 1,
-                Settlement::Redeliver { failure, .. } => {
-                    let ended = if failure.code == ReasonCode::HandlerRetryExhausted { &self.retry } else { &self.failed };
-                    ended.inc();
-                    metrics().retries.with_label_values(&[name, failure.code.as_str()]).inc();
-                }
-                Settlement::DeadLetter { code } => {
-                    let ended = if *code == ReasonCode::HandlerRejected { &self.reject } else { &self.failed };
-                    ended.inc();
-                    metrics().dead_lettered.with_label_values(&[name, code.as_str()]).inc();
-                }
-                Settlement::Release { .. } => {}
-            }
+    /// Messages flow, if they did not.
+    fn released(&self) {
+        if self.brake.get() != 0 {
+            self.brake.set(0);
         }
-        self.done.inc_by(accepted);
-        let released = decisions.iter().filter(|decision| matches!(decision.settlement, Settlement::Release { .. })).count();
-        self.consumed.inc_by(batch.len().saturating_sub(released) as u64);
+    }
+
+    fn count(&self, shared: &Shared, batch: &Deliveries, verdicts: &[Verdict], decisions: &[Decision], now: UnixMs) {
+        let name = &*shared.route.name;
+        let (mut done, mut consumed) = (0, 0);
+        for (verdict, decision) in verdicts.iter().zip(decisions) {
+            match verdict {
+                Verdict::Ran(Outcome::Done(_)) => done += 1,
+                Verdict::Ran(Outcome::Retry { .. }) => self.retry.inc(),
+                Verdict::Ran(Outcome::Reject { .. }) => self.reject.inc(),
+                Verdict::Ran(Outcome::Failed(_)) => self.failed.inc(),
+                Verdict::Dead(..) | Verdict::NotTried(_) | Verdict::Behind(_) => {}
+            }
+            match &decision.settlement {
+                Settlement::Accept => {}
+                Settlement::Redeliver { failure, .. } => metrics().retries.with_label_values(&[name, failure.code.as_str()]).inc(),
+                Settlement::DeadLetter { code } => metrics().dead_lettered.with_label_values(&[name, code.as_str()]).inc(),
+                Settlement::Release { .. } => continue,
+            }
+            consumed += 1;
+        }
+        self.done.inc_by(done);
+        self.consumed.inc_by(consumed);
         let oldest = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).min().unwrap_or(now);
         self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
     }

@@ -14,9 +14,12 @@
 #[path = "../support/engine.rs"]
 mod support;
 
+mod attempts;
+mod brake;
 mod fairness;
 mod loading;
 mod logs;
 mod misbehaving;
+mod order;
 mod quakes;
 mod routes;

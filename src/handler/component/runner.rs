@@ -192,8 +192,8 @@ impl Runner for ComponentRunner {
         if self.kind == Kind::Topic && self.component.exports.batch.is_some() { BATCH_MAX } else { 1 }
     }
 
-    fn handle_batch(&mut self, calls: &[Call<'_>]) -> Vec<Outcome> {
-        let [_, _, ..] = calls else { return calls.iter().map(|call| self.handle(call)).collect() };
+    fn handle_batch(&mut self, calls: &[Call<'_>]) -> Option<Vec<Outcome>> {
+        let [_, _, ..] = calls else { return Some(calls.iter().map(|call| self.handle(call)).collect()) };
         let answers = self.call(calls.len(), |guest| {
             let Entry::Batch(entry) = &guest.entry else {
                 return Err(wasmtime::Error::msg("it does not take batches"));
@@ -203,14 +203,12 @@ impl Runner for ComponentRunner {
             if answers.len() == calls.len() { Ok(answers) } else { Err(wasmtime::Error::msg(wrong_length(answers.len(), calls.len()))) }
         });
         match answers {
-            Ok(answers) => answers
-                .into_iter()
-                .zip(calls)
-                .map(|(answer, call)| views::outcome(answer, call.message, &self.lane.terms, self.now))
-                .collect(),
-            // Which of them did it? One to a batch, the innocent get their answers.
-            Err(Outcome::Failed(failure)) if failure.kind.is_crash() => calls.iter().map(|call| self.handle(call)).collect(),
-            Err(failed) => calls.iter().map(|_| failed.clone()).collect(),
+            Ok(answers) => {
+                let outcome = |(answer, call): (_, &Call<'_>)| views::outcome(answer, call.message, &self.lane.terms, self.now);
+                Some(answers.into_iter().zip(calls).map(outcome).collect())
+            }
+            Err(Outcome::Failed(failure)) if failure.kind.is_crash() => None,
+            Err(failed) => Some(calls.iter().map(|_| failed.clone()).collect()),
         }
     }
 
@@ -287,13 +285,13 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
     views::failure(kind, &text, backtrace)
 }
 
-/// An error with its causes, without the backtrace.
 /// A failure with what the guest last wrote to its standard error.
 fn with_last_words(text: String, state: &State) -> String {
     let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
     if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, StderrTail::BYTES_MAX, false)) }
 }
 
+/// An error with its causes, without the backtrace.
 pub(super) fn chain(error: &wasmtime::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
