@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::lane::Verdict;
 use crate::{
     broker::{Broker, Deliveries, PublishError},
-    message::{Address, FailureKind, Message, Outcome, ReasonCode},
+    message::{Address, FailureKind, Message, Outbound, Outcome, ReasonCode},
     route::Route,
     telemetry::metrics,
 };
@@ -30,20 +30,17 @@ pub(super) async fn publish_results(broker: &dyn Broker, route: &Route, batch: &
             continue;
         }
         let handled = batch.as_slice().get(owner).map(|delivery| &delivery.message);
-        for result in std::mem::take(results) {
-            let to = match route.terms.destinations.get(&result.destination) {
-                Some(address) => address.clone(),
-                None => match handled.and_then(|message| message.reply_address()) {
-                    Some(address) => address,
-                    None => {
-                        *verdict = Verdict::Ran(Outcome::failed(
-                            FailureKind::Contract,
-                            "returned an answer to a message that expects none",
-                        ));
-                        break;
-                    }
-                },
-            };
+        let to = |result: &Outbound| match route.terms.destinations.get(&result.destination) {
+            Some(address) => Some(address.clone()),
+            None => handled.and_then(|message| message.reply_address()),
+        };
+        // All or nothing: each has to have its address before any is published.
+        let Some(addresses) = results.iter().map(to).collect::<Option<SmallVec<[Address; 2]>>>() else {
+            let text = "returned an answer to a message that expects none";
+            *verdict = Verdict::Ran(Outcome::failed(FailureKind::Contract, text));
+            continue;
+        };
+        for (result, to) in std::mem::take(results).into_iter().zip(addresses) {
             let group = match groups.iter_mut().find(|group| group.to == to) {
                 Some(group) => group,
                 None => {

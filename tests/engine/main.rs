@@ -22,4 +22,5 @@ mod logs;
 mod misbehaving;
 mod order;
 mod quakes;
+mod results;
 mod routes;
