@@ -11,17 +11,14 @@ pub mod reload;
 mod settings;
 mod terms;
 
-use std::{
-    fmt::Debug,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use limits::{Limits, LimitsPatch};
 pub use registry::{Receipt, Registry, ReloadResult, Slot, Version};
 pub use settings::{Loading, PluginSettings};
 pub use terms::{Isolation, REPLY_TO, Terms};
+use tokio_util::sync::CancellationToken;
 
 use crate::message::{Address, HandlerIdentity, Kind, Message, Outcome, Position};
 
@@ -93,8 +90,8 @@ pub struct LaneContext {
     pub outlet: Arc<dyn Outlet>,
     /// Where async work is waited for from the lane's thread.
     pub runtime: tokio::runtime::Handle,
-    /// Set when the engine stops and its grace is over: guests are ended, and their calls count as not made.
-    pub ending: Arc<AtomicBool>,
+    /// Cancelled when the lane has to stop and its grace is over: guests are ended, and their calls count as not made.
+    pub ending: CancellationToken,
 }
 
 /// Publishes for a guest in the middle of its call. The hub implements it; it checks nothing that the runner has

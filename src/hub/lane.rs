@@ -3,14 +3,12 @@
 //! it that the others run.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState, Crashed, Permit, Probe},
@@ -662,7 +660,7 @@ impl Watch<'_> {
     }
 
     fn is_ending(&self) -> bool {
-        self.shared.context.ending.load(Ordering::Relaxed)
+        self.shared.context.ending.is_cancelled()
     }
 
     fn crashed(&mut self) {
@@ -754,5 +752,5 @@ impl Meters {
     }
 }
 
-/// Set when the grace period of a drain is over: running calls are ended.
-pub(super) type Ending = Arc<AtomicBool>;
+/// Cancelled when the grace period of a drain is over: the running calls of its source are ended.
+pub(super) type Ending = CancellationToken;

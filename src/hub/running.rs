@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     brake::Brake,
     feed::{Feed, Gate, Seat},
-    lane::{BATCH_MAX, Lane, Meters, Shared},
+    lane::{BATCH_MAX, Ending, Lane, Meters, Shared},
     supervisor::RouteStatus,
 };
 use crate::{
@@ -24,6 +24,7 @@ pub(super) struct Running {
     source: Address,
     feed: Arc<Feed>,
     stop: CancellationToken,
+    ending: Ending,
     /// Lanes that run, of each route.
     lanes: Vec<usize>,
     shared: Vec<Arc<Shared>>,
@@ -45,6 +46,7 @@ impl Running {
         broker: &Arc<dyn Broker>,
         source: &Source,
         routes: Vec<(Arc<Route>, Arc<Slot>, LaneContext)>,
+        ending: Ending,
         ended: &mpsc::Sender<LaneEnd>,
     ) -> Result<Self, BrokerError> {
         let lanes: usize = routes.iter().map(|(route, ..)| route.concurrency.max(1)).sum();
@@ -65,7 +67,7 @@ impl Running {
         let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
         let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
         let lanes = vec![0; routes.len()];
-        let mut running = Self { source: source.address.clone(), feed, stop, lanes, shared: Vec::new() };
+        let mut running = Self { source: source.address.clone(), feed, stop, ending, lanes, shared: Vec::new() };
         for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
             let shared = Arc::new(Shared {
                 broker: Arc::clone(broker),
@@ -109,6 +111,11 @@ impl Running {
     /// Lanes whose threads run.
     pub(super) fn lanes(&self) -> usize {
         self.lanes.iter().sum()
+    }
+
+    /// Ends the calls that are running.
+    pub(super) fn end_calls(&self) {
+        self.ending.cancel();
     }
 
     /// Everything that is out is still being worked on.

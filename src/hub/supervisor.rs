@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,7 @@ use crate::{
         component::ComponentEngine,
     },
     message::Address,
-    route::RouteTable,
+    route::{Route, RouteTable},
     telemetry::metrics,
 };
 
@@ -149,7 +149,7 @@ impl Hub {
             loader_settings: Arc::clone(&loader_settings),
             plugins_changed,
             running: BTreeMap::new(),
-            ending: Ending::default(),
+            loading: Ending::new(),
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
@@ -245,7 +245,8 @@ struct Supervisor {
     loader_settings: Arc<Mutex<LoaderSettings>>,
     plugins_changed: mpsc::Sender<Vec<String>>,
     running: BTreeMap<Address, Running>,
-    ending: Ending,
+    /// Ends what loading a plugin calls.
+    loading: Ending,
     lane_ended: mpsc::Sender<LaneEnd>,
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
     program: PathBuf,
@@ -292,6 +293,7 @@ impl Supervisor {
                 }
             }
         }
+        self.loading.cancel();
         let grace = self.current().grace;
         let all: Vec<Address> = self.running.keys().cloned().collect();
         self.drain(&all, grace, &mut lane_ends).await;
@@ -306,13 +308,14 @@ impl Supervisor {
     /// What the first instance of a plugin's version is made with: the terms of a route that names it, or the defaults.
     fn first_instance_context(&self) -> Arc<dyn Fn(&str) -> LaneContext + Send + Sync> {
         let settings = Arc::clone(&self.settings);
-        let base = self.lane_context(Arc::new(Terms {
+        let terms = Terms {
             route: "".into(),
             isolation: Isolation::Instance,
             limits: Limits::default(),
             destinations: BTreeMap::new(),
             may_reply: false,
-        }));
+        };
+        let base = self.lane_context(Arc::new(terms), self.loading.clone());
         Arc::new(move |name: &str| {
             let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
             let route = settings.routes.iter().find(|route| &*route.handler == name);
@@ -327,12 +330,12 @@ impl Supervisor {
         })
     }
 
-    fn lane_context(&self, terms: Arc<Terms>) -> LaneContext {
+    fn lane_context(&self, terms: Arc<Terms>, ending: Ending) -> LaneContext {
         LaneContext {
             terms,
             outlet: Arc::clone(&self.outlet) as _,
             runtime: tokio::runtime::Handle::current(),
-            ending: Arc::clone(&self.ending),
+            ending,
         }
     }
 
@@ -353,10 +356,20 @@ impl Supervisor {
             .cloned()
             .collect();
         let grace = settings.grace;
-        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) = loader_settings(&settings, &self.program);
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
         self.drain(&stopping, grace, lane_ends).await;
-        self.start_missing(&settings.routes).await?;
+        if let Err(error) = self.start_missing(&settings.routes).await {
+            // Everything as it was: what has just been started ends, what has just been ended starts again.
+            let other = |address: &&Address| before.routes.of(address) != settings.routes.of(address);
+            let started: Vec<Address> = self.running.keys().filter(other).cloned().collect();
+            self.drain(&started, grace, lane_ends).await;
+            if let Err(error) = self.start_missing(&before.routes).await {
+                tracing::error!("routes that ran before cannot be started again; apply the settings once more: {error}");
+            }
+            self.show();
+            return Err(error);
+        }
+        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) = loader_settings(&settings, &self.program);
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         if !changed_plugins.is_empty() {
             // The loader has ended only when the hub stops.
             self.plugins_changed.send(changed_plugins).await.ok();
@@ -370,11 +383,13 @@ impl Supervisor {
             if self.running.contains_key(&source.address) {
                 continue;
             }
+            let ending = Ending::new();
+            let context = |route: &Arc<Route>| self.lane_context(Arc::clone(&route.terms), ending.clone());
             let contexts = of_source
                 .iter()
-                .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), self.lane_context(Arc::clone(&route.terms))))
+                .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), context(route)))
                 .collect();
-            let running = Running::start(&self.broker, source, contexts, &self.lane_ended)
+            let running = Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended)
                 .await
                 .map_err(|error| StartError::Broker { broker: self.broker.name().to_owned(), error })?;
             self.running.insert(source.address.clone(), running);
@@ -409,7 +424,7 @@ impl Supervisor {
         };
         if tokio::time::timeout(grace, all_ended).await.is_err() {
             tracing::warn!(lanes = left(self), "calls are still running after the grace period of {grace:?}: they are ended, their messages go back");
-            self.ending.store(true, Ordering::Relaxed);
+            which.iter().filter_map(|address| self.running.get(address)).for_each(Running::end_calls);
             let ended = async {
                 while left(self) > 0 {
                     match lane_ends.recv().await {
@@ -422,7 +437,6 @@ impl Supervisor {
             if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
                 tracing::error!("a native handler does not return; its thread is left behind");
             }
-            self.ending.store(false, Ordering::Relaxed);
         }
         for address in which {
             self.running.remove(address);

@@ -16,11 +16,13 @@ mod support;
 
 mod attempts;
 mod brake;
+mod draining;
 mod fairness;
 mod loading;
 mod logs;
 mod misbehaving;
 mod order;
 mod quakes;
+mod reload;
 mod results;
 mod routes;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Engine, StoreContextMut, UpdateDeadline,
     component::{HasData, HasSelf, Linker, Resource, ResourceTable},
@@ -154,8 +155,7 @@ impl State {
 /// Called by wasmtime when an epoch has passed while guest code ran.
 pub(super) fn on_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
-    let ending = state.lane.ending.load(Ordering::Relaxed);
-    if ending || state.clock.now_ms() >= state.deadline_ms { Err(state.time_is_up()) } else { Ok(UpdateDeadline::Continue(1)) }
+    if state.lane.ending.is_cancelled() || state.clock.now_ms() >= state.deadline_ms { Err(state.time_is_up()) } else { Ok(UpdateDeadline::Continue(1)) }
 }
 
 /// Everything the engine offers, by interface.
@@ -273,12 +273,22 @@ impl State {
         wait: impl AsyncFnOnce(&mut ResourceTable) -> wasmtime::Result<T>,
     ) -> wasmtime::Result<T> {
         let remaining = self.remaining();
-        let runtime = self.lane.runtime.clone();
+        let LaneContext { runtime, ending, .. } = self.lane.clone();
         let table = &mut self.table;
-        match runtime.block_on(async { tokio::time::timeout(remaining, wait(table)).await }) {
-            Ok(done) => done,
-            Err(_) => Err(self.time_is_up()),
+        match runtime.block_on(bounded(remaining, &ending, wait(table))) {
+            Some(done) => done,
+            None => Err(self.time_is_up()),
         }
+    }
+}
+
+/// What it comes to, unless the call's time, or the lane's, is over before.
+async fn bounded<T>(remaining: Duration, ending: &CancellationToken, wait: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = wait => Some(done),
+        () = ending.cancelled() => None,
+        () = tokio::time::sleep(remaining) => None,
     }
 }
 
@@ -313,11 +323,11 @@ impl publisher::Host for State {
         };
         let outlet = Arc::clone(&self.lane.outlet);
         let remaining = self.remaining();
-        let published =
-            self.lane.runtime.block_on(async { tokio::time::timeout(remaining, outlet.publish(&address, message)).await });
+        let lane = &self.lane;
+        let published = lane.runtime.block_on(bounded(remaining, &lane.ending, outlet.publish(&address, message)));
         match published {
-            Ok(result) => Ok(result.map_err(publish_error)),
-            Err(_) => Err(self.time_is_up()),
+            Some(result) => Ok(result.map_err(publish_error)),
+            None => Err(self.time_is_up()),
         }
     }
 
@@ -333,12 +343,11 @@ impl publisher::Host for State {
         let outlet = Arc::clone(&self.lane.outlet);
         let remaining = self.remaining();
         let timeout = remaining.min(Duration::from_millis(u64::from(timeout_ms)));
-        let answered = self.lane.runtime.block_on(async {
-            tokio::time::timeout(remaining, outlet.request(&address, message, timeout)).await
-        });
+        let lane = &self.lane;
+        let answered = lane.runtime.block_on(bounded(remaining, &lane.ending, outlet.request(&address, message, timeout)));
         match answered {
-            Ok(result) => Ok(result.map(|answer| views::answer(&answer)).map_err(publish_error)),
-            Err(_) => Err(self.time_is_up()),
+            Some(result) => Ok(result.map(|answer| views::answer(&answer)).map_err(publish_error)),
+            None => Err(self.time_is_up()),
         }
     }
 }
