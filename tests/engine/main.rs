@@ -18,6 +18,7 @@ mod attempts;
 mod brake;
 mod draining;
 mod fairness;
+mod instances;
 mod loading;
 mod logs;
 mod misbehaving;

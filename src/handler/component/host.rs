@@ -38,7 +38,7 @@ use crate::{
         LaneContext, OutletError, REPLY_TO, Terms,
         limits::{LOG_LINE_BYTES_MAX, bounded_text},
     },
-    message::{Address, FailureKind, Message, Text, header},
+    message::{Address, FailureKind, Message, MessageId, Text, header},
 };
 
 /// Random bytes a guest may ask for in one call.
@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) timed_out: bool,
     /// The message in hand, for the imports; only set for guests that import what needs it.
     pub(super) current: Option<Arc<Message>>,
+    /// Where many messages are in hand: the most hops that one of them has behind it.
+    pub(super) batch_hops: u32,
     pub(super) shared: Arc<SharedState>,
     pub(super) lane: LaneContext,
     pub(super) stderr: SharedTail,
@@ -100,6 +102,7 @@ impl State {
             deadline_max_ms: 0,
             timed_out: false,
             current: None,
+            batch_hops: 0,
             shared,
             lane,
             stderr: SharedTail::default(),
@@ -140,8 +143,14 @@ impl State {
         let Some(address) = terms.destinations.get(&destination).cloned().or_else(answers) else {
             return Err(publisher::PublishError::Denied(terms.denial(&destination)));
         };
-        let message = views::outbound_message(message, handled, crate::message::now_ms())
-            .map_err(publisher::PublishError::Invalid)?;
+        let now = crate::message::now_ms();
+        let mut message = views::outbound_message(message, handled, now).map_err(publisher::PublishError::Invalid)?;
+        if message.id == MessageId::default() {
+            message.id = MessageId::generate(now);
+        }
+        if handled.is_none() {
+            message.headers.append(header::HOPS, &self.batch_hops.saturating_add(1).to_string());
+        }
         if message.size() > limits.message_bytes_max {
             return Err(publisher::PublishError::TooLarge(u32::try_from(limits.message_bytes_max).unwrap_or(u32::MAX)));
         }

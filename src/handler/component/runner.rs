@@ -194,11 +194,14 @@ impl Runner for ComponentRunner {
 
     fn handle_batch(&mut self, calls: &[Call<'_>]) -> Option<Vec<Outcome>> {
         let [_, _, ..] = calls else { return Some(calls.iter().map(|call| self.handle(call)).collect()) };
+        let hops = calls.iter().map(|call| call.message.hops()).max().unwrap_or(0);
         let answers = self.call(calls.len(), |guest| {
             let Entry::Batch(entry) = &guest.entry else {
                 return Err(wasmtime::Error::msg("it does not take batches"));
             };
-            guest.store.data_mut().current = None;
+            let state = guest.store.data_mut();
+            state.current = None;
+            state.batch_hops = hops;
             let answers = views::with_events(calls, |events| entry.call_handle_batch(&mut guest.store, events))?;
             if answers.len() == calls.len() { Ok(answers) } else { Err(wasmtime::Error::msg(wrong_length(answers.len(), calls.len()))) }
         });

@@ -131,8 +131,8 @@ fn done(results: Vec<types::OutboundMessage>, handled: &Message, terms: &Terms, 
     terms.accept(outbound).map_or_else(|failed| failed, Outcome::Done)
 }
 
-/// A message that a guest wants published, as one of ours. Without an id of its own it has the nil id: results derive
-/// theirs, others get a new one.
+/// A message that a guest wants published, as one of ours. Without an id of its own it has the nil id, for the caller to
+/// replace.
 pub(super) fn outbound_message(
     outbound: types::OutboundMessage,
     handled: Option<&Message>,
@@ -152,9 +152,6 @@ pub(super) fn outbound_message(
     };
     for attribute in &outbound.attributes {
         set_attribute(&mut message, &attribute.name, &attribute.value, now)?;
-    }
-    if handled.is_none() && message.id == MessageId::default() {
-        message.id = MessageId::generate(now);
     }
     Ok(message)
 }
