@@ -11,9 +11,6 @@
     reason = "a test that cannot go on fails"
 )]
 
-#[path = "../support/engine.rs"]
-mod support;
-
 mod attempts;
 mod brake;
 mod draining;
@@ -27,3 +24,4 @@ mod quakes;
 mod reload;
 mod results;
 mod routes;
+mod support;
