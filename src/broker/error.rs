@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::message::{Address, ReasonCode};
 
 /// The cause that a library gave.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]

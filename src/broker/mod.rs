@@ -6,8 +6,8 @@
 //!
 //! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
 
-pub mod embedded;
 mod delivery;
+pub mod embedded;
 mod error;
 pub mod topology;
 

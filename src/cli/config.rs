@@ -32,7 +32,8 @@ fn check(context: &Context) -> Result<Exit, Failure> {
             "warnings": loaded.warnings,
         }))?;
     } else {
-        let name = config.file.as_ref().map_or("the built-in configuration".to_owned(), |file| file.display().to_string());
+        let name =
+            config.file.as_ref().map_or("the built-in configuration".to_owned(), |file| file.display().to_string());
         let (routes, warnings) = (config.routes.iter().count(), loaded.warnings.len());
         context.output.line(format_args!("{name} is sound: {routes} routes, {warnings} warnings"))?;
     }

@@ -16,8 +16,6 @@ use crate::config::{self, Config, ConfigErrors, Loaded, Warning};
 pub(super) const ADDRESS_FILE: &str = "address";
 /// In the data directory: the token that the engine made.
 pub(super) const TOKEN_FILE: &str = "token";
-/// Answers for `--plugins`, which takes the place of `plugins.directory` while the configuration is loaded.
-const PLUGINS_VARIABLE: &str = "HELIXMQ_PLUGINS_DIRECTORY";
 
 /// What the global options say.
 #[derive(Clone, Debug)]
@@ -73,12 +71,7 @@ impl Context {
     /// # Errors
     /// Every mistake.
     pub fn load_file(&self, file: Option<&Path>) -> Result<Loaded, ConfigErrors> {
-        let plugins = self.plugins.as_ref().map(|directory| directory.to_string_lossy().into_owned());
-        let env = |name: &str| match (name, &plugins) {
-            (PLUGINS_VARIABLE, Some(directory)) => Some(directory.clone()),
-            _ => std::env::var(name).ok(),
-        };
-        let mut loaded = config::load(file, &env)?;
+        let mut loaded = config::load(file, &|name| std::env::var(name).ok())?;
         if let Some(directory) = &self.plugins {
             loaded.config.plugins.directory.clone_from(directory);
         }

@@ -50,7 +50,7 @@ pub struct Failure {
     code: String,
     message: String,
     hint: String,
-    details: Option<Details>,
+    details: Option<Box<Details>>,
     silent: bool,
 }
 
@@ -74,7 +74,7 @@ impl Failure {
     #[must_use]
     pub fn with_details(mut self, text: impl Into<String>, name: &'static str, value: &impl Serialize) -> Self {
         let value = serde_json::to_value(value).unwrap_or_default();
-        self.details = Some(Details { text: text.into(), name, value });
+        self.details = Some(Box::new(Details { text: text.into(), name, value }));
         self
     }
 
@@ -104,10 +104,28 @@ impl Failure {
         self.exit
     }
 
+    /// For programs, what happened.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// What happened, without what to do.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+
+    /// The same, with something else to do.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
     }
 
     /// Whether nothing is to be said.

@@ -3,12 +3,21 @@
 //!
 //! Start at [`run`] and [`Command`]; each verb has a file of its name.
 
+mod arguments;
 pub mod bench;
+mod client;
 mod config;
 mod context;
+mod dlq;
+mod doctor;
 mod failure;
 mod output;
+mod plugin;
+mod publish;
+mod route;
 mod serve;
+mod shown;
+mod tail;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -55,19 +64,29 @@ pub struct Cli {
 enum Command {
     /// Run the engine
     Serve(serve::Args),
+    /// Publish a message for each line of a file
+    Publish(publish::Args),
+    /// Show messages without consuming them
+    Tail(tail::Args),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::Command),
+    /// List routes, or explain which one a message would take
+    #[command(subcommand)]
+    Route(route::Command),
+    /// List, check and begin plugins
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// List and show dead letters
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Look for what would keep the engine from doing its work
+    Doctor,
     /// Measure how fast it is here
     Bench(bench::Args),
     /// Compiles a plugin under limits: the engine calls it for itself.
     #[command(hide = true)]
-    CompileComponent {
-        input: PathBuf,
-        output: PathBuf,
-        cpu_seconds: u64,
-        memory_bytes: u64,
-    },
+    CompileComponent { input: PathBuf, output: PathBuf, cpu_seconds: u64, memory_bytes: u64 },
 }
 
 /// The command line as clap knows it, for documents that must not drift.
@@ -95,12 +114,27 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn done(command: Command, context: Context) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(&args, context),
+        Command::Publish(args) => publish::run(&args, &context),
+        Command::Tail(args) => tail::run(&args, &context),
+        Command::Route(command) => route::run(&command, &context),
+        Command::Plugin(command) => plugin::run(&command, &context),
+        Command::Dlq(command) => dlq::run(&command, &context),
+        Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(&command, &context),
         Command::Bench(args) => {
             let measured = bench::run(&args).map_err(|error| {
-                Failure::new(Exit::Failed, "NOT_MEASURED", format!("nothing was measured: {error:#}"), "correct what it names")
+                Failure::new(
+                    Exit::Failed,
+                    "NOT_MEASURED",
+                    format!("nothing was measured: {error:#}"),
+                    "correct what it names",
+                )
             })?;
-            if context.output.json() { context.output.value(&measured)? } else { context.output.line(&measured)? }
+            if context.output.json() {
+                context.output.value(&measured)?
+            } else {
+                context.output.line(&measured)?
+            }
             Ok(Exit::Done)
         }
         Command::CompileComponent { input, output, cpu_seconds, memory_bytes } => {

@@ -51,8 +51,19 @@ impl Output {
     /// # Errors
     /// See [`Failure::output`].
     pub fn table<const N: usize>(self, head: [&str; N], rows: &[[String; N]]) -> Result<(), Failure> {
-        let head = head.map(str::to_owned);
-        let rows: Vec<_> = std::iter::once(&head).chain(rows).map(|row| row.each_ref().map(|cell| safe(cell))).collect();
+        self.columns(std::iter::once(&head.map(str::to_owned)).chain(rows))
+    }
+
+    /// A value a line behind its name.
+    ///
+    /// # Errors
+    /// See [`Failure::output`].
+    pub fn fields(self, rows: &[[String; 2]]) -> Result<(), Failure> {
+        self.columns(rows.iter())
+    }
+
+    fn columns<'r, const N: usize>(self, rows: impl Iterator<Item = &'r [String; N]>) -> Result<(), Failure> {
+        let rows: Vec<_> = rows.map(|row| row.each_ref().map(|cell| safe(cell))).collect();
         let mut widths = [0; N];
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -87,7 +98,7 @@ impl Output {
 
 /// Text from elsewhere, so that it cannot move the cursor: control characters are escaped.
 #[must_use]
-pub fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() { safe.extend(character.escape_default()) } else { safe.push(character) }

@@ -63,7 +63,7 @@ pub(super) fn read(reader: &mut Reader<'_>) {
             "kafka" => Some("Kafka"),
             "redis" => Some("Redis"),
             _ => {
-                let problem = format!("{} is not a backend", super::kind::quoted(&text));
+                let problem = format!("{} is not a backend", super::words::quoted(&text));
                 reader.refuse(Origin::Environment(variable), "", problem, "unset it, or set it to inmemory");
                 None
             }

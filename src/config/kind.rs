@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use super::Secret;
+use super::{Secret, words::quoted};
 use crate::message::{Address, AddressError, Kind as AddressKind, NAME_BYTES_MAX};
 
 /// A kind of value.
@@ -30,13 +30,6 @@ impl Wrong {
     pub(super) fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { problem: problem.into(), fix: fix.into() }
     }
-}
-
-/// Text of the operator in an error: quoted, and cut.
-pub(super) fn quoted(text: &str) -> String {
-    const CHARACTERS_MAX: usize = 80;
-    let cut: String = text.chars().take(CHARACTERS_MAX).collect();
-    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
 }
 
 fn not(text: &str, takes: &str) -> String {
@@ -251,7 +244,7 @@ pub(super) fn choice<T: Copy + PartialEq + 'static>(
         secret: false,
         read: Box::new(move |text| {
             words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-                let fix = match super::section::nearest(text, names.iter().copied()) {
+                let fix = match super::words::nearest(text, names.iter().copied()) {
                     Some(word) => format!("did you mean {word}?"),
                     None => format!("write {takes}"),
                 };

@@ -16,7 +16,8 @@ use super::{
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
     routes::{self, Draft, Surroundings},
-    section::{Given, Key, Reader, Section, Shown},
+    section::{Given, Reader, Section},
+    shown::{Key, Shown},
     source,
     tree::Node,
     yaml,
@@ -262,7 +263,7 @@ fn listen() -> Kind<SocketAddr> {
                 (_, Some(port)) => format!("write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for all"),
                 _ => "write an IP address and a port, as in 127.0.0.1:7061 or [::1]:7061".to_owned(),
             };
-            Wrong::new(format!("{} is not an IP address with a port", kind::quoted(text)), fix)
+            Wrong::new(format!("{} is not an IP address with a port", super::words::quoted(text)), fix)
         })
     };
     kind::parsed("an IP address with a port", read, ToString::to_string)
@@ -333,12 +334,12 @@ fn filter() -> Kind<String> {
         for part in text.split(',').map(str::trim) {
             let bare = !part.contains(['=', '[']);
             if bare && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part)) {
-                return Err(Wrong::new(format!("{} is not a level of logging", kind::quoted(part)), fix));
+                return Err(Wrong::new(format!("{} is not a level of logging", super::words::quoted(part)), fix));
             }
         }
         match tracing_subscriber::EnvFilter::builder().parse(text) {
             Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err(Wrong::new(format!("{} is not a filter: {error}", kind::quoted(text)), fix)),
+            Err(error) => Err(Wrong::new(format!("{} is not a filter: {error}", super::words::quoted(text)), fix)),
         }
     };
     kind::parsed("a filter such as info,helixmq=debug", read, Clone::clone)

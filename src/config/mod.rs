@@ -14,8 +14,10 @@ mod load;
 mod plugin_toml;
 mod routes;
 mod section;
+mod shown;
 mod source;
 mod tree;
+mod words;
 mod yaml;
 
 use std::{
@@ -29,7 +31,7 @@ use std::{
 pub use crate::handler::{Loading, PluginSettings};
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
-pub use section::{Key, Shown};
+pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
 use crate::{

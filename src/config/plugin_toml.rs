@@ -12,8 +12,9 @@ use super::{
     kind::{self, Wrong},
     limits::Base,
     routes::{self, Draft, Surroundings},
-    section::{Reader, Section, join},
+    section::{Reader, Section},
     tree::{Entry, Node, Place, Scalar, SyntaxError, Value},
+    words::join,
 };
 
 /// What one plugin may, from messaging.yaml and then from its own file.
@@ -70,7 +71,7 @@ fn sha256() -> kind::Kind<String> {
             Ok(text.to_ascii_lowercase())
         } else {
             Err(Wrong::new(
-                format!("{} is not a SHA-256", kind::quoted(text)),
+                format!("{} is not a SHA-256", super::words::quoted(text)),
                 "write its 64 hex digits, as `sha256sum FILE` prints them",
             ))
         }

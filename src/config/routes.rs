@@ -11,8 +11,9 @@ use super::{
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, WAIT_MS},
-    section::{Reader, Section, join},
+    section::{Reader, Section},
     tree::{Node, Value},
+    words::join,
 };
 use crate::{
     broker::{Start, topology},
@@ -63,7 +64,11 @@ fn cores() -> usize {
 /// source or handler, which has been said.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plugin: Option<&str>) -> Option<Draft> {
     let mistakes = section.reader.findings.len();
-    let name = section.required("name", &kind::name()).map(|given| given.value);
+    let name = match plugin {
+        // The one route of a plugin's own file needs no other name.
+        Some(plugin) => Some(section.value("name", &kind::name(), plugin.to_owned())),
+        None => section.required("name", &kind::name()).map(|given| given.value),
+    };
     let address = source(section);
     let on_queue = address.as_ref().map(|address| address.kind == AddressKind::Queue);
     let (group, start) = progress(section, around, on_queue);
@@ -187,7 +192,7 @@ fn start() -> Kind<Start> {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
         text => {
-            let wrong = || Wrong::new(format!("{} is not {TAKES}", kind::quoted(text)), "write one of these");
+            let wrong = || Wrong::new(format!("{} is not {TAKES}", super::words::quoted(text)), "write one of these");
             if let Some(offset) = text.strip_prefix("offset:") {
                 return offset.parse().map(Start::Offset).map_err(|_| wrong());
             }

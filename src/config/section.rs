@@ -7,36 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
-
 use super::{
     finding::{FINDINGS_MAX, Finding, Origin},
     interpolate::interpolate,
-    kind::{Kind, Wrong, quoted},
+    kind::{Kind, Wrong},
+    shown::{Key, Shown},
     tree::{Entry, Node, Place, Scalar, Value},
+    words::{join, nearest, quoted},
 };
-
-/// A value that is in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
-    /// Where it lies in the configuration; with the file's name in front where that is a plugin's own.
-    pub path: String,
-    /// As it would be written; secrets as `***`.
-    pub value: String,
-    /// Who named it.
-    pub origin: Origin,
-}
-
-/// A key that the configuration knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Key {
-    /// As `routes[].retry.delay_ms`; `<name>` stands for a name of the operator's.
-    pub path: String,
-    /// What it may hold.
-    pub takes: String,
-    /// What holds where nobody names it; `-`: nothing does, or it must be named.
-    pub default: String,
-}
 
 /// What is gathered on the way.
 pub(super) struct Reader<'e> {
@@ -497,57 +475,6 @@ impl Reader<'_> {
                 }
                 None
             }
-        }
-    }
-}
-
-/// `a.b`, with names that hold dots in brackets.
-pub(super) fn join(path: &str, key: &str) -> String {
-    let simple = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-    match (path.is_empty(), simple) {
-        (true, true) => key.to_owned(),
-        (false, true) => format!("{path}.{key}"),
-        (_, false) => format!("{path}[{}]", quoted(key)),
-    }
-}
-
-/// The known word that was most likely meant, if any is near.
-pub(super) fn nearest<'w>(text: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    // The distance costs the product of the lengths.
-    if text.len() > 64 {
-        return None;
-    }
-    let near = text.chars().count() / 3 + 1;
-    // `delay` for `delay_ms`, `max_attempts` for `attempts_max`: the words are right, their number or order is not.
-    let part = |word: &str| {
-        let begins = text.len() >= 3 && (word.starts_with(text) || text.starts_with(word));
-        let words = text.contains('_') && text.split('_').all(|one| word.split('_').any(|other| one == other));
-        begins || words
-    };
-    known
-        .map(|word| (if part(word) { 1 } else { strsim::damerau_levenshtein(text, word) }, word))
-        .filter(|(distance, _)| *distance <= near)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, word)| word)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suggests_what_is_near_and_nothing_else() {
-        let known = || ["delay_ms", "delay_max_ms", "factor", "jitter", "attempts_max"].into_iter();
-        for (text, wanted) in [
-            ("delay", Some("delay_ms")),
-            ("delay_ns", Some("delay_ms")),
-            ("max_attempts", Some("attempts_max")),
-            ("attempt_max", Some("attempts_max")),
-            ("factro", Some("factor")),
-            ("x", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(text, known()), wanted, "{text}");
         }
     }
 }

@@ -52,17 +52,17 @@ limits! {
 }
 
 /// Longest reason that is kept of a guest, in bytes.
-pub const REASON_BYTES_MAX: usize = 1024;
+pub(super) const REASON_BYTES_MAX: usize = 1024;
 /// Longest code that is kept of a guest, in bytes.
-pub const CODE_BYTES_MAX: usize = 64;
+pub(super) const CODE_BYTES_MAX: usize = 64;
 /// Longest trap text and backtrace that is kept, in bytes.
-pub const TRAP_BYTES_MAX: usize = 8 * 1024;
+pub(super) const TRAP_BYTES_MAX: usize = 8 * 1024;
 /// Longest log line that is kept of a guest, in bytes.
-pub const LOG_LINE_BYTES_MAX: usize = 4 * 1024;
+pub(super) const LOG_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Text from a guest, made safe to show: control characters escaped, line breaks only where `lines` allows, and cut.
 #[must_use]
-pub fn bounded_text(text: &str, bytes_max: usize, lines: bool) -> String {
+pub(super) fn bounded_text(text: &str, bytes_max: usize, lines: bool) -> String {
     let mut safe = String::with_capacity(text.len().min(bytes_max));
     for character in text.chars() {
         let keep = !character.is_control() || (lines && matches!(character, '\n' | '\t'));

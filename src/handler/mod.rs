@@ -3,8 +3,8 @@
 //!
 //! Start at [`Handler`] and [`Runner`]; [`native`] is the short implementation, [`component`] the one with the walls.
 
-mod limits;
 pub mod component;
+mod limits;
 pub mod native;
 mod registry;
 pub mod reload;

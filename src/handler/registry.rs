@@ -141,7 +141,13 @@ impl Slot {
 
     /// Says that a file was not put into service; whatever serves goes on.
     pub fn refuse(&self, digest: Option<String>, took: Duration, reason: String) {
-        self.history().note(Receipt { at: now_ms(), digest, took, cached: false, result: ReloadResult::Refused(reason) });
+        self.history().note(Receipt {
+            at: now_ms(),
+            digest,
+            took,
+            cached: false,
+            result: ReloadResult::Refused(reason),
+        });
     }
 
     /// Takes the serving version out of service: its messages wait. Returns whether there was one.
@@ -149,7 +155,13 @@ impl Slot {
         let mut history = self.history();
         let Some(previous) = self.serving.swap(None) else { return false };
         let digest = Some(previous.handler.identity().digest.clone());
-        history.note(Receipt { at: now_ms(), digest, took: Duration::ZERO, cached: false, result: ReloadResult::Removed });
+        history.note(Receipt {
+            at: now_ms(),
+            digest,
+            took: Duration::ZERO,
+            cached: false,
+            result: ReloadResult::Removed,
+        });
         self.changed.send_modify(|generation| *generation += 1);
         true
     }
@@ -165,7 +177,13 @@ impl Slot {
         let previous = history.previous.take()?;
         let (version, _) = self.replace(Arc::clone(&previous.handler));
         let digest = Some(version.handler.identity().digest.clone());
-        history.note(Receipt { at: version.since, digest, took: Duration::ZERO, cached: true, result: ReloadResult::RolledBack });
+        history.note(Receipt {
+            at: version.since,
+            digest,
+            took: Duration::ZERO,
+            cached: true,
+            result: ReloadResult::RolledBack,
+        });
         Some(version)
     }
 

@@ -52,12 +52,15 @@ impl Terms {
         }
         let mut bytes = 0;
         for result in &results {
-            if !(self.destinations.contains_key(&result.destination) || self.may_reply && result.destination == REPLY_TO) {
+            if !(self.destinations.contains_key(&result.destination)
+                || self.may_reply && result.destination == REPLY_TO)
+            {
                 return Err(Outcome::failed(FailureKind::Denied, self.denial(&result.destination)));
             }
             let size = result.message.size();
             if size > limits.message_bytes_max {
-                let text = format!("returned a message of {size} bytes; at most {} are allowed", limits.message_bytes_max);
+                let text =
+                    format!("returned a message of {size} bytes; at most {} are allowed", limits.message_bytes_max);
                 return Err(Outcome::failed(FailureKind::TooLarge, text));
             }
             if let Err(error) = result.message.headers.check() {

@@ -190,7 +190,8 @@ mod tests {
     use super::*;
 
     fn brake() -> Arc<Brake> {
-        let budget = CrashBudget { failures_max: 3, probes_max: 2, probe_interval: Duration::ZERO, ..CrashBudget::default() };
+        let budget =
+            CrashBudget { failures_max: 3, probes_max: 2, probe_interval: Duration::ZERO, ..CrashBudget::default() };
         Arc::new(Brake::new(budget))
     }
 

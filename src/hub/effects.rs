@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::lane::Verdict;
+use super::verdict::Verdict;
 use crate::{
     broker::{Broker, Deliveries, PublishError},
     message::{Address, FailureKind, Message, Outbound, Outcome, ReasonCode},
@@ -71,7 +71,10 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
         count_failure(broker, &error);
         tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
         if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
-            *verdict = Verdict::Ran(Outcome::failed(FailureKind::PublishFailed, format!("a result was not published: {error}")));
+            *verdict = Verdict::Ran(Outcome::failed(
+                FailureKind::PublishFailed,
+                format!("a result was not published: {error}"),
+            ));
         }
     }
 }
@@ -94,23 +97,4 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
 fn count_failure(broker: &dyn Broker, error: &PublishError) {
     let code: ReasonCode = error.code();
     metrics().publish_failures.with_label_values(&[broker.name(), code.as_str()]).inc();
-}
-
-/// 0 to 1, from a generator per thread. Not for secrets.
-pub(super) fn random() -> f64 {
-    use std::{cell::Cell, hash::BuildHasher};
-    thread_local! {
-        static STATE: Cell<u64> = Cell::new(std::hash::RandomState::new().hash_one(0_u8) | 1);
-    }
-    // xorshift64*: Marsaglia 2003, Vigna 2016.
-    let next = STATE.with(|state| {
-        let mut x = state.get();
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        state.set(x);
-        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    });
-    // The upper 32 bits are plenty for spreading delays.
-    f64::from(u32::try_from(next >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

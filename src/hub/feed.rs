@@ -192,7 +192,7 @@ impl Feed {
     async fn subscribe_again(&self) -> Option<Box<dyn Subscription>> {
         let mut pause = RESUBSCRIBE_MIN;
         loop {
-            let jittered = pause.mul_f64(super::effects::random());
+            let jittered = pause.mul_f64(crate::message::random());
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep(jittered) => {}
@@ -242,7 +242,11 @@ impl Feed {
             .collect();
         let mine = offsets.get(seat.route).and_then(|offset| parts.get_mut(offset + seat.inbox)).and_then(Option::take);
         let unrouted = parts.first_mut().and_then(Option::take);
-        let owners = self.inboxes.iter().enumerate().flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
+        let owners = self
+            .inboxes
+            .iter()
+            .enumerate()
+            .flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
         for (part, (route, inbox)) in parts.into_iter().skip(1).zip(owners) {
             let Some(part) = part else { continue };
             tokio::select! {

@@ -76,7 +76,13 @@ impl Held {
     }
 
     /// Puts a delivery, or several of one sequence, behind those that wait, or begins to wait.
-    pub(super) fn park(&mut self, sequence: Sequence, deliveries: Deliveries, due: Instant, failure: Option<FailedAttempt>) {
+    pub(super) fn park(
+        &mut self,
+        sequence: Sequence,
+        deliveries: Deliveries,
+        due: Instant,
+        failure: Option<FailedAttempt>,
+    ) {
         self.count += deliveries.len();
         match self.waiting.get_mut(&sequence) {
             Some(waiting) => {
@@ -100,7 +106,8 @@ impl Held {
 
     /// Takes a sequence that is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
-        let sequence = self.waiting.iter().find(|(_, waiting)| waiting.due <= now).map(|(sequence, _)| sequence.clone())?;
+        let sequence =
+            self.waiting.iter().find(|(_, waiting)| waiting.due <= now).map(|(sequence, _)| sequence.clone())?;
         let Waiting { batches, failure, .. } = self.waiting.remove(&sequence)?;
         self.count -= batches.iter().map(Deliveries::len).sum::<usize>();
         Some(Due { sequence, batches, failure })

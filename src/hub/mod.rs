@@ -6,15 +6,21 @@
 //! [`watch`] tells when files change.
 
 mod brake;
+mod calls;
 mod effects;
 mod feed;
 mod held;
 mod lane;
+mod letters;
+mod meters;
 mod outlet;
+mod parts;
 mod plugins;
 mod running;
 mod supervisor;
+mod verdict;
 pub mod watch;
 
 pub use brake::BrakeState;
-pub use supervisor::{Hub, RouteStatus, Settings, StartError};
+pub use running::RouteStatus;
+pub use supervisor::{Hub, Settings, StartError};

@@ -41,12 +41,8 @@ impl BrokerOutlet {
 
     /// Hands answers to those who wait for them, until `stop`. An answer nobody waits for any more is dropped.
     pub(super) async fn run(&self, stop: CancellationToken) -> Result<(), BrokerError> {
-        let request = Subscribe {
-            from: self.answers.clone(),
-            group: "".into(),
-            start: Start::Earliest,
-            prefetch: ANSWERS_MAX,
-        };
+        let request =
+            Subscribe { from: self.answers.clone(), group: "".into(), start: Start::Earliest, prefetch: ANSWERS_MAX };
         let mut subscription = self.broker.subscribe(request).await?;
         loop {
             let next = subscription.next(BatchMax { count: ANSWERS_MAX, bytes: usize::MAX });
@@ -89,7 +85,12 @@ impl Outlet for BrokerOutlet {
         }
     }
 
-    async fn request(&self, to: &Address, mut message: Message, timeout: Duration) -> Result<Arc<Message>, OutletError> {
+    async fn request(
+        &self,
+        to: &Address,
+        mut message: Message,
+        timeout: Duration,
+    ) -> Result<Arc<Message>, OutletError> {
         let id = Text::from(MessageId::generate(crate::message::now_ms()).to_string());
         message.correlation_id = Some(id.clone());
         message.reply_to = Some(Text::from(self.answers.to_string()));

@@ -191,8 +191,9 @@ impl Loader {
                     let began = Instant::now();
                     // A panic is a defect of the engine, or of a library: it costs the file, not its name.
                     let load = || read_and_load(&engine, &path, &stamp, known.as_deref(), bytes_max, &load, &context);
-                    let (digest, result) = catch_unwind(AssertUnwindSafe(load))
-                        .unwrap_or_else(|panic| (None, Err(LoadError::Start(format!("loading it {}", panic_text(&*panic))))));
+                    let (digest, result) = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
+                        (None, Err(LoadError::Start(format!("loading it {}", panic_text(&*panic)))))
+                    });
                     Loaded { name, path, stamp, began, digest, result }
                 });
                 false
@@ -223,15 +224,26 @@ impl Loader {
                 metrics().reload_time.observe(took.as_secs_f64());
                 show_version(&name, before.as_ref(), &identity, version.since);
                 directory.saw(&name, stamp, digest);
-                tracing::info!(plugin = name, digest = identity.digest, took_ms = took.as_secs_f64() * 1000.0, cached, "serves");
+                tracing::info!(
+                    plugin = name,
+                    digest = identity.digest,
+                    took_ms = took.as_secs_f64() * 1000.0,
+                    cached,
+                    "serves"
+                );
             }
             // Perhaps it is still being copied: wait until it has been still for a while.
-            Err(LoadError::Truncated(_)) if Stamp::of(&path).is_ok_and(|now| now != stamp || directory.saw_part(&name, &stamp)) => {
+            Err(LoadError::Truncated(_))
+                if Stamp::of(&path).is_ok_and(|now| now != stamp || directory.saw_part(&name, &stamp)) =>
+            {
                 return Finished::NotWhole;
             }
             Err(error) => {
                 count("refused");
-                let serving = slot.identity().map_or_else(|| "nothing serves".to_owned(), |identity| format!("{} goes on serving", short(&identity.digest)));
+                let serving = slot.identity().map_or_else(
+                    || "nothing serves".to_owned(),
+                    |identity| format!("{} goes on serving", short(&identity.digest)),
+                );
                 tracing::error!(plugin = name, file = %path.display(), "refused, {serving}: {error}");
                 slot.refuse(digest.clone(), took, error.to_string());
                 directory.saw(&name, stamp, digest);
@@ -256,7 +268,8 @@ fn read_and_load(
     context: &LaneContext,
 ) -> (Option<String>, Result<Option<Arc<Component>>, LoadError>) {
     if stamp.bytes() > bytes_max {
-        let (value, max) = (usize::try_from(stamp.bytes()).unwrap_or(usize::MAX), usize::try_from(bytes_max).unwrap_or(usize::MAX));
+        let (value, max) =
+            (usize::try_from(stamp.bytes()).unwrap_or(usize::MAX), usize::try_from(bytes_max).unwrap_or(usize::MAX));
         return (None, Err(LoadError::TooLarge { what: "the length of its file in bytes", value, max }));
     }
     let bytes = match fs::read(path) {
@@ -271,7 +284,12 @@ fn read_and_load(
     (Some(digest), result.map(Some))
 }
 
-fn show_version(name: &str, before: Option<&crate::message::HandlerIdentity>, now: &crate::message::HandlerIdentity, since: u64) {
+fn show_version(
+    name: &str,
+    before: Option<&crate::message::HandlerIdentity>,
+    now: &crate::message::HandlerIdentity,
+    since: u64,
+) {
     let version = |identity: &crate::message::HandlerIdentity| identity.version.clone().unwrap_or_default();
     if let Some(before) = before {
         metrics().plugin_info.remove_label_values(&[name, &version(before), short(&before.digest)]).ok();

@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    brake::Brake,
+    brake::{Brake, BrakeState},
     feed::{Feed, Gate, Seat},
-    lane::{BATCH_MAX, Ending, Lane, Meters, Shared},
-    supervisor::RouteStatus,
+    lane::{BATCH_MAX, Lane},
+    meters::Meters,
+    parts::{Ending, Parts},
 };
 use crate::{
     broker::{Broker, BrokerError, Subscribe},
@@ -27,7 +29,24 @@ pub(super) struct Running {
     ending: Ending,
     /// Lanes that run, of each route.
     lanes: Vec<usize>,
-    shared: Vec<Arc<Shared>>,
+    shared: Vec<Arc<Parts>>,
+}
+
+/// How one route is doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub route: Arc<str>,
+    /// Where it reads.
+    pub source: Address,
+    /// Its handler.
+    pub handler: Arc<str>,
+    /// Whether a version of it serves.
+    pub serving: bool,
+    /// Whether it is slowed or held.
+    pub brake: BrakeState,
+    /// Its lanes that run.
+    pub lanes: usize,
 }
 
 /// A lane's thread has ended.
@@ -69,7 +88,7 @@ impl Running {
         let lanes = vec![0; routes.len()];
         let mut running = Self { source: source.address.clone(), feed, stop, ending, lanes, shared: Vec::new() };
         for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
-            let shared = Arc::new(Shared {
+            let shared = Arc::new(Parts {
                 broker: Arc::clone(broker),
                 brake,
                 meters: Meters::new(broker.name(), &route),
@@ -89,7 +108,13 @@ impl Running {
         let Some(shared) = self.shared.get(route).map(Arc::clone) else { return };
         let feed = Arc::clone(&self.feed);
         let name = format!("lane {}", shared.route.name);
-        let end = LaneEnd { source: self.source.clone(), route, seat: seat.clone(), feed: Arc::clone(&feed), panicked: false };
+        let end = LaneEnd {
+            source: self.source.clone(),
+            route,
+            seat: seat.clone(),
+            feed: Arc::clone(&feed),
+            panicked: false,
+        };
         let ended = ended.clone();
         let started = thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let lane = std::panic::AssertUnwindSafe(|| Lane::new(shared, feed, seat).run());

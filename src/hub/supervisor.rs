@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -16,17 +15,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    brake::BrakeState,
-    lane::Ending,
     outlet::BrokerOutlet,
+    parts::Ending,
     plugins::{Loader, LoaderSettings},
-    running::{LaneEnd, Running},
+    running::{LaneEnd, RouteStatus, Running},
 };
 use crate::{
     broker::{Broker, BrokerError, Declaration},
     handler::{
-        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms,
-        component::ComponentEngine,
+        Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
     route::{Route, RouteTable},
@@ -88,23 +85,6 @@ pub struct Hub {
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
-}
-
-/// How one route is doing.
-#[derive(Clone, Debug, Serialize)]
-pub struct RouteStatus {
-    /// Its name.
-    pub route: Arc<str>,
-    /// Where it reads.
-    pub source: Address,
-    /// Its handler.
-    pub handler: Arc<str>,
-    /// Whether a version of it serves.
-    pub serving: bool,
-    /// Whether it is slowed or held.
-    pub brake: BrakeState,
-    /// Its lanes that run.
-    pub lanes: usize,
 }
 
 enum Command {
@@ -331,12 +311,7 @@ impl Supervisor {
     }
 
     fn lane_context(&self, terms: Arc<Terms>, ending: Ending) -> LaneContext {
-        LaneContext {
-            terms,
-            outlet: Arc::clone(&self.outlet) as _,
-            runtime: tokio::runtime::Handle::current(),
-            ending,
-        }
+        LaneContext { terms, outlet: Arc::clone(&self.outlet) as _, runtime: tokio::runtime::Handle::current(), ending }
     }
 
     async fn apply(&mut self, settings: Settings, lane_ends: &mut mpsc::Receiver<LaneEnd>) -> Result<(), StartError> {
@@ -363,12 +338,15 @@ impl Supervisor {
             let started: Vec<Address> = self.running.keys().filter(other).cloned().collect();
             self.drain(&started, grace, lane_ends).await;
             if let Err(error) = self.start_missing(&before.routes).await {
-                tracing::error!("routes that ran before cannot be started again; apply the settings once more: {error}");
+                tracing::error!(
+                    "routes that ran before cannot be started again; apply the settings once more: {error}"
+                );
             }
             self.show();
             return Err(error);
         }
-        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) = loader_settings(&settings, &self.program);
+        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
+            loader_settings(&settings, &self.program);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         if !changed_plugins.is_empty() {
             // The loader has ended only when the hub stops.
@@ -411,7 +389,9 @@ impl Supervisor {
                 running.stop_taking();
             }
         }
-        let left = |supervisor: &Self| which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>();
+        let left = |supervisor: &Self| {
+            which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>()
+        };
         let mut renewal = Instant::now();
         let all_ended = async {
             while left(self) > 0 {
@@ -423,7 +403,10 @@ impl Supervisor {
             }
         };
         if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(lanes = left(self), "calls are still running after the grace period of {grace:?}: they are ended, their messages go back");
+            tracing::warn!(
+                lanes = left(self),
+                "calls are still running after the grace period of {grace:?}: they are ended, their messages go back"
+            );
             which.iter().filter_map(|address| self.running.get(address)).for_each(Running::end_calls);
             let ended = async {
                 while left(self) > 0 {

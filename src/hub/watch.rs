@@ -37,7 +37,9 @@ impl Watcher {
             }
         });
         let inner = inner
-            .map_err(|error| tracing::warn!("the system does not tell of changes, looking every {LOOK_EVERY:?}: {error}"))
+            .map_err(|error| {
+                tracing::warn!("the system does not tell of changes, looking every {LOOK_EVERY:?}: {error}")
+            })
             .ok();
         Self { inner, watched: BTreeSet::new(), changed, _changed: tell }
     }

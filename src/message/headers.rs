@@ -128,10 +128,9 @@ impl Headers {
             return Err(HeadersError::TooMany { count: self.len() });
         }
         match self.iter().find(|(name, value)| name.len() + value.len() > HEADER_BYTES_MAX) {
-            Some((name, value)) => Err(HeadersError::TooLarge {
-                name: name.chars().take(64).collect(),
-                bytes: name.len() + value.len(),
-            }),
+            Some((name, value)) => {
+                Err(HeadersError::TooLarge { name: name.chars().take(64).collect(), bytes: name.len() + value.len() })
+            }
             None => Ok(()),
         }
     }

@@ -5,30 +5,14 @@ use std::{cell::Cell, fmt};
 use uuid::{Uuid, fmt::Hyphenated};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::UnixMs;
+use super::{UnixMs, random64};
 
 /// Longest id that is accepted, in bytes. Source: AMQP 0-9-1 short strings (`message-id`) hold 255.
 pub const ID_BYTES_MAX: usize = 255;
 
 /// 73 random bits, so that counting up from them cannot run over the 74 that a version 7 UUID has for them.
 fn fresh() -> u128 {
-    use std::hash::BuildHasher;
-    thread_local! {
-        // Seeded by the system once a thread; `RandomState` draws its keys from the kernel.
-        static STATE: Cell<u64> = Cell::new(std::hash::RandomState::new().hash_one(0_u8) | 1);
-    }
-    // xorshift64*, Vigna 2016. Ids are unique, not secret.
-    let draw = || {
-        STATE.with(|state| {
-            let mut x = state.get();
-            x ^= x >> 12;
-            x ^= x << 25;
-            x ^= x >> 27;
-            state.set(x);
-            u128::from(x.wrapping_mul(0x2545_f491_4f6c_dd1d))
-        })
-    };
-    ((draw() << 64) | draw()) >> 55
+    ((u128::from(random64()) << 64) | u128::from(random64())) >> 55
 }
 
 /// The 48 bits of a version 7 UUID that hold its time.

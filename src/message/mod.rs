@@ -8,6 +8,7 @@ mod attempt;
 mod headers;
 mod id;
 mod outcome;
+mod random;
 mod reason;
 mod settlement;
 
@@ -20,6 +21,7 @@ pub use compact_str::CompactString as Text;
 pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX, Headers, HeadersError};
 pub use id::{ID_BYTES_MAX, MessageId};
 pub use outcome::{Failure, FailureKind, HandlerIdentity, Outbound, Outcome};
+pub use random::{random, random64};
 pub use reason::ReasonCode;
 pub use settlement::Settlement;
 

@@ -39,7 +39,8 @@ impl Pattern {
         if let [Word::Exactly(word)] = self.words.as_slice() {
             return &**word == text;
         }
-        let words: smallvec::SmallVec<[&str; 8]> = if text.is_empty() { [].into_iter().collect() } else { text.split('.').collect() };
+        let words: smallvec::SmallVec<[&str; 8]> =
+            if text.is_empty() { [].into_iter().collect() } else { text.split('.').collect() };
         matches(&self.words, &words)
     }
 }
@@ -47,7 +48,9 @@ impl Pattern {
 fn matches(pattern: &[Word], words: &[&str]) -> bool {
     match pattern.split_first() {
         None => words.is_empty(),
-        Some((Word::Any, rest)) => (0..=words.len()).any(|skip| words.get(skip..).is_some_and(|left| matches(rest, left))),
+        Some((Word::Any, rest)) => {
+            (0..=words.len()).any(|skip| words.get(skip..).is_some_and(|left| matches(rest, left)))
+        }
         Some((Word::One, rest)) => words.split_first().is_some_and(|(_, left)| matches(rest, left)),
         Some((Word::Exactly(wanted), rest)) => {
             words.split_first().is_some_and(|(word, left)| **wanted == **word && matches(rest, left))

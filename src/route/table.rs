@@ -88,7 +88,11 @@ fn conflict(earlier: &Route, later: &Route) -> Option<TableError> {
     }
     if earlier.matches.takes_all() {
         let (earlier, later_name) = names();
-        return Some(TableError::Unreachable { earlier, later: later_name, source_address: later.source.address.clone() });
+        return Some(TableError::Unreachable {
+            earlier,
+            later: later_name,
+            source_address: later.source.address.clone(),
+        });
     }
     if (earlier.order == Order::Partition) != (later.order == Order::Partition) {
         let (earlier, later) = names();

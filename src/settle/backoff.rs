@@ -103,7 +103,7 @@ impl RetryPolicy {
 
 /// A delay within the bounds that hold for every retry.
 #[must_use]
-pub fn clamp(delay: Duration) -> Duration {
+pub(super) fn clamp(delay: Duration) -> Duration {
     delay.clamp(DELAY_MIN, DELAY_MAX)
 }
 

@@ -44,7 +44,6 @@ pub fn decide(
     Decision { settlement: Settlement::Redeliver { after, failure }, cause: Some(text.clone()) }
 }
 
-
 fn dead_letter(code: ReasonCode, cause: String) -> Decision {
     Decision { settlement: Settlement::DeadLetter { code }, cause: Some(cause) }
 }

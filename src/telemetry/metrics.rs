@@ -96,7 +96,10 @@ mod make {
 
 /// The metrics of this process.
 #[must_use]
-#[allow(clippy::expect_used, reason = "the table above is constant: it either always registers or never, and a test shows that it does")]
+#[allow(
+    clippy::expect_used,
+    reason = "the table above is constant: it either always registers or never, and a test shows that it does"
+)]
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics::new().expect("the names and labels of the table are valid and unique"))

@@ -3,4 +3,4 @@
 pub mod logs;
 mod metrics;
 
-pub use metrics::{Metrics, metrics};
+pub use metrics::{Metrics, NAMES, metrics};

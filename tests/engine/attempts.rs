@@ -101,10 +101,18 @@ async fn delays_grow_to_their_maximum_where_the_handler_names_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_carries_everything_there_is_to_know() {
-    let engine = Plan::new().plugin("echo-event-batch").route(from_topic("events", "echo-event-batch").attempts(2)).start().await;
+    let engine = Plan::new()
+        .plugin("echo-event-batch")
+        .route(from_topic("events", "echo-event-batch").attempts(2))
+        .start()
+        .await;
     let mut sent = with_headers(
         of_type("trap", keyed("a key", "the payload")),
-        &[("colour", "green"), ("colour", "blue"), ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")],
+        &[
+            ("colour", "green"),
+            ("colour", "blue"),
+            ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ],
     );
     sent.correlation_id = Some("a correlation".into());
     sent.content_type = Some("text/plain".into());
@@ -112,7 +120,10 @@ async fn a_dead_letter_carries_everything_there_is_to_know() {
     let begin = now_ms();
     engine.send_to_topic("events", [keyed("a key", "before"), sent.clone()]).await;
     let Dead { letter, message } = engine.one_dead().await;
-    assert_eq!((letter.code, letter.broker.as_str(), letter.source.as_str()), (ReasonCode::HandlerTrapped, "embedded", "topic:events"));
+    assert_eq!(
+        (letter.code, letter.broker.as_str(), letter.source.as_str()),
+        (ReasonCode::HandlerTrapped, "embedded", "topic:events")
+    );
     assert!(letter.partition.is_some() && letter.offset == Some(1));
     assert_eq!((letter.route.as_deref(), letter.handler_code), (Some("events-echo-event-batch"), None));
     let handler = letter.handler.expect("a handler");
@@ -123,7 +134,9 @@ async fn a_dead_letter_carries_everything_there_is_to_know() {
     let times: Vec<_> = letter.attempts.iter().map(|attempt| attempt.at).collect();
     assert_eq!(times.len(), 2);
     assert!(begin <= times[0] && times[0] <= times[1] && times[1] <= letter.at && letter.at <= now_ms());
-    assert!(letter.attempts.iter().all(|attempt| attempt.code == ReasonCode::HandlerTrapped && !attempt.text.is_empty()));
+    assert!(
+        letter.attempts.iter().all(|attempt| attempt.code == ReasonCode::HandlerTrapped && !attempt.text.is_empty())
+    );
     assert_eq!(DeadLetter::unwrap(&message), sent);
     engine.stop().await;
 }
@@ -143,7 +156,10 @@ async fn a_rejection_is_final_and_its_words_are_bounded() {
         .await;
     let dead = engine.some_dead(2).await;
     assert!(dead.iter().all(|dead| dead.history() == [(1, ReasonCode::HandlerRejected)]));
-    assert_eq!((dead[0].letter.text.as_str(), dead[0].letter.handler_code.as_deref()), ("a quarry\\nblast", Some("NOT_MINE")));
+    assert_eq!(
+        (dead[0].letter.text.as_str(), dead[0].letter.handler_code.as_deref()),
+        ("a quarry\\nblast", Some("NOT_MINE"))
+    );
     let long = &dead[1].letter;
     assert_eq!((long.text.len(), long.handler_code.as_ref().map(String::len)), (1024, Some(64)));
     engine.stop().await;

@@ -62,7 +62,8 @@ async fn a_route_that_keeps_crashing_is_held_until_a_new_version_comes() {
 async fn a_probe_that_is_answered_lets_messages_flow() {
     let sick = Arc::new(AtomicBool::new(true));
     let is_sick = Arc::clone(&sick);
-    let handler = move |_: &Call<'_>| if is_sick.load(Ordering::SeqCst) { panic!("sick") } else { Outcome::Done(Vec::new()) };
+    let handler =
+        move |_: &Call<'_>| if is_sick.load(Ordering::SeqCst) { panic!("sick") } else { Outcome::Done(Vec::new()) };
     let mut route = braked(from_queue("work", "native"), 100);
     route.crash_budget.probes_max = 1000;
     let engine = Plan::new().native("native", handler).route(route.named("probed")).start().await;
@@ -172,7 +173,8 @@ async fn a_version_that_served_too_long_is_held_not_rolled_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_few_bad_messages_use_up_their_own_attempts_only() {
-    let handler = |call: &Call<'_>| if call.message.payload == "bad" { panic!("bad") } else { Outcome::Done(Vec::new()) };
+    let handler =
+        |call: &Call<'_>| if call.message.payload == "bad" { panic!("bad") } else { Outcome::Done(Vec::new()) };
     let mut route = braked(from_queue("work", "native"), 20).attempts(4);
     route.crash_budget.probes_max = 1000;
     let engine = Plan::new().native("native", handler).route(route).start().await;

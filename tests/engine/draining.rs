@@ -51,13 +51,25 @@ async fn hand_over(source: Address, make: impl Fn() -> Route) {
     assert!(handled < sent.len(), "stopped under load");
     let unsettled: u64 = broker.stats().iter().map(|stats| stats.unsettled).sum();
     assert_eq!(unsettled, 0, "everything went back");
-    let engine = Plan::new().native("native", |_| Outcome::Done(Vec::new())).route(make()).start_on(Arc::clone(&broker)).await;
-    if source.kind == Kind::Queue { engine.queue_done(&source.name).await } else { engine.topic_done(&source.name).await }
+    let engine =
+        Plan::new().native("native", |_| Outcome::Done(Vec::new())).route(make()).start_on(Arc::clone(&broker)).await;
+    if source.kind == Kind::Queue {
+        engine.queue_done(&source.name).await
+    } else {
+        engine.topic_done(&source.name).await
+    }
     engine.stop().await;
     let accepted = accepted(&broker);
-    assert_eq!(accepted.keys().cloned().collect::<std::collections::BTreeSet<_>>(), ids(sent.iter().map(|message| &**message)));
+    assert_eq!(
+        accepted.keys().cloned().collect::<std::collections::BTreeSet<_>>(),
+        ids(sent.iter().map(|message| &**message))
+    );
     assert!(accepted.values().all(|times| *times == 1));
-    let attempts = broker.ledger().into_iter().filter(|passed| matches!(passed, Passed::Settled(_, attempt, _) if *attempt != 1)).count();
+    let attempts = broker
+        .ledger()
+        .into_iter()
+        .filter(|passed| matches!(passed, Passed::Settled(_, attempt, _) if *attempt != 1))
+        .count();
     assert_eq!(attempts, 0, "none of them spent an attempt");
 }
 
@@ -151,7 +163,10 @@ async fn a_drain_of_one_source_does_not_end_the_calls_of_another() {
         .await;
     engine.send_to_queue("work", [message("spins")]).await;
     let other = engine.send_to_queue("other", [message("sleeps")]).await;
-    eventually("both are being handled", || ["work", "other"].iter().all(|queue| engine.stats(&Address::queue(*queue)).unsettled == 1)).await;
+    eventually("both are being handled", || {
+        ["work", "other"].iter().all(|queue| engine.stats(&Address::queue(*queue)).unsettled == 1)
+    })
+    .await;
     let mut settings = engine.hub.settings();
     let rest = settings.routes.iter().filter(|route| &*route.name == "other-sleep").map(|route| Route::clone(route));
     settings.routes = helixmq::route::RouteTable::new(rest.chain([from_queue("work", "native")]).collect()).unwrap();
@@ -219,7 +234,8 @@ impl Handler for Broken {
 impl Runner for BrokenRunner {
     fn handle(&mut self, call: &Call<'_>) -> Outcome {
         let left = |left: u32| left.checked_sub(1);
-        if call.message.payload == "bad" && self.0.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+        if call.message.payload == "bad" && self.0.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok()
+        {
             panic!("a runner that breaks its promise");
         }
         Outcome::Done(Vec::new())
@@ -228,10 +244,17 @@ impl Runner for BrokenRunner {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_panics_is_replaced_and_loses_nothing() {
-    let handler = Broken { identity: HandlerIdentity { name: "broken".into(), ..HandlerIdentity::default() }, panics: AtomicU32::new(3) };
-    let engine = Plan::new().handler("broken", Arc::new(handler)).route(from_queue("work", "broken").lanes(2)).start().await;
+    let handler = Broken {
+        identity: HandlerIdentity { name: "broken".into(), ..HandlerIdentity::default() },
+        panics: AtomicU32::new(3),
+    };
+    let engine =
+        Plan::new().handler("broken", Arc::new(handler)).route(from_queue("work", "broken").lanes(2)).start().await;
     let sent = engine
-        .send_to_queue("work", (0..100).map(|number| if number == 40 { message("bad") } else { Message::new("good", "good", 1) }))
+        .send_to_queue(
+            "work",
+            (0..100).map(|number| if number == 40 { message("bad") } else { Message::new("good", "good", 1) }),
+        )
         .await;
     engine.queue_done("work").await;
     let accepted = accepted(&engine.broker);

@@ -19,7 +19,9 @@ use crate::{logs, support::*};
 
 /// How many calls each instance had, read from what `counts-calls` returned for so many messages.
 async fn lives(isolation: Isolation, messages: u32, messages_max: u32) -> Vec<u32> {
-    let route = from_queue("work", "counts-calls").isolated(isolation).limits(|limits| limits.instance_messages_max = messages_max);
+    let route = from_queue("work", "counts-calls")
+        .isolated(isolation)
+        .limits(|limits| limits.instance_messages_max = messages_max);
     let engine = Plan::new().plugin("counts-calls").route(route).start().await;
     engine.send_to_queue("work", (0..messages).map(|number| message(number.to_string()))).await;
     engine.queue_done("work").await;
@@ -48,7 +50,8 @@ async fn an_instance_lives_as_long_as_its_isolation_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_does_not_outlive_a_failure() {
-    let engine = Plan::new().plugin("flaky").route(from_queue("work", "flaky").named("renewed").attempts(2)).start().await;
+    let engine =
+        Plan::new().plugin("flaky").route(from_queue("work", "flaky").named("renewed").attempts(2)).start().await;
     let trap = |name: &str| with_headers(message(name), &[("fail-attempts", "1"), ("fail-by", "trap")]);
     engine.send_to_queue("work", [trap("one"), message("two"), trap("three")]).await;
     engine.queue_done("work").await;
@@ -67,7 +70,10 @@ async fn each_instance_is_told_when_it_begins_and_when_it_ends() {
     engine.queue_done("work").await;
     let reports: Vec<Value> = engine.out().iter().map(|text| serde_json::from_str(text).expect("JSON")).collect();
     assert!(reports.iter().all(|report| report["inits"] == 1));
-    assert_eq!(reports.iter().map(|report| report["calls"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]);
+    assert_eq!(
+        reports.iter().map(|report| report["calls"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+    );
     engine.stop().await;
     let lines: Vec<_> = logs::of_route("lifecycle").into_iter().map(|line| line.text).collect();
     // The first one is the trial before the version may serve.
@@ -76,7 +82,11 @@ async fn each_instance_is_told_when_it_begins_and_when_it_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_handler_answers_for_each_event() {
-    let engine = Plan::new().plugin("echo-event-batch").route(from_topic("events", "echo-event-batch").attempts(2)).start().await;
+    let engine = Plan::new()
+        .plugin("echo-event-batch")
+        .route(from_topic("events", "echo-event-batch").attempts(2))
+        .start()
+        .await;
     let events = (0..40).map(|number| {
         let kind = match number {
             7 => "retry",
@@ -102,7 +112,9 @@ async fn an_event_that_kills_its_batch_dies_alone() {
     for (kind, code) in [("trap", ReasonCode::HandlerTrapped), ("spin", ReasonCode::HandlerTimeout)] {
         let route = from_topic("events", "echo-event-batch").attempts(2).timeout(200);
         let engine = Plan::new().plugin("echo-event-batch").route(route).start().await;
-        let events = (0..30).map(|number| of_type(if number == 11 { kind } else { "event" }, keyed("one partition", number.to_string())));
+        let events = (0..30).map(|number| {
+            of_type(if number == 11 { kind } else { "event" }, keyed("one partition", number.to_string()))
+        });
         let sent = engine.send_to_topic("events", events).await;
         engine.topic_done("events").await;
         let dead = engine.one_dead().await;
@@ -118,9 +130,16 @@ async fn an_event_that_kills_its_batch_dies_alone() {
 async fn an_answer_of_the_wrong_length_is_a_failure_of_all() {
     let route = from_topic("events", "echo-event-batch").attempts(1);
     let engine = Plan::new().plugin("echo-event-batch").route(route).start().await;
-    engine.send_to_topic("events", (0..5).map(|number| of_type("wrong-length", keyed("one partition", number.to_string())))).await;
+    engine
+        .send_to_topic(
+            "events",
+            (0..5).map(|number| of_type("wrong-length", keyed("one partition", number.to_string()))),
+        )
+        .await;
     let dead = engine.some_dead(5).await;
-    assert!(dead.iter().all(|dead| dead.code() == ReasonCode::HandlerContract && dead.letter.text.contains("answered")));
+    assert!(
+        dead.iter().all(|dead| dead.code() == ReasonCode::HandlerContract && dead.letter.text.contains("answered"))
+    );
     assert_eq!(engine.out(), Vec::<String>::new());
     engine.stop().await;
 }
@@ -129,12 +148,15 @@ async fn an_answer_of_the_wrong_length_is_a_failure_of_all() {
 async fn an_ordered_batch_keeps_the_order_of_its_keys() {
     let route = from_topic("events", "echo-event-batch").ordered(Order::Key).attempts(2);
     let engine = Plan::new().plugin("echo-event-batch").route(route).start().await;
-    let events = (0..60).map(|number| of_type(if number % 10 == 4 { "retry" } else { "event" }, keyed(["a", "b"][number % 2], format!("{number:02}"))));
+    let events = (0..60).map(|number| {
+        of_type(if number % 10 == 4 { "retry" } else { "event" }, keyed(["a", "b"][number % 2], format!("{number:02}")))
+    });
     engine.send_to_topic("events", events).await;
     engine.topic_done("events").await;
     engine.some_dead(6).await;
     for parity in [0, 1] {
-        let of_key: Vec<_> = engine.out().into_iter().filter(|text| text.parse::<usize>().unwrap() % 2 == parity).collect();
+        let of_key: Vec<_> =
+            engine.out().into_iter().filter(|text| text.parse::<usize>().unwrap() % 2 == parity).collect();
         assert!(of_key.is_sorted() && of_key.len() == 30 - if parity == 0 { 6 } else { 0 }, "{of_key:?}");
     }
     engine.stop().await;
@@ -156,7 +178,10 @@ async fn a_handler_publishes_asks_and_extends_while_it_runs() {
     assert_eq!(published[0].headers.get("traceparent"), Some(PARENT));
     assert_eq!((published[0].hops(), published[0].correlation_id.as_deref()), (1, Some(&*sent[0].id.to_string())));
     let report: Value = serde_json::from_str(&text(&published[1])).expect("JSON");
-    assert_eq!((&report["published"], &report["extended"], &report["traceparent"]), (&"ok".into(), &"ok".into(), &PARENT.into()));
+    assert_eq!(
+        (&report["published"], &report["extended"], &report["traceparent"]),
+        (&"ok".into(), &"ok".into(), &PARENT.into())
+    );
     let (before, after) = (report["remaining_ms"].as_u64().unwrap(), report["remaining_ms_after"].as_u64().unwrap());
     assert!(before <= 501 && (501..=2001).contains(&after), "{report}");
     let report: Value = serde_json::from_str(&text(&published[2])).expect("JSON");
@@ -169,7 +194,9 @@ async fn a_handler_publishes_asks_and_extends_while_it_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_published_while_it_runs_stays_published_when_it_fails() {
     let engine = Plan::new().plugin("publisher").route(from_queue("work", "publisher").attempts(2)).start().await;
-    let sent = engine.send_to_queue("work", [of_type("then-trap", message("one")), of_type("then-retry", message("two"))]).await;
+    let sent = engine
+        .send_to_queue("work", [of_type("then-trap", message("one")), of_type("then-retry", message("two"))])
+        .await;
     engine.some_dead(2).await;
     let mut out = engine.out();
     out.sort();
@@ -204,7 +231,9 @@ async fn a_request_is_answered_by_who_handles_it() {
         .start()
         .await;
     let names: Vec<String> = (0..10).map(|number| format!("question {number}")).collect();
-    engine.send_to_queue("work", names.iter().map(|name| with_headers(message(name), &[("timeout-ms", "20000")]))).await;
+    engine
+        .send_to_queue("work", names.iter().map(|name| with_headers(message(name), &[("timeout-ms", "20000")])))
+        .await;
     engine.send_to_queue("work", [with_headers(message("ignored"), &[("timeout-ms", "100")])]).await;
     engine.queue_done("work").await;
     let mut out = engine.out();
@@ -215,7 +244,8 @@ async fn a_request_is_answered_by_who_handles_it() {
     assert_eq!((out, engine.dead().len()), (wanted, 0));
     let published = engine.published("requests");
     assert_eq!(ids(published.iter().map(|message| &**message)).len(), 11, "each request has an id of its own");
-    let correlations: std::collections::BTreeSet<_> = published.iter().map(|message| message.correlation_id.clone()).collect();
+    let correlations: std::collections::BTreeSet<_> =
+        published.iter().map(|message| message.correlation_id.clone()).collect();
     assert_eq!(correlations.len(), 11);
     engine.stop().await;
 }
@@ -237,7 +267,12 @@ async fn waiting_for_an_answer_ends_with_the_calls_own_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_setting_reaches_the_handler() {
-    let engine = Plan::new().plugin("env-peek").settings("env-peek", &[("greeting", "one")]).route(from_queue("work", "env-peek")).start().await;
+    let engine = Plan::new()
+        .plugin("env-peek")
+        .settings("env-peek", &[("greeting", "one")])
+        .route(from_queue("work", "env-peek"))
+        .start()
+        .await;
     let calls = AtomicU32::new(0);
     let greeting = async || {
         engine.send_to_queue("work", [message("peek")]).await;
@@ -255,7 +290,13 @@ async fn a_changed_setting_reaches_the_handler() {
     engine.hub.apply(settings).await.expect("applied");
     eventually("it is loaded again", || engine.receipts("env-peek").len() == 3).await;
     assert_eq!(greeting().await, Value::Null);
-    assert!(engine.receipts("env-peek").iter().skip(1).all(|receipt| receipt.cached && receipt.took < Duration::from_secs(10)));
+    assert!(
+        engine
+            .receipts("env-peek")
+            .iter()
+            .skip(1)
+            .all(|receipt| receipt.cached && receipt.took < Duration::from_secs(10))
+    );
     engine.stop().await;
 }
 
@@ -263,7 +304,12 @@ async fn a_changed_setting_reaches_the_handler() {
 async fn a_setting_that_changes_while_its_plugin_is_loaded_holds() {
     let cache = tempfile::tempdir().expect("a directory");
     let compiled = cache.path().join("cache");
-    let engine = Plan::new().cold(compiled.clone()).settings("env-peek", &[("greeting", "one")]).route(from_queue("work", "env-peek")).start().await;
+    let engine = Plan::new()
+        .cold(compiled.clone())
+        .settings("env-peek", &[("greeting", "one")])
+        .route(from_queue("work", "env-peek"))
+        .start()
+        .await;
     engine.install(&fixture("env-peek"), "env-peek");
     eventually("it is being compiled", || compiled.read_dir().is_ok_and(|mut files| files.next().is_some())).await;
     let mut settings = engine.hub.settings();

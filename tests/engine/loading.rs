@@ -49,7 +49,8 @@ async fn a_bad_file_never_replaces_a_good_one() {
             engine.receipts("marker").last().map(|receipt| receipt.digest.clone()) != before
         })
         .await;
-        let refusal = engine.refusal("marker").unwrap_or_else(|| panic!("{name}: {:?}", engine.receipts("marker").last()));
+        let refusal =
+            engine.refusal("marker").unwrap_or_else(|| panic!("{name}: {:?}", engine.receipts("marker").last()));
         for reason in *reasons {
             assert!(refusal.contains(reason), "{name}: {refusal:?} does not say {reason:?}");
         }
@@ -68,13 +69,14 @@ async fn a_bad_file_never_replaces_a_good_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_component_is_refused_by_what_it_is() {
-    let engine = Plan::new().plugin_as(fixture("marker-v1"), "marker").route(from_queue("work", "marker")).start().await;
+    let engine =
+        Plan::new().plugin_as(fixture("marker-v1"), "marker").route(from_queue("work", "marker")).start().await;
     let whole = fs::read(fixture("echo")).expect("read");
     let core_module = b"\0asm\x01\0\0\0".to_vec();
     let cases: [(&str, Vec<u8>, &str); 5] = [
         ("a core module", core_module, "it is a core module, not a component"),
         ("a file that was cut off", whole[..whole.len() / 2].to_vec(), "not a whole WebAssembly file"),
-        ("a text", b"hello, world\n".to_vec(), "not a whole WebAssembly file"),
+        ("a text", b"hello, world\n".to_vec(), "it is not a WebAssembly file"),
         ("nothing", Vec::new(), "not a whole WebAssembly file"),
         ("a file with a broken middle", [&whole[..9000], &[0xff; 64][..], &whole[9064..]].concat(), ""),
     ];
@@ -84,7 +86,8 @@ async fn what_is_no_component_is_refused_by_what_it_is() {
         fs::write(&file, bytes).expect("written");
         engine.install(&file, "marker");
         eventually(&format!("{what} is refused"), || engine.receipts("marker").len() > before).await;
-        let refusal = engine.refusal("marker").unwrap_or_else(|| panic!("{what}: {:?}", engine.receipts("marker").last()));
+        let refusal =
+            engine.refusal("marker").unwrap_or_else(|| panic!("{what}: {:?}", engine.receipts("marker").last()));
         assert!(refusal.contains(reason), "{what}: {refusal:?}");
     }
     engine.send_to_queue("work", [message("one")]).await;
@@ -136,25 +139,26 @@ async fn what_was_compiled_once_is_not_compiled_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_file_that_was_pinned_is_taken() {
-    let engine = Plan::new().plugin_as(fixture("marker-v1"), "marker").route(from_queue("work", "marker")).start().await;
+    let engine =
+        Plan::new().plugin_as(fixture("marker-v1"), "marker").route(from_queue("work", "marker")).start().await;
     let serving = engine.digest("marker").expect("it serves");
     let mut settings = engine.hub.settings();
     settings.plugins.entry("marker".into()).or_default().sha256 = Some(serving.to_uppercase());
     engine.hub.apply(settings).await.expect("applied");
     eventually("it is loaded again", || engine.receipts("marker").len() == 2).await;
     engine.install(&fixture("marker-v2"), "marker");
-    eventually("the other is refused", || engine.refusal("marker").is_some_and(|reason| reason.contains(&serving.to_uppercase()))).await;
+    eventually("the other is refused", || {
+        engine.refusal("marker").is_some_and(|reason| reason.contains(&serving.to_uppercase()))
+    })
+    .await;
     assert_eq!(engine.digest("marker"), Some(serving));
     engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_does_not_take_a_native_handlers_name() {
-    let engine = Plan::new()
-        .native("native", |_| Outcome::Done(Vec::new()))
-        .route(from_queue("work", "native"))
-        .start()
-        .await;
+    let engine =
+        Plan::new().native("native", |_| Outcome::Done(Vec::new())).route(from_queue("work", "native")).start().await;
     engine.install(&fixture("echo"), "native");
     eventually("it is refused", || engine.refusal("native").is_some()).await;
     // Nor does it take the handler with it when it goes.
@@ -169,7 +173,8 @@ async fn a_plugin_does_not_take_a_native_handlers_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_that_refuses_to_stop_is_left_after_a_second() {
-    let engine = Plan::new().plugin_as(fixture("shutdown-spins"), "marker").route(from_queue("work", "marker")).start().await;
+    let engine =
+        Plan::new().plugin_as(fixture("shutdown-spins"), "marker").route(from_queue("work", "marker")).start().await;
     engine.send_to_queue("work", [message("one")]).await;
     engine.queue_done("work").await;
     engine.install(&fixture("marker-v2"), "marker");

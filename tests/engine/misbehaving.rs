@@ -200,7 +200,8 @@ async fn the_engines_headers_are_not_a_handlers_to_write() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_handler_prints_is_kept_in_the_log() {
     logs::keep();
-    let engine = Plan::new().plugin("writes-output").route(from_queue("work", "writes-output").named("prints")).start().await;
+    let engine =
+        Plan::new().plugin("writes-output").route(from_queue("work", "writes-output").named("prints")).start().await;
     let sent = engine.send_to_queue("work", [message("print")]).await;
     engine.queue_done("work").await;
     assert_eq!(engine.dead().len(), 0);

@@ -41,7 +41,8 @@ impl Recorder {
     fn check(&self, keys: &BTreeSet<String>, count: u32) {
         for key in keys {
             assert_eq!(self.done(key), (0..count).collect::<Vec<_>>(), "key {key}");
-            let calls: Vec<_> = self.calls().into_iter().filter(|(of, ..)| of == key).map(|(_, number, _)| number).collect();
+            let calls: Vec<_> =
+                self.calls().into_iter().filter(|(of, ..)| of == key).map(|(_, number, _)| number).collect();
             assert!(calls.is_sorted(), "key {key}: {calls:?}");
         }
     }
@@ -64,7 +65,8 @@ fn retry(ms: u64) -> Outcome {
 
 /// A number that looks like chance and repeats.
 fn chance(key: &str, number: u32) -> u64 {
-    key.bytes().fold(u64::from(number) + 7, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 33
+    key.bytes().fold(u64::from(number) + 7, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        >> 33
 }
 
 /// Forty keys of fifty messages on four lanes, of which many are tried again, by every cause there is; handlers take their
@@ -93,12 +95,20 @@ async fn stress(source: Address, order: Order) {
         }
     };
     let topic = source.kind == helixmq::message::Kind::Topic;
-    let engine = Plan::new().native("native", handler).route(route(source.clone(), "native").ordered(order).lanes(4)).start().await;
+    let engine = Plan::new()
+        .native("native", handler)
+        .route(route(source.clone(), "native").ordered(order).lanes(4))
+        .start()
+        .await;
     let keys: BTreeSet<String> = (0..40).map(|key| format!("key {key}")).collect();
     for number in 0..50 {
         engine.send(&source, keys.iter().map(|key| numbered(key, number))).await;
     }
-    if topic { engine.topic_done(&source.name).await } else { engine.queue_done(&source.name).await }
+    if topic {
+        engine.topic_done(&source.name).await
+    } else {
+        engine.queue_done(&source.name).await
+    }
     recorder.check(&keys, 50);
     assert_eq!(engine.dead().len(), 0);
     engine.stop().await;
@@ -128,7 +138,11 @@ async fn a_queue_as_one_partition_keeps_its_order() {
         kept.note(call, done);
         if done { Outcome::Done(Vec::new()) } else { retry(10) }
     };
-    let engine = Plan::new().native("native", handler).route(from_queue("work", "native").ordered(Order::Partition)).start().await;
+    let engine = Plan::new()
+        .native("native", handler)
+        .route(from_queue("work", "native").ordered(Order::Partition))
+        .start()
+        .await;
     engine.send_to_queue("work", (0..200).map(|number| message(format!("one-{number}")))).await;
     engine.queue_done("work").await;
     recorder.check(&["one".to_owned()].into(), 200);
@@ -181,7 +195,8 @@ async fn a_batch_in_pieces_keeps_the_order_of_its_keys() {
     let fast = |number: u32| of_type("fast", keyed("x", number.to_string()));
     engine.send_to_queue("work", (0..1000).map(fast)).await;
     for round in 0..6 {
-        let slow = (0..10).flat_map(|place| keys.iter().map(move |key| of_type("slow", numbered(key, round * 10 + place))));
+        let slow =
+            (0..10).flat_map(|place| keys.iter().map(move |key| of_type("slow", numbered(key, round * 10 + place))));
         engine.send_to_queue("work", (0..50).map(fast).chain(slow)).await;
         engine.queue_done("work").await;
     }
@@ -199,7 +214,11 @@ async fn a_result_that_is_not_published_holds_its_key() {
         result.id = call.message.id.derive("out", 0);
         Outcome::Done(vec![Outbound { destination: "out".into(), message: result }])
     };
-    let engine = Plan::new().native("native", handler).route(from_queue("work", "native").ordered(Order::Key).attempts(10)).start().await;
+    let engine = Plan::new()
+        .native("native", handler)
+        .route(from_queue("work", "native").ordered(Order::Key).attempts(10))
+        .start()
+        .await;
     let mut refused = BTreeMap::new();
     engine.broker.refuse(move |to, message| {
         let (_, number) = name(message);

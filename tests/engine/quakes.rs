@@ -36,7 +36,8 @@ fn feed() -> Vec<(helixmq::message::Message, Value)> {
 async fn a_week_of_earthquakes_is_handled_to_the_last_one() {
     let feed = feed();
     assert_eq!(feed.len(), 1707);
-    let route = from_topic("usgs.quakes", "quake-triage").ordered(Order::Key).lanes(3).to(ALERTS, Address::queue(ALERTS));
+    let route =
+        from_topic("usgs.quakes", "quake-triage").ordered(Order::Key).lanes(3).to(ALERTS, Address::queue(ALERTS));
     let engine = Plan::new().plugin_as(example("quake-triage"), "quake-triage").route(route).start().await;
     engine.send_to_topic("usgs.quakes", feed.iter().map(|(message, _)| message.clone())).await;
     engine.topic_done("usgs.quakes").await;
@@ -50,8 +51,12 @@ async fn a_week_of_earthquakes_is_handled_to_the_last_one() {
         .collect();
     let alerts: Vec<_> = engine.published(ALERTS);
     assert_eq!((alerts.len(), expected_alerts.len()), (85, 85));
-    let of = |alert: &helixmq::message::Message| alert.correlation_id.clone().expect("the event it is about").to_string();
-    assert_eq!(alerts.iter().map(|alert| of(alert)).collect::<BTreeSet<_>>(), expected_alerts.iter().cloned().collect());
+    let of =
+        |alert: &helixmq::message::Message| alert.correlation_id.clone().expect("the event it is about").to_string();
+    assert_eq!(
+        alerts.iter().map(|alert| of(alert)).collect::<BTreeSet<_>>(),
+        expected_alerts.iter().cloned().collect()
+    );
     for alert in &alerts {
         let payload: Value = serde_json::from_slice(&alert.payload).expect("JSON");
         assert_eq!(payload["id"], of(alert));
@@ -59,7 +64,8 @@ async fn a_week_of_earthquakes_is_handled_to_the_last_one() {
     }
 
     // Within each network the alerts come in the order of the feed.
-    let network: BTreeMap<_, _> = feed.iter().map(|(message, _)| (message.id.to_string(), message.key.clone())).collect();
+    let network: BTreeMap<_, _> =
+        feed.iter().map(|(message, _)| (message.id.to_string(), message.key.clone())).collect();
     for key in network.values().collect::<BTreeSet<_>>() {
         let got: Vec<_> = alerts.iter().map(|alert| of(alert)).filter(|id| network.get(id) == Some(key)).collect();
         let wanted: Vec<_> = expected_alerts.iter().filter(|id| network.get(*id) == Some(key)).cloned().collect();
@@ -70,7 +76,10 @@ async fn a_week_of_earthquakes_is_handled_to_the_last_one() {
     assert_eq!(dead.len(), 28);
     let mut causes: BTreeMap<_, usize> = BTreeMap::new();
     for dead in &dead {
-        assert_eq!((dead.code(), dead.letter.handler_code.as_deref()), (ReasonCode::HandlerRejected, Some("NOT_AN_EARTHQUAKE")));
+        assert_eq!(
+            (dead.code(), dead.letter.handler_code.as_deref()),
+            (ReasonCode::HandlerRejected, Some("NOT_AN_EARTHQUAKE"))
+        );
         *causes.entry(dead.letter.text.clone()).or_default() += 1;
     }
     assert_eq!(causes, [("explosion".to_owned(), 15), ("quarry blast".to_owned(), 13)].into());

@@ -34,14 +34,16 @@ impl Publisher {
     fn start(broker: &Arc<Tap>, queues: &[&str]) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
-        let (broker, queues) = (Arc::clone(broker), queues.iter().map(|queue| Address::queue(*queue)).collect::<Vec<_>>());
+        let (broker, queues) =
+            (Arc::clone(broker), queues.iter().map(|queue| Address::queue(*queue)).collect::<Vec<_>>());
         #[allow(clippy::disallowed_methods, reason = "the test joins it")]
         let task = tokio::spawn(async move {
             let mut ids = Vec::new();
             let mut rounds = 0_u32;
             while !stopped.load(Ordering::SeqCst) {
                 for queue in &queues {
-                    let messages: Vec<_> = (0..5).map(|place| Arc::new(keyed(&format!("{}", place % 3), "traffic"))).collect();
+                    let messages: Vec<_> =
+                        (0..5).map(|place| Arc::new(keyed(&format!("{}", place % 3), "traffic"))).collect();
                     ids.extend(messages.iter().map(|message| message.id.to_string()));
                     broker.inner.publish(queue, messages).await.expect("confirmed");
                 }
@@ -104,7 +106,8 @@ async fn versions_swap_under_load_and_each_message_is_handled_once() {
     let publisher = Publisher::start(&engine.broker, &["work"]);
     let serves = async |which: usize, how: &str| {
         let right = |digest: String| if which == 0 { digest == digests[0] } else { digest != digests[0] };
-        eventually(&format!("version {} serves by {how}", which + 1), || engine.digest("marker").is_some_and(right)).await;
+        eventually(&format!("version {} serves by {how}", which + 1), || engine.digest("marker").is_some_and(right))
+            .await;
         publisher.go_on().await;
     };
     let refused = async |bad: &str| {
@@ -243,7 +246,8 @@ async fn routes_change_under_load_and_each_message_is_handled_once() {
 async fn settings_that_cannot_be_applied_change_nothing() {
     let strict = embedded::Settings { auto_create: false, ..embedded::Settings::default() };
     let broker = Arc::new(Tap::new(strict));
-    let queue = |name: &str| helixmq::broker::Declaration::Queue(name.into(), helixmq::broker::QueueSettings::default());
+    let queue =
+        |name: &str| helixmq::broker::Declaration::Queue(name.into(), helixmq::broker::QueueSettings::default());
     broker.inner.declare(&["work", "other", "out", DEAD].map(queue)).await.expect("declared");
     let engine = Plan::new()
         .native("one", answering("one"))
@@ -256,7 +260,10 @@ async fn settings_that_cannot_be_applied_change_nothing() {
     let routes = vec![from_queue("other", "two"), from_queue("work", "two"), from_queue("zz.missing", "one")];
     settings.routes = RouteTable::new(routes).expect("routes");
     let refused = engine.hub.apply(settings).await;
-    assert!(matches!(&refused, Err(StartError::Broker { error, .. }) if error.to_string().contains("zz.missing")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(StartError::Broker { error, .. }) if error.to_string().contains("zz.missing")),
+        "{refused:?}"
+    );
     assert_eq!(engine.hub.settings().routes.iter().count(), 1);
     engine.send_to_queue("work", [message("one")]).await;
     engine.send_to_queue("other", [message("nobody's")]).await;

@@ -27,7 +27,8 @@ async fn results_are_confirmed_before_their_message_is_settled() {
     });
     let sent = engine.send_to_queue("work", (0..20).map(|number| message(number.to_string()))).await;
     eventually("each was refused, and again", || refused.load(Ordering::SeqCst) >= 60).await;
-    let accepted = |passed: &Passed| matches!(passed, Passed::Settled(.., Settlement::Accept | Settlement::DeadLetter { .. }));
+    let accepted =
+        |passed: &Passed| matches!(passed, Passed::Settled(.., Settlement::Accept | Settlement::DeadLetter { .. }));
     assert!(!engine.broker.ledger().iter().any(accepted), "nothing may be accepted while nothing is confirmed");
     assert_eq!(engine.left(&Address::queue("work")), 20);
     engine.broker.recover();
@@ -38,8 +39,11 @@ async fn results_are_confirmed_before_their_message_is_settled() {
     for message in &sent {
         let id = message.id.to_string();
         let place = |wanted: &dyn Fn(&Passed) -> bool| ledger.iter().position(wanted).expect("it passed");
-        let confirmed = place(&|passed| matches!(passed, Passed::Published(_, result) if result.correlation_id.as_deref() == Some(&*id)));
-        let settled = place(&|passed| matches!(passed, Passed::Settled(settled, _, Settlement::Accept) if *settled == id));
+        let confirmed = place(
+            &|passed| matches!(passed, Passed::Published(_, result) if result.correlation_id.as_deref() == Some(&*id)),
+        );
+        let settled =
+            place(&|passed| matches!(passed, Passed::Settled(settled, _, Settlement::Accept) if *settled == id));
         assert!(confirmed < settled);
         let retries = engine.broker.settlements(message);
         let code = |settled: &Settlement| matches!(settled, Settlement::Redeliver { failure, .. } if failure.code == ReasonCode::PublishFailed);
@@ -70,7 +74,8 @@ async fn a_repeated_attempt_repeats_the_ids_of_its_results() {
 async fn results_carry_trace_correlation_and_hops() {
     let engine = Plan::new().plugin("marker-v1").route(from_queue("work", "marker-v1")).start().await;
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let mut correlated = with_headers(message("one"), &[("traceparent", PARENT), ("tracestate", "a=b"), ("x-helix-hops", "3")]);
+    let mut correlated =
+        with_headers(message("one"), &[("traceparent", PARENT), ("tracestate", "a=b"), ("x-helix-hops", "3")]);
     correlated.correlation_id = Some("correlated".into());
     let sent = engine.send_to_queue("work", [correlated, message("two")]).await;
     engine.queue_done("work").await;
@@ -84,7 +89,8 @@ async fn results_carry_trace_correlation_and_hops() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_circle_of_results_ends() {
-    let engine = Plan::new().plugin("echo").route(from_queue("loop", "echo").to("out", Address::queue("loop"))).start().await;
+    let engine =
+        Plan::new().plugin("echo").route(from_queue("loop", "echo").to("out", Address::queue("loop"))).start().await;
     engine.send_to_queue("loop", [message("round")]).await;
     let dead = engine.one_dead().await;
     assert_eq!((dead.code(), dead.message.hops()), (ReasonCode::LoopDetected, 17));
@@ -109,7 +115,9 @@ async fn what_expired_while_it_waited_is_not_handled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_nobody_expects_takes_the_other_results_with_it() {
-    let answer = |_: &helixmq::handler::Call<'_>| Outcome::Done(vec![result("out", "a result"), result("reply-to", "an answer")]);
+    let answer = |_: &helixmq::handler::Call<'_>| {
+        Outcome::Done(vec![result("out", "a result"), result("reply-to", "an answer")])
+    };
     let route = from_queue("work", "native").attempts(2).terms(|terms| terms.may_reply = true);
     let engine = Plan::new().native("native", answer).route(route).start().await;
     let expecting = Message { reply_to: Some("queue:answers".into()), ..message("expects one") };
@@ -158,7 +166,11 @@ async fn every_end_is_counted_once() {
         b"fail" => Outcome::failed(FailureKind::Trapped, "trapped"),
         _ => Outcome::Done(Vec::new()),
     };
-    let engine = Plan::new().native("native", end).route(from_queue("counted", "native").named("counted").attempts(2)).start().await;
+    let engine = Plan::new()
+        .native("native", end)
+        .route(from_queue("counted", "native").named("counted").attempts(2))
+        .start()
+        .await;
     let names = ["done", "done", "done", "retry", "reject", "fail"];
     engine.send_to_queue("counted", names.map(message)).await;
     engine.some_dead(3).await;
@@ -166,7 +178,10 @@ async fn every_end_is_counted_once() {
     let count = |outcome| metrics().outcomes.with_label_values(&["counted", "native", outcome]).get();
     assert_eq!((count("done"), count("retry"), count("reject"), count("failed")), (3, 2, 1, 2));
     let dead = |code: ReasonCode| metrics().dead_lettered.with_label_values(&["counted", code.as_str()]).get();
-    assert_eq!(dead(ReasonCode::HandlerRetryExhausted) + dead(ReasonCode::HandlerRejected) + dead(ReasonCode::HandlerTrapped), 3);
+    assert_eq!(
+        dead(ReasonCode::HandlerRetryExhausted) + dead(ReasonCode::HandlerRejected) + dead(ReasonCode::HandlerTrapped),
+        3
+    );
     assert_eq!(metrics().consumed.with_label_values(&["embedded", "queue:counted"]).get(), 8);
     engine.stop().await;
 }

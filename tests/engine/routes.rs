@@ -44,7 +44,10 @@ async fn the_first_route_that_matches_has_the_message() {
     for (kind, _, route) in cases {
         assert!(engine.published(route).iter().any(|message| text(message) == kind), "{kind} is not at {route}");
     }
-    assert_eq!(["created", "audit", "green"].map(|route| engine.published(route).len()).iter().sum::<usize>(), cases.len());
+    assert_eq!(
+        ["created", "audit", "green"].map(|route| engine.published(route).len()).iter().sum::<usize>(),
+        cases.len()
+    );
     for dead in engine.some_dead(2).await {
         assert_eq!((dead.code(), dead.letter.route, dead.letter.handler), (ReasonCode::NoRoute, None, None));
         assert_eq!((dead.letter.source.as_str(), dead.letter.attempts.len()), ("queue:work", 0));

@@ -22,7 +22,9 @@ use helixmq::{
         TopicSettings,
         embedded::{self, Embedded},
     },
-    handler::{Call, Handler, Isolation, Limits, Loading, PluginSettings, Receipt, ReloadResult, Terms, native::Native},
+    handler::{
+        Call, Handler, Isolation, Limits, Loading, PluginSettings, Receipt, ReloadResult, Terms, native::Native,
+    },
     hub::{BrakeState, Hub, RouteStatus, Settings},
     message::{Address, FailedAttempt, Message, Outcome, ReasonCode, Settlement, now_ms},
     route::{CrashBudget, Match, Order, Route, RouteTable, Source},
@@ -187,7 +189,11 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 pub(crate) fn example(name: &str) -> PathBuf {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join(format!("plugins/target/wasm32-wasip2/release/{}.wasm", name.replace('-', "_")));
-    assert!(file.exists(), "{} is not built; in plugins run: cargo build --release --target wasm32-wasip2", file.display());
+    assert!(
+        file.exists(),
+        "{} is not built; in plugins run: cargo build --release --target wasm32-wasip2",
+        file.display()
+    );
     file
 }
 
@@ -338,11 +344,19 @@ impl Engine {
         messages
     }
 
-    pub(crate) async fn send_to_queue(&self, queue: &str, messages: impl IntoIterator<Item = Message>) -> Vec<Arc<Message>> {
+    pub(crate) async fn send_to_queue(
+        &self,
+        queue: &str,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Vec<Arc<Message>> {
         self.send(&Address::queue(queue), messages).await
     }
 
-    pub(crate) async fn send_to_topic(&self, topic: &str, messages: impl IntoIterator<Item = Message>) -> Vec<Arc<Message>> {
+    pub(crate) async fn send_to_topic(
+        &self,
+        topic: &str,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Vec<Arc<Message>> {
         self.send(&Address::topic(topic), messages).await
     }
 

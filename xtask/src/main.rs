@@ -1,1 +1,60 @@
-fn main(){}
+//! `cargo xtask TASK`: what is done with this repository, each step printed before it runs. In: a task's name. Out: exit
+//! code 0, or 1 with one sentence that says what to do, or 2 for a call that makes no sense.
+//!
+//! [`plugins`] builds components, [`check`] tests and lints, [`demo`] shows the engine at work.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "telling people what happens is what this program does")]
+
+mod check;
+mod demo;
+mod needs;
+mod plugins;
+mod shell;
+
+use std::{env, error::Error, path::Path, process::ExitCode};
+
+/// What every step returns: nothing, or a sentence for people.
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  demo [--keep-running]       builds the engine and its plugins, runs a week of earthquakes through them, counts
+  test                        builds all plugins, runs every test
+  plugins [--examples-only]   builds plugins/ and, unless told otherwise, the plugins that tests use
+  ci                          formatting, lints, documentation, test, plugin template, demo, dependencies";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        ["demo"] => at_root(|| demo::run(false)),
+        ["demo", "--keep-running"] => at_root(|| demo::run(true)),
+        ["test"] => at_root(check::test),
+        ["plugins"] => at_root(plugins::all),
+        ["plugins", "--examples-only"] => at_root(plugins::examples),
+        ["ci"] => at_root(check::ci),
+        _ => {
+            eprintln!("error: there is no task `{}`\n\n{HELP}", arguments.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a task where its paths mean what they say, once everything is there that all tasks need.
+fn at_root(task: impl FnOnce() -> Result) -> Result {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask/ has no folder around it")?;
+    env::set_current_dir(root).map_err(|error| format!("{} cannot be entered: {error}", root.display()))?;
+    needs::check()?;
+    task()
+}

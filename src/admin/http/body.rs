@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, BodyDataStream},
+    body::BodyDataStream,
     extract::Request,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -40,7 +40,8 @@ impl Held {
         if missing == 0 {
             return Ok(());
         }
-        let more = u32::try_from(missing).ok().and_then(|missing| Arc::clone(&self.from).try_acquire_many_owned(missing).ok());
+        let more =
+            u32::try_from(missing).ok().and_then(|missing| Arc::clone(&self.from).try_acquire_many_owned(missing).ok());
         let Some(more) = more else {
             return Err(Problem::busy("too many large messages are being received; send it again in a moment"));
         };
@@ -92,7 +93,7 @@ pub(super) async fn whole(context: &Context, request: Request, bytes_max: usize)
     let (parts, body) = request.into_parts();
     let mut body = body.into_data_stream();
     if length(&parts.headers).is_some_and(|length| length > bytes_max as u64) {
-        return Err(Refused { problem: too_large(), headers: parts.headers, body });
+        return Err(Refused::new(too_large(), parts.headers, body));
     }
     let mut held = Held::none(context);
     let mut bytes = Vec::new();
@@ -109,7 +110,7 @@ pub(super) async fn whole(context: &Context, request: Request, bytes_max: usize)
             },
             Err(problem) => problem,
         };
-        return Err(Refused { problem, headers: parts.headers, body });
+        return Err(Refused::new(problem, parts.headers, body));
     }
 }
 
@@ -121,6 +122,10 @@ pub(super) struct Refused {
 }
 
 impl Refused {
+    pub(super) fn new(problem: Problem, headers: HeaderMap, body: BodyDataStream) -> Self {
+        Self { problem, headers, body }
+    }
+
     /// Reads on for a while, so that the client gets to read the answer, and answers.
     pub(super) async fn answer(mut self) -> Response {
         let mut left = DISCARD_BYTES_MAX;
@@ -145,12 +150,7 @@ impl Refused {
 /// Answers without having looked at the body.
 pub(super) async fn refuse(request: Request, problem: Problem) -> Response {
     let (parts, body) = request.into_parts();
-    refuse_rest(parts.headers, body, problem).await
-}
-
-/// The same, where the request was taken apart already.
-pub(super) async fn refuse_rest(headers: HeaderMap, body: Body, problem: Problem) -> Response {
-    Refused { problem, headers, body: body.into_data_stream() }.answer().await
+    Refused::new(problem, parts.headers, body.into_data_stream()).answer().await
 }
 
 /// The length that the client announced.

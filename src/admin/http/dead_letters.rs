@@ -34,8 +34,7 @@ const TEXT_MAX: usize = 240;
 
 /// `GET /v1/messaging/dlq`
 pub(super) async fn list(State(context): State<Context>, uri: Uri) -> Result<Json<Value>, Problem> {
-    let params =
-        Params::read(&uri, &["limit", "cursor", "route", "handler", "reason", "type", "since", "until"], &[])?;
+    let params = Params::read(&uri, &["limit", "cursor", "route", "handler", "reason", "type", "since", "until"], &[])?;
     let limit = params.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT);
     let filter = Filter::read(&params)?;
     let hub = context.hub();
@@ -204,9 +203,8 @@ impl Filter {
                 Problem::invalid(format!("\"reason\" is {text:?}; it is one of {known}"))
             })
         });
-        let kind = params
-            .get("type")
-            .map(|text| text.parse().map_err(|error| Problem::invalid(format!("\"type\": {error}"))));
+        let kind =
+            params.get("type").map(|text| text.parse().map_err(|error| Problem::invalid(format!("\"type\": {error}"))));
         Ok(Self {
             route: params.get("route").map(str::to_owned),
             handler: params.get("handler").map(str::to_owned),
@@ -248,7 +246,12 @@ fn summary(kept_in: Option<&Address>, letter: &Message) -> Value {
     Value::Object(shown(kept_in, letter, record.as_ref(), TEXT_MAX))
 }
 
-fn shown(kept_in: Option<&Address>, letter: &Message, record: Option<&DeadLetter>, text_max: usize) -> Map<String, Value> {
+fn shown(
+    kept_in: Option<&Address>,
+    letter: &Message,
+    record: Option<&DeadLetter>,
+    text_max: usize,
+) -> Map<String, Value> {
     let mut shown = Map::new();
     let mut show = |name: &str, value: Value| {
         shown.insert(name.to_owned(), value);
@@ -261,11 +264,14 @@ fn shown(kept_in: Option<&Address>, letter: &Message, record: Option<&DeadLetter
     show("text", json!(record.map(|record| record.text.chars().take(text_max).collect::<String>())));
     show("handler_code", json!(record.and_then(|record| record.handler_code.as_ref())));
     show("route", json!(record.and_then(|record| record.route.as_ref())));
-    show("handler", json!(record.and_then(|record| record.handler.as_ref()).map(|handler| json!({
-        "name": handler.name,
-        "version": handler.version,
-        "digest": Some(&handler.digest).filter(|digest| !digest.is_empty()),
-    }))));
+    show(
+        "handler",
+        json!(record.and_then(|record| record.handler.as_ref()).map(|handler| json!({
+            "name": handler.name,
+            "version": handler.version,
+            "digest": Some(&handler.digest).filter(|digest| !digest.is_empty()),
+        }))),
+    );
     show("broker", json!(record.map(|record| &record.broker)));
     show("source", json!(record.map(|record| &record.source)));
     show("partition", json!(record.and_then(|record| record.partition)));

@@ -69,7 +69,9 @@ pub(super) async fn explain(State(context): State<Context>, request: Request) ->
 
 fn answer(hub: &Hub, question: &[u8]) -> Result<Value, Problem> {
     let question: Question = serde_json::from_slice(question).map_err(|error| {
-        Problem::invalid(format!("{error}; ask with {{\"queue\" or \"topic\": …, \"type\": …, \"key\": …, \"headers\": {{…}}}}"))
+        Problem::invalid(format!(
+            "{error}; ask with {{\"queue\" or \"topic\": …, \"type\": …, \"key\": …, \"headers\": {{…}}}}"
+        ))
     })?;
     let source = params::source(question.queue.as_deref(), question.topic.as_deref())?;
     let headers: Headers = question.headers.iter().collect();
@@ -84,11 +86,17 @@ fn answer(hub: &Hub, question: &[u8]) -> Result<Value, Problem> {
         .iter()
         .map(|route| {
             let (takes, why) = match (taken, route.matches.objection(&message)) {
-                (Some(before), _) => (false, format!("not asked: {} comes before it and takes the message", before.name)),
+                (Some(before), _) => {
+                    (false, format!("not asked: {} comes before it and takes the message", before.name))
+                }
                 (None, Some(objection)) => (false, objection),
                 (None, None) => {
                     taken = Some(route);
-                    let why = if route.matches.takes_all() { "it takes every message of its source" } else { "all its conditions hold" };
+                    let why = if route.matches.takes_all() {
+                        "it takes every message of its source"
+                    } else {
+                        "all its conditions hold"
+                    };
                     (true, why.to_owned())
                 }
             };
@@ -98,7 +106,11 @@ fn answer(hub: &Hub, question: &[u8]) -> Result<Value, Problem> {
     let explanation = match (found, routes.first()) {
         (Some(route), _) => format!("{} takes it and hands it to {}", route.name, route.handler),
         (None, Some(first)) => {
-            format!("no route of {source} takes it: it becomes a dead letter in {} with {}", first.dead_letter, ReasonCode::NoRoute)
+            format!(
+                "no route of {source} takes it: it becomes a dead letter in {} with {}",
+                first.dead_letter,
+                ReasonCode::NoRoute
+            )
         }
         (None, None) => format!("no route reads {source}: messages wait there until one does"),
     };

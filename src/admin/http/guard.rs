@@ -25,9 +25,8 @@ fn may_call(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
     if options.open {
         return Ok(());
     }
-    let refused = |detail: &str| {
-        Err(Problem::new(StatusCode::UNAUTHORIZED, ReasonCode::AuthenticationFailed.as_str(), detail))
-    };
+    let refused =
+        |detail: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, ReasonCode::AuthenticationFailed.as_str(), detail));
     let Some(given) = headers.get(header::AUTHORIZATION) else {
         return refused("this call needs the header \"Authorization: Bearer TOKEN\"");
     };
@@ -101,7 +100,8 @@ fn is_loopback(authority: &str) -> bool {
 /// What every answer says to browsers and caches.
 pub(super) async fn mark(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let marks: [(HeaderName, &str); 2] = [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let marks: [(HeaderName, &str); 2] =
+        [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     for (name, value) in marks {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

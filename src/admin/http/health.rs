@@ -74,9 +74,8 @@ pub(super) async fn live() -> Json<Value> {
 pub(super) async fn ready(State(context): State<Context>) -> Response {
     match unfit(context.hub()) {
         None => Json(json!({ "status": "ok" })).into_response(),
-        Some(reason) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "unavailable", "reason": reason }))).into_response()
-        }
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "unavailable", "reason": reason })))
+            .into_response(),
     }
 }
 

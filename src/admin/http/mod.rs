@@ -99,7 +99,8 @@ impl Token {
     /// Compares without telling by the time it takes where the difference is; its length may show.
     fn is(&self, given: &[u8]) -> bool {
         let own = self.0.as_bytes();
-        let differing = own.iter().zip(given).fold(0, |differing, (own, given)| std::hint::black_box(differing | (own ^ given)));
+        let differing =
+            own.iter().zip(given).fold(0, |differing, (own, given)| std::hint::black_box(differing | (own ^ given)));
         !own.is_empty() && own.len() == given.len() && differing == 0
     }
 }
@@ -143,7 +144,8 @@ mod tests {
     #[test]
     fn a_token_is_only_itself_and_never_shown() {
         let token = Token::new("secret");
-        for (given, wanted) in [("secret", true), ("secre", false), ("secret1", false), ("sEcret", false), ("", false)] {
+        for (given, wanted) in [("secret", true), ("secre", false), ("secret1", false), ("sEcret", false), ("", false)]
+        {
             assert_eq!(token.is(given.as_bytes()), wanted, "{given}");
         }
         assert!(!Token::new("").is(b""), "an empty token admits nobody");

@@ -99,5 +99,6 @@ pub(super) fn source(queue: Option<&str>, topic: Option<&str>) -> Result<Address
 
 /// A name in the path.
 pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    path.map(|Path(name)| name).map_err(|error| Problem::invalid(format!("the path cannot be read: {}", error.body_text())))
+    path.map(|Path(name)| name)
+        .map_err(|error| Problem::invalid(format!("the path cannot be read: {}", error.body_text())))
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    body::{self, Held, Part},
+    body::{self, Held, Part, Refused},
     lines::{Line, Lines},
     params::{self, Params},
     problem::Problem,
@@ -35,16 +35,29 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const NDJSON: &str = "application/x-ndjson";
 
 /// `POST /v1/messaging/tasks/{queue}`
-pub(super) async fn task(State(context): State<Context>, path: Result<Path<String>, PathRejection>, request: Request) -> Response {
+pub(super) async fn task(
+    State(context): State<Context>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     publish(context, Kind::Queue, path, request).await
 }
 
 /// `POST /v1/messaging/events/{topic}`
-pub(super) async fn event(State(context): State<Context>, path: Result<Path<String>, PathRejection>, request: Request) -> Response {
+pub(super) async fn event(
+    State(context): State<Context>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     publish(context, Kind::Topic, path, request).await
 }
 
-async fn publish(context: Context, kind: Kind, path: Result<Path<String>, PathRejection>, request: Request) -> Response {
+async fn publish(
+    context: Context,
+    kind: Kind,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
     let asked = Asked::read(&context, kind, path, &request);
     let (asked, by_line) = match asked {
         Ok(asked) => asked,
@@ -171,7 +184,11 @@ impl Bare {
     fn read(params: &Params, content_type: Option<&str>) -> Result<Self, Problem> {
         let short = |name: &str, text: &str| {
             if text.len() > json::SHORT_BYTES_MAX {
-                return Err(Problem::invalid(format!("{name:?} takes {} bytes; at most {} are allowed", text.len(), json::SHORT_BYTES_MAX)));
+                return Err(Problem::invalid(format!(
+                    "{name:?} takes {} bytes; at most {} are allowed",
+                    text.len(),
+                    json::SHORT_BYTES_MAX
+                )));
             }
             Ok(Text::from(text))
         };
@@ -227,11 +244,12 @@ impl Answers {
         let mut answers = Self { context, asked, body: body.into_data_stream(), lines, ended: false };
         // The first batch decides the status: where there is no such queue, no line has a chance.
         let first = answers.next().await.unwrap_or_default();
-        if let Some((_, Err(problem))) = first.first()
-            && problem.status == StatusCode::NOT_FOUND
-        {
-            let problem = problem.clone();
-            return body::refuse_rest(parts.headers, Body::new(Body::from_stream(answers.body)), problem).await;
+        let missing = first.iter().find_map(|(_, answer)| match answer {
+            Err(problem) if problem.status == StatusCode::NOT_FOUND => Some(problem.clone()),
+            _ => None,
+        });
+        if let Some(problem) = missing {
+            return Refused::new(problem, parts.headers, answers.body).answer().await;
         }
         let rest = stream::unfold(answers, |mut answers| async move {
             let batch = answers.next().await?;

@@ -8,9 +8,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{
-    Context, dead_letters, explain, guard, health, openapi, plugins, problem::Problem, publish, stats, tail,
-};
+use super::{Context, dead_letters, explain, guard, health, openapi, plugins, problem::Problem, publish, stats, tail};
 
 /// One call.
 pub(super) struct Endpoint {

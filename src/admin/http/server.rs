@@ -14,6 +14,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -74,8 +75,11 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn connection(stream: TcpStream, router: Router, options: Options, stop: CancellationToken) {
-    // Answers are small and waited for.
+    // Answers are small and waited for; and who follows and is gone without a word is noticed.
     stream.set_nodelay(true).ok();
+    sockopt::set_socket_keepalive(&stream, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(&stream, options.idle_timeout))
+        .ok();
     let stream = Patient { stream, patience: options.idle_timeout, waiting: None };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(options.header_timeout).max_buf_size(CONNECTION_BYTES_MAX);
@@ -126,7 +130,11 @@ impl AsyncWrite for Patient {
         self.bounded(waker, result)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, waker: &mut Waker<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        waker: &mut Waker<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(waker, bytes);
         self.bounded(waker, result)
     }

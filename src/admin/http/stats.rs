@@ -13,7 +13,8 @@ use crate::{message::Kind, telemetry};
 
 /// `GET /metrics`
 pub(super) async fn metrics() -> Result<impl IntoResponse, Problem> {
-    let text = telemetry::metrics().render().map_err(|error| Problem::internal(format!("a metric has no text: {error}")))?;
+    let text =
+        telemetry::metrics().render().map_err(|error| Problem::internal(format!("a metric has no text: {error}")))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 

@@ -40,17 +40,27 @@ pub(super) async fn tail(State(context): State<Context>, uri: Uri) -> Result<Res
         None if follow => Start::Latest,
         None | Some("beginning") => Start::Earliest,
         Some("now") => Start::Latest,
-        Some(text) => Start::Time(time("from", text).map_err(|problem| {
-            Problem::invalid(format!("{}; or \"beginning\" or \"now\"", problem.detail))
-        })?),
+        Some(text) => Start::Time(
+            time("from", text)
+                .map_err(|problem| Problem::invalid(format!("{}; or \"beginning\" or \"now\"", problem.detail)))?,
+        ),
     };
     let Ok(permit) = std::sync::Arc::clone(&context.api.streams).try_acquire_owned() else {
         return Err(Problem::busy("as many look on as may; try again when one of them has ended"));
     };
     // What a queue holds is not found by time: it is passed over.
     let not_before = if let (Kind::Queue, Start::Time(at)) = (from.kind, start) { at } else { 0 };
-    let mut tail =
-        Tail { context, from, at: BrowseAt::Start(start), follow, left, bounded: None, not_before, read: VecDeque::new(), _permit: permit };
+    let mut tail = Tail {
+        context,
+        from,
+        at: BrowseAt::Start(start),
+        follow,
+        left,
+        bounded: None,
+        not_before,
+        read: VecDeque::new(),
+        _permit: permit,
+    };
     // Where there is nothing to read from, the status says so.
     tail.read_on().await?;
     let lines = stream::unfold(Some(tail), |tail| async move {
@@ -120,7 +130,9 @@ impl Tail {
     }
 
     async fn read_on(&mut self) -> Result<(), Problem> {
-        let limit = self.bounded.map_or(PAGE, |bounded| usize::try_from(bounded).map_or(PAGE, |bounded| bounded.clamp(1, PAGE)));
+        let limit = self
+            .bounded
+            .map_or(PAGE, |bounded| usize::try_from(bounded).map_or(PAGE, |bounded| bounded.clamp(1, PAGE)));
         let request = Browse { from: self.from.clone(), at: self.at.clone(), limit };
         let Page { items, next, total } = self.context.hub().broker().browse(request).await?;
         self.at = BrowseAt::Cursor(next);

@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     codec::time::rfc3339,
-    handler::{Receipt, ReloadResult, Slot},
+    handler::{Limits, Receipt, ReloadResult, Slot, Terms},
     hub::Hub,
     message::{HandlerIdentity, UnixMs},
-    route::{Match, Route},
+    route::{CrashBudget, Match, Route},
+    settle::RetryPolicy,
 };
 
 /// How a handler is doing.
@@ -82,7 +83,14 @@ impl HandlerView {
 
     fn missing(name: &Arc<str>, routes: &[&Arc<Route>]) -> Self {
         let routes = naming(name, routes);
-        Self { name: Arc::clone(name), state: HandlerState::Missing, identity: None, since: None, routes, receipts: Vec::new() }
+        Self {
+            name: Arc::clone(name),
+            state: HandlerState::Missing,
+            identity: None,
+            since: None,
+            routes,
+            receipts: Vec::new(),
+        }
     }
 
     /// What is wrong with it, in words; `None`: nothing.
@@ -98,9 +106,7 @@ impl HandlerView {
             (HandlerState::Refused, reason) => {
                 Some(format!("its file was refused, and nothing serves: {}", reason.unwrap_or("no reason was kept")))
             }
-            (HandlerState::Missing, _) => {
-                Some(format!("no file {}.wasm is there; messages for it wait", self.name))
-            }
+            (HandlerState::Missing, _) => Some(format!("no file {}.wasm is there; messages for it wait", self.name)),
             _ => None,
         }
     }
@@ -122,7 +128,10 @@ impl HandlerView {
         shown.insert("name".into(), json!(self.name));
         shown.insert("state".into(), json!(self.state));
         shown.insert("version".into(), json!(identity.and_then(|identity| identity.version.as_deref())));
-        shown.insert("digest".into(), json!(identity.map(|identity| &identity.digest).filter(|digest| !digest.is_empty())));
+        shown.insert(
+            "digest".into(),
+            json!(identity.map(|identity| &identity.digest).filter(|digest| !digest.is_empty())),
+        );
         shown.insert("since".into(), json!(self.since.and_then(rfc3339)));
         shown
     }
@@ -154,42 +163,72 @@ pub(super) fn conditions(matches: &Match) -> Value {
     json!({ "types": matches.types, "headers": matches.headers })
 }
 
-/// Every value that holds for messages of a route, defaults included, named as the configuration names them.
+/// Every value that holds for messages of a route, defaults included, named as the configuration names them. Taken apart
+/// field by field, so that one that is added cannot be forgotten here.
 pub(super) fn policy(route: &Route) -> Value {
-    let (terms, retry, budget) = (&route.terms, &route.retry, &route.crash_budget);
-    let limits = &terms.limits;
+    let Route {
+        name: _,
+        source: _,
+        matches: _,
+        handler: _,
+        order,
+        concurrency,
+        terms,
+        retry,
+        dead_letter,
+        crash_budget,
+    } = route;
+    let Terms { route: _, isolation, limits, destinations, may_reply } = &**terms;
+    let RetryPolicy { attempts_max, delay, factor, delay_max, jitter } = retry;
+    let CrashBudget { failures_max, probes_max, probe_interval, rollback_within } = crash_budget;
     json!({
-        "order": route.order,
-        "concurrency": route.concurrency,
-        "isolation": terms.isolation,
+        "order": order,
+        "concurrency": concurrency,
+        "isolation": isolation,
         "timeout_ms": millis(limits.timeout),
-        "limits": {
-            "extend_factor_max": limits.extend_factor_max,
-            "memory_bytes_max": limits.memory_bytes_max,
-            "resources_max": limits.resources_max,
-            "results_max": limits.results_max,
-            "results_bytes_max": limits.results_bytes_max,
-            "message_bytes_max": limits.message_bytes_max,
-            "log_lines_per_second_max": limits.log_lines_per_second_max,
-            "hops_max": limits.hops_max,
-            "instance_messages_max": limits.instance_messages_max,
-        },
+        "limits": limits_but_time(limits),
         "retry": {
-            "attempts_max": retry.attempts_max,
-            "delay_ms": millis(retry.delay),
-            "factor": retry.factor,
-            "delay_max_ms": millis(retry.delay_max),
-            "jitter": retry.jitter,
+            "attempts_max": attempts_max,
+            "delay_ms": millis(*delay),
+            "factor": factor,
+            "delay_max_ms": millis(*delay_max),
+            "jitter": jitter,
         },
-        "dead_letter": route.dead_letter,
-        "destinations": terms.destinations,
-        "reply": terms.may_reply,
+        "dead_letter": dead_letter,
+        "destinations": destinations,
+        "reply": may_reply,
         "crash_budget": {
-            "failures_max": budget.failures_max,
-            "probes_max": budget.probes_max,
-            "probe_interval_ms": millis(budget.probe_interval),
-            "rollback_within_ms": millis(budget.rollback_within),
+            "failures_max": failures_max,
+            "probes_max": probes_max,
+            "probe_interval_ms": millis(*probe_interval),
+            "rollback_within_ms": millis(*rollback_within),
         },
+    })
+}
+
+fn limits_but_time(limits: &Limits) -> Value {
+    let Limits {
+        timeout: _,
+        extend_factor_max,
+        memory_bytes_max,
+        resources_max,
+        results_max,
+        results_bytes_max,
+        message_bytes_max,
+        log_lines_per_second_max,
+        hops_max,
+        instance_messages_max,
+    } = limits;
+    json!({
+        "extend_factor_max": extend_factor_max,
+        "memory_bytes_max": memory_bytes_max,
+        "resources_max": resources_max,
+        "results_max": results_max,
+        "results_bytes_max": results_bytes_max,
+        "message_bytes_max": message_bytes_max,
+        "log_lines_per_second_max": log_lines_per_second_max,
+        "hops_max": hops_max,
+        "instance_messages_max": instance_messages_max,
     })
 }
 
@@ -201,4 +240,3 @@ fn millis(time: Duration) -> u64 {
 pub(super) fn handler(hub: &Hub, name: &str) -> Option<HandlerView> {
     HandlerView::all(hub).into_iter().find(|view| &*view.name == name)
 }
-

@@ -73,10 +73,13 @@ impl Bench {
         let source = Address::queue("bench.work");
         let results = Address::queue("bench.results");
         let ledger = Arc::new(Ledger::new(plan.messages));
-        let embedded = Embedded::new("embedded", embedded::Settings { auto_create: true, ..embedded::Settings::default() })?;
+        let embedded =
+            Embedded::new("embedded", embedded::Settings { auto_create: true, ..embedded::Settings::default() })?;
         let inner: Arc<dyn Broker> = Arc::new(embedded);
         let broker: Arc<dyn Broker> = match plan.work {
-            Work::Noop => Arc::new(Counting { inner: Arc::clone(&inner), of: source.clone(), ledger: Arc::clone(&ledger) }),
+            Work::Noop => {
+                Arc::new(Counting { inner: Arc::clone(&inner), of: source.clone(), ledger: Arc::clone(&ledger) })
+            }
             Work::Json => Arc::clone(&inner),
         };
         let (handler, natives) = handler(plan, directory.path())?;
@@ -91,9 +94,20 @@ impl Bench {
             bail!("{handler} does not serve: {:?}", slot.receipts().last().map(|receipt| &receipt.result));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let collector = (plan.work == Work::Json).then(|| collect(&inner, &results, &ledger, &stop, runtime)).transpose()?;
+        let collector =
+            (plan.work == Work::Json).then(|| collect(&inner, &results, &ledger, &stop, runtime)).transpose()?;
         let plugin = directory.path().join("plugins/bench.wasm");
-        Ok(Self { hub, ledger, plugin, inner, source, runtime: runtime.clone(), stop, collector, _directory: directory })
+        Ok(Self {
+            hub,
+            ledger,
+            plugin,
+            inner,
+            source,
+            runtime: runtime.clone(),
+            stop,
+            collector,
+            _directory: directory,
+        })
     }
 
     fn publisher(&self, plan: &Plan) -> Publisher {
@@ -108,7 +122,11 @@ impl Bench {
     }
 
     /// Publishes at the plan's rate until told to stop; how many were published.
-    pub(super) fn flow(&self, plan: &Plan, stop: &Arc<AtomicBool>) -> anyhow::Result<thread::JoinHandle<anyhow::Result<u64>>> {
+    pub(super) fn flow(
+        &self,
+        plan: &Plan,
+        stop: &Arc<AtomicBool>,
+    ) -> anyhow::Result<thread::JoinHandle<anyhow::Result<u64>>> {
         let (publisher, stop) = (self.publisher(plan), Arc::clone(stop));
         let body = move || {
             publisher.run_until(&stop)?;
@@ -141,8 +159,12 @@ fn handler(plan: &Plan, directory: &std::path::Path) -> anyhow::Result<Named> {
     let file = plan.handler.as_ref().context("no handler file")?;
     let plugins = directory.join("plugins");
     std::fs::create_dir_all(&plugins)?;
-    std::fs::copy(file, plugins.join("bench.wasm"))
-        .with_context(|| format!("{} cannot be read; build it with `cargo xtask plugins`, or name another with --handler", file.display()))?;
+    std::fs::copy(file, plugins.join("bench.wasm")).with_context(|| {
+        format!(
+            "{} cannot be read; build it with `cargo xtask plugins`, or name another with --handler",
+            file.display()
+        )
+    })?;
     Ok(("bench".to_owned(), Vec::new()))
 }
 
@@ -213,11 +235,15 @@ fn collect(
     let body = move || {
         let max = BatchMax { count: 256, bytes: usize::MAX };
         while !stop.load(Ordering::Relaxed) {
-            let next = runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), subscription.next(max)).await });
+            let next = runtime
+                .block_on(async { tokio::time::timeout(Duration::from_millis(100), subscription.next(max)).await });
             let Ok(Ok(Some(batch))) = next else { continue };
-            ledger.note(batch.as_slice().iter().filter_map(|delivery| {
-                number(&MessageId::parse(delivery.message.correlation_id.as_deref()?))
-            }));
+            ledger.note(
+                batch
+                    .as_slice()
+                    .iter()
+                    .filter_map(|delivery| number(&MessageId::parse(delivery.message.correlation_id.as_deref()?))),
+            );
             let accepted = batch.as_slice().iter().map(|_| Settlement::Accept).collect();
             runtime.block_on(batch.settle(accepted)).ok();
         }

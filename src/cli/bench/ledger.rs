@@ -134,7 +134,8 @@ impl Subscription for CountingSubscription {
         let ledger = &self.ledger;
         Ok(self.inner.next(max).await?.map(|deliveries| {
             deliveries.settled_by(|items, inner| {
-                let numbers = items.iter().map(|item| (item.tag, number(&item.message.id).unwrap_or(u64::MAX))).collect();
+                let numbers =
+                    items.iter().map(|item| (item.tag, number(&item.message.id).unwrap_or(u64::MAX))).collect();
                 Arc::new(CountingSettler { inner, ledger: Arc::clone(ledger), numbers })
             })
         }))

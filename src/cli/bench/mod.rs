@@ -148,7 +148,9 @@ pub fn run(args: &Args) -> anyhow::Result<Output> {
     let handle = runtime.handle();
     let output = match (args.compare.as_slice(), args.scenario) {
         ([a, b], _) => Output::Two(compare(args, *a, *b, handle)?),
-        (_, Some(Scenario::Reload)) => Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?),
+        (_, Some(Scenario::Reload)) => {
+            Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?)
+        }
         (_, Some(scenario)) => Output::One(one(args, scenario, handle)?),
         _ => bail!("say which scenario to run"),
     };
@@ -236,7 +238,11 @@ impl Report {
             latency_ms: Latency::of(&latencies),
             lost,
             duplicated,
-            payload_bytes: if plan.work == flow::Work::Json { bench_work::sample(1_000_000).len() } else { plan.payload_bytes },
+            payload_bytes: if plan.work == flow::Work::Json {
+                bench_work::sample(1_000_000).len()
+            } else {
+                plan.payload_bytes
+            },
             workers: plan.lanes,
             isolation: flow::isolation_name(plan.isolation),
             engine_version: env!("CARGO_PKG_VERSION"),

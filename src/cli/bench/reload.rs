@@ -28,7 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(handler: PathBuf, runtime: &tokio::runtime::Handle) -> anyhow::Result<Vec<Report>> {
     let original = fs::read(&handler).with_context(|| {
-        format!("{} cannot be read; build it with `cargo xtask plugins`, or name another with --handler", handler.display())
+        format!(
+            "{} cannot be read; build it with `cargo xtask plugins`, or name another with --handler",
+            handler.display()
+        )
     })?;
     let plan = |scenario| Plan {
         scenario,
@@ -44,7 +47,8 @@ pub(super) fn run(handler: PathBuf, runtime: &tokio::runtime::Handle) -> anyhow:
     };
     let compiled = one(&plan("reload-compiled"), &original, runtime, |reload| u64::try_from(reload).unwrap_or(0) + 1)?;
     // Two versions that take turns: after the first turn of each, their code is in the cache.
-    let cached = one(&plan("reload-cached"), &original, runtime, |reload| 1_000_000 + u64::try_from(reload % 2).unwrap_or(0))?;
+    let cached =
+        one(&plan("reload-cached"), &original, runtime, |reload| 1_000_000 + u64::try_from(reload % 2).unwrap_or(0))?;
     Ok(vec![compiled, cached])
 }
 
@@ -75,15 +79,8 @@ fn one(
     }
     times.sort_unstable();
     let counted = bench.ledger.distinct();
-    let mut report = Report::new(
-        plan,
-        counted,
-        elapsed,
-        Duration::ZERO,
-        Vec::new(),
-        published - counted,
-        bench.ledger.doubled(),
-    );
+    let mut report =
+        Report::new(plan, counted, elapsed, Duration::ZERO, Vec::new(), published - counted, bench.ledger.doubled());
     report.messages = u64::try_from(times.len()).unwrap_or(0);
     report.latency_ms = Latency::of(&times);
     bench.stop();

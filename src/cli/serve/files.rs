@@ -72,7 +72,8 @@ impl Files {
         loop {
             let (file, directory) = (self.file(), self.config.plugins.directory.clone());
             let looked = tokio::task::spawn_blocking(move || Seen::look(file.as_deref(), &directory)).await;
-            let seen = looked.inspect_err(|error| tracing::error!("looking at the configuration panicked: {error}")).ok()?;
+            let seen =
+                looked.inspect_err(|error| tracing::error!("looking at the configuration panicked: {error}")).ok()?;
             if seen == self.seen || last.as_ref() == Some(&seen) {
                 return Some(seen);
             }
@@ -103,7 +104,8 @@ impl Files {
         if let Err(error) = self.hub.apply(settings::hub(&loaded.config)).await {
             return refused(&error);
         }
-        if let Some(logs) = self.logs.as_ref().filter(|_| loaded.config.telemetry.filter != self.config.telemetry.filter)
+        if let Some(logs) =
+            self.logs.as_ref().filter(|_| loaded.config.telemetry.filter != self.config.telemetry.filter)
             && let Err(error) = logs.set_filter(&loaded.config.telemetry.filter)
         {
             tracing::error!("the filter of logs stays as it was: {error}");
@@ -125,7 +127,8 @@ impl Files {
 impl Seen {
     /// Looks at the configuration file and at every `*.toml` beside the plugins.
     pub(super) fn look(file: Option<&Path>, plugins: &Path) -> Self {
-        let beside = fs::read_dir(plugins).into_iter().flatten().filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let beside =
+            fs::read_dir(plugins).into_iter().flatten().filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let beside = beside.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
         Self(file.map(Path::to_path_buf).into_iter().chain(beside).map(|path| (path.clone(), content(&path))).collect())
     }

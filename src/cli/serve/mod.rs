@@ -6,7 +6,12 @@ mod data;
 mod files;
 mod settings;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -21,10 +26,7 @@ use self::{
 };
 use super::{Context, Exit, Failure};
 use crate::{
-    admin::{
-        self,
-        http::{Api, Options, Token},
-    },
+    admin::http,
     config::{Config, Loaded, LogFormat},
     hub::{Hub, StartError},
     message::Kind,
@@ -34,7 +36,7 @@ use crate::{
     },
 };
 
-/// How long HTTP may take to end its replies, once nothing else runs.
+/// How long answers that are under way may take to end, once the engine stops.
 const HTTP_END: Duration = Duration::from_secs(5);
 
 /// What `serve` takes.
@@ -50,13 +52,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     context.plugins.clone_from(&args.plugins);
-    if let Some(directory) = args.plugins.as_ref().filter(|directory| !directory.is_dir()) {
-        return Err(Failure::new(
-            Exit::Refused,
-            "PLUGINS_NOT_FOUND",
-            format!("there is no directory {}", directory.display()),
-            "let --plugins name the directory that plugins are dropped into",
-        ));
+    if let Some(directory) = &args.plugins {
+        bare(directory)?;
     }
     if args.check {
         return check::run(&context);
@@ -65,6 +62,7 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     let first = context.load()?.config;
     let seen = Seen::look(first.file.as_deref(), &first.plugins.directory);
     let loaded = context.load()?;
+    readable(&loaded.config.plugins.directory)?;
     let logs = start_logs(&loaded.config, &context);
     loaded.warnings.iter().for_each(files::warn);
     let data = DataDirectory::open(&loaded.config.data_directory)?;
@@ -75,10 +73,52 @@ pub(super) fn run(args: &Args, mut context: Context) -> Result<Exit, Failure> {
     exit
 }
 
+/// Refuses a directory for `--plugins` that is not there, or holds what would not be read: the configuration is loaded
+/// with the plugins' own files of `plugins.directory`.
+fn bare(directory: &Path) -> Result<(), Failure> {
+    let entries = fs::read_dir(directory).map_err(|error| {
+        let message = format!("the directory {} cannot be read: {error}", directory.display());
+        Failure::new(
+            Exit::Refused,
+            "PLUGINS_UNREADABLE",
+            message,
+            "let --plugins name one that plugins are dropped into",
+        )
+    })?;
+    let mut names = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    match names.find(|path| path.extension().is_some_and(|extension| extension == "toml")) {
+        None => Ok(()),
+        Some(settings) => Err(Failure::new(
+            Exit::Refused,
+            "PLUGINS_HAVE_SETTINGS",
+            format!("{} would not be read, as --plugins is for plugins without files of their own", settings.display()),
+            "set plugins.directory in the configuration instead",
+        )),
+    }
+}
+
+/// Refuses a plugins directory that is there and would never show its plugins. One that is not there may be made later.
+fn readable(directory: &Path) -> Result<(), Failure> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::new(
+            Exit::Refused,
+            "PLUGINS_UNREADABLE",
+            format!("the plugins directory {} cannot be read: {error}", directory.display()),
+            "let it be read, or set plugins.directory",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The runtime of everything that waits.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Failure::new(Exit::Failed, "NO_THREADS", format!("the system gives no threads: {error}"), "raise the limit on threads")
+        Failure::new(
+            Exit::Failed,
+            "NO_THREADS",
+            format!("the system gives no threads: {error}"),
+            "raise the limit on threads",
+        )
     })
 }
 
@@ -92,24 +132,30 @@ fn start_logs(config: &Config, context: &Context) -> Option<Logs> {
     started.map_err(|error| context.output.note(format_args!("warning: logs stay as they are: {error}"))).ok()
 }
 
-async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<Logs>, context: Context) -> Result<Exit, Failure> {
+async fn engine(
+    loaded: Loaded,
+    seen: Seen,
+    data: &DataDirectory,
+    logs: Option<Logs>,
+    context: Context,
+) -> Result<Exit, Failure> {
     let config = loaded.config;
     let mut signals = Signals::new()?;
     let hang_up = signal(SignalKind::hangup()).map_err(|error| no_signals(&error))?;
     let listener = TcpListener::bind(config.http.listen).await.map_err(|error| not_listening(&config, &error))?;
     let address = listener.local_addr().map_err(|error| not_listening(&config, &error))?;
     let token = token(&config, data)?;
-    data::make(&settings::cache_directory(&config)).map_err(|error| {
+    let cache = settings::cache_directory(&config);
+    data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
+    let broker = settings::broker(&config)
+        .map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
+    let program = std::env::current_exe().map_err(|error| {
         Failure::new(
             Exit::Failed,
-            "DATA_DIRECTORY_UNUSABLE",
-            format!("{} cannot be made ({error})", settings::cache_directory(&config).display()),
-            "set engine.data_directory to one that the engine may write",
+            "NO_PROGRAM",
+            format!("the engine's own program cannot be found: {error}"),
+            "start it by its full path",
         )
-    })?;
-    let broker = settings::broker(&config).map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
-    let program = std::env::current_exe().map_err(|error| {
-        Failure::new(Exit::Failed, "NO_PROGRAM", format!("the engine's own program cannot be found: {error}"), "start it by its full path")
     })?;
     let hub = Hub::start(Arc::new(broker), settings::hub(&config), Vec::new(), program).await;
     let hub = Arc::new(hub.map_err(|error| not_started(&error))?);
@@ -127,21 +173,23 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     );
 
     let http_stop = CancellationToken::new();
-    let mut http = JoinSet::new();
-    http.spawn(answer(listener, Arc::clone(&hub), Http { token, config: config.clone() }, http_stop.clone()));
+    let mut answering = JoinSet::new();
+    let api = Arc::new(http::Api::new(Arc::clone(&hub), http_options(&config, token)));
+    answering.spawn(http::serve(listener, api, http_stop.clone()));
     let mut watching = JoinSet::new();
     let files = Files { context, hub: Arc::clone(&hub), config: config.clone(), seen, logs };
     watching.spawn(files.run(hang_up));
 
-    let why = wait(&hub, &mut signals, &mut http, &mut watching).await;
+    let why = wait(&hub, &mut signals, &mut answering, &mut watching).await;
     drop(watching);
     http_stop.cancel();
-    tracing::info!("draining: nothing new is taken, calls may end within {:?}; a second signal ends them", config.shutdown_grace);
+    tracing::info!(
+        "draining: nothing new is taken, calls may end within {:?}; a second signal ends them",
+        config.shutdown_grace
+    );
     let drained = async {
         hub.stop().await;
-        if tokio::time::timeout(HTTP_END, async { while http.join_next().await.is_some() {} }).await.is_err() {
-            tracing::warn!("HTTP replies were still being sent after {HTTP_END:?}: they are cut");
-        }
+        while answering.join_next().await.is_some() {}
     };
     tokio::select! {
         () = drained => {}
@@ -152,7 +200,10 @@ async fn engine(loaded: Loaded, seen: Seen, data: &DataDirectory, logs: Option<L
     }
     let left = waiting(&hub);
     if left > 0 {
-        tracing::warn!(messages = left, "the embedded broker keeps messages in memory: those that waited in queues are gone");
+        tracing::warn!(
+            messages = left,
+            "the embedded broker keeps messages in memory: those that waited in queues are gone"
+        );
     }
     tracing::info!("stopped");
     match why {
@@ -177,7 +228,12 @@ impl PartialEq for Ending {
 }
 
 /// Waits for a reason to stop.
-async fn wait(hub: &Hub, signals: &mut Signals, http: &mut JoinSet<io::Result<()>>, watching: &mut JoinSet<()>) -> Ending {
+async fn wait(
+    hub: &Hub,
+    signals: &mut Signals,
+    answering: &mut JoinSet<io::Result<()>>,
+    watching: &mut JoinSet<()>,
+) -> Ending {
     let mut said_ready = false;
     loop {
         tokio::select! {
@@ -186,7 +242,7 @@ async fn wait(hub: &Hub, signals: &mut Signals, http: &mut JoinSet<io::Result<()
                 said_ready = true;
                 say_ready(hub);
             }
-            Some(ended) = http.join_next() => {
+            Some(ended) = answering.join_next() => {
                 let why = match ended {
                     Ok(Ok(())) => "it ended by itself".to_owned(),
                     Ok(Err(error)) => error.to_string(),
@@ -221,22 +277,15 @@ fn waiting(hub: &Hub) -> u64 {
     queues.map(|stats| stats.ready + stats.delayed).sum()
 }
 
-/// What HTTP runs by.
-struct Http {
-    /// What callers must bring; `None`: nothing.
-    token: Option<String>,
-    config: Config,
-}
-
-/// Answers HTTP until `stop`.
-async fn answer(listener: TcpListener, hub: Arc<Hub>, http: Http, stop: CancellationToken) -> io::Result<()> {
-    let options = Options {
-        open: http.token.is_none(),
-        token: http.token.map(Token::new),
-        body_bytes_max: http.config.http.body_bytes_max,
-        ..Options::default()
-    };
-    admin::http::serve(listener, Arc::new(Api::new(hub, options)), stop).await
+/// How HTTP answers.
+fn http_options(config: &Config, token: Option<String>) -> http::Options {
+    http::Options {
+        token: token.map(http::Token::new),
+        open: config.http.open,
+        body_bytes_max: config.http.body_bytes_max,
+        drain_timeout: HTTP_END,
+        ..http::Options::default()
+    }
 }
 
 fn token(config: &Config, data: &DataDirectory) -> Result<Option<String>, Failure> {
@@ -280,13 +329,19 @@ fn not_listening(config: &Config, error: &io::Error) -> Failure {
             format!("something else listens on {listen} already"),
             "stop it, or set http.listen to a free port; `helixmq doctor` tells whether it is an engine",
         ),
-        io::ErrorKind::PermissionDenied => {
-            ("PORT_NOT_ALLOWED", format!("this user may not listen on {listen}"), "set http.listen to a port from 1024 on")
+        io::ErrorKind::PermissionDenied => (
+            "PORT_NOT_ALLOWED",
+            format!("this user may not listen on {listen}"),
+            "set http.listen to a port from 1024 on",
+        ),
+        io::ErrorKind::AddrNotAvailable => (
+            "NO_SUCH_ADDRESS",
+            format!("this machine has no address {}", listen.ip()),
+            "set http.listen to one that it has",
+        ),
+        _ => {
+            ("NOT_LISTENING", format!("{listen} cannot be listened on: {error}"), "set http.listen to another address")
         }
-        io::ErrorKind::AddrNotAvailable => {
-            ("NO_SUCH_ADDRESS", format!("this machine has no address {}", listen.ip()), "set http.listen to one that it has")
-        }
-        _ => ("NOT_LISTENING", format!("{listen} cannot be listened on: {error}"), "set http.listen to another address"),
     };
     Failure::new(Exit::Failed, code, what, hint)
 }

@@ -93,7 +93,11 @@ fn cloud_event(fields: &mut Fields<'_>) -> Result<bool, JsonError> {
     }
     for name in ["id", "source", "type"] {
         if !fields.has(name) {
-            return Err(JsonError::field(name, "is missing", "a CloudEvent has id, source and type, none of them empty"));
+            return Err(JsonError::field(
+                name,
+                "is missing",
+                "a CloudEvent has id, source and type, none of them empty",
+            ));
         }
     }
     Ok(true)
@@ -144,7 +148,9 @@ fn payload(fields: &mut Fields<'_>, cloud_event: bool, content_type: Option<&str
     let Some((field, form)) = found else { return Ok(Bytes::new()) };
     Ok(match form {
         // Source: CloudEvents 1.0, JSON Event Format, section 3.1.1: text under a type that is not JSON is the data.
-        Form::Json if cloud_event && content_type.is_some_and(|media| !is_json(media)) && kind(field.value) == "text" => {
+        Form::Json
+            if cloud_event && content_type.is_some_and(|media| !is_json(media)) && kind(field.value) == "text" =>
+        {
             field.text()?.into_owned().into()
         }
         Form::Json => Bytes::copy_from_slice(field.value.get().as_bytes()),
@@ -211,9 +217,7 @@ fn retries_max(fields: &mut Fields<'_>) -> Result<Option<u32>, JsonError> {
     let Some(field) = fields.take(&["max_retries"])? else { return Ok(None) };
     match field.value.get().parse() {
         Ok(retries) => Ok(Some(retries)),
-        Err(_) => {
-            Err(field.wrong(format!("is {}", shortened(field.value.get())), "write a whole number, 0 or more"))
-        }
+        Err(_) => Err(field.wrong(format!("is {}", shortened(field.value.get())), "write a whole number, 0 or more")),
     }
 }
 

@@ -38,7 +38,12 @@ pub fn write(message: &Message, shape: Kind) -> serde_json::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Never for a message that fits into memory.
-pub fn write_line(message: &Message, shape: Kind, position: Option<Position>, into: &mut Vec<u8>) -> serde_json::Result<()> {
+pub fn write_line(
+    message: &Message,
+    shape: Kind,
+    position: Option<Position>,
+    into: &mut Vec<u8>,
+) -> serde_json::Result<()> {
     let start = into.len();
     serde_json::to_writer(&mut *into, &View { message, shape, position, exact: false })?;
     // Inside of text they are escaped: what is left stands between tokens of the payload.
@@ -169,7 +174,10 @@ struct HeadersView<'a>(&'a Headers);
 impl Serialize for HeadersView<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let pairs = self.0.iter();
-        let repeats = pairs.clone().enumerate().any(|(place, (name, _))| pairs.clone().take(place).any(|(other, _)| other == name));
+        let repeats = pairs
+            .clone()
+            .enumerate()
+            .any(|(place, (name, _))| pairs.clone().take(place).any(|(other, _)| other == name));
         if repeats {
             let mut list = serializer.serialize_seq(Some(pairs.len()))?;
             for pair in pairs {

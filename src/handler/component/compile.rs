@@ -13,7 +13,10 @@ use std::{
 
 use wasmtime::{Engine, component::Component};
 
-use super::{engine, inspect::{LoadError, digest}};
+use super::{
+    engine,
+    inspect::{LoadError, digest},
+};
 use crate::handler::limits::bounded_text;
 
 /// How a component is compiled.
@@ -41,7 +44,12 @@ impl CompileChild {
     ///
     /// # Errors
     /// [`LoadError::Compile`] says what went wrong, in the child's words.
-    pub(super) fn compile(&self, engine: &Engine, wasm: &[u8], wasm_digest: &str) -> Result<(Component, bool), LoadError> {
+    pub(super) fn compile(
+        &self,
+        engine: &Engine,
+        wasm: &[u8],
+        wasm_digest: &str,
+    ) -> Result<(Component, bool), LoadError> {
         fs::create_dir_all(&self.cache).map_err(|error| cannot("the compile cache", &self.cache, &error))?;
         let compiled = self.cache.join(format!("{wasm_digest}-{}.cwasm", compatibility(engine)));
         if let Some(component) = load(engine, &compiled) {
@@ -61,8 +69,9 @@ impl CompileChild {
             return Err(error);
         }
         fs::rename(&output, &compiled).map_err(|error| cannot("the compile cache", &compiled, &error))?;
-        let component = load(engine, &compiled)
-            .ok_or_else(|| LoadError::Compile("made code that this engine does not take; remove the compile cache".to_owned()))?;
+        let component = load(engine, &compiled).ok_or_else(|| {
+            LoadError::Compile("made code that this engine does not take; remove the compile cache".to_owned())
+        })?;
         Ok((component, false))
     }
 
@@ -86,7 +95,10 @@ impl CompileChild {
                 Ok(None) => {
                     drop(child.kill());
                     drop(child.wait());
-                    return Err(LoadError::Compile(format!("took longer than {:?} on a busy machine", self.cpu_max * WALL_FACTOR)));
+                    return Err(LoadError::Compile(format!(
+                        "took longer than {:?} on a busy machine",
+                        self.cpu_max * WALL_FACTOR
+                    )));
                 }
                 Err(error) => return Err(cannot("the compiling child", &self.program, &error)),
             }
@@ -101,9 +113,15 @@ impl CompileChild {
         use std::os::unix::process::ExitStatusExt;
         Err(LoadError::Compile(match status.signal() {
             // The kernel ends a process at its CPU limit with SIGXCPU, then SIGKILL.
-            Some(24 | 9) => format!("used more than {} s of CPU time; simplify it, or raise plugins.loading.compile_cpu_ms_max", self.cpu_max.as_secs()),
+            Some(24 | 9) => format!(
+                "used more than {} s of CPU time; simplify it, or raise plugins.loading.compile_cpu_ms_max",
+                self.cpu_max.as_secs()
+            ),
             // An allocation that fails aborts.
-            Some(6) => format!("wanted more than {} MiB of memory; simplify it, or raise plugins.loading.compile_memory_bytes_max", self.memory_bytes_max >> 20),
+            Some(6) => format!(
+                "wanted more than {} MiB of memory; simplify it, or raise plugins.loading.compile_memory_bytes_max",
+                self.memory_bytes_max >> 20
+            ),
             Some(signal) => format!("ended by signal {signal}: {}", bounded_text(said.trim(), 512, false)),
             None => format!("failed: {}", bounded_text(said.trim(), 1024, false)),
         }))
@@ -114,7 +132,12 @@ impl CompileChild {
 ///
 /// # Errors
 /// For people, on standard error.
-pub fn run_compile_child(input: &Path, output: &Path, cpu_seconds: u64, memory_bytes: u64) -> Result<(), anyhow::Error> {
+pub fn run_compile_child(
+    input: &Path,
+    output: &Path,
+    cpu_seconds: u64,
+    memory_bytes: u64,
+) -> Result<(), anyhow::Error> {
     use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
     let limit = |max| Rlimit { current: Some(max), maximum: Some(max) };
     setrlimit(Resource::Cpu, limit(cpu_seconds))?;

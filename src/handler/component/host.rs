@@ -30,7 +30,7 @@ use super::{
     },
     budget::Budget,
     clock::Clock,
-    runner::SharedTail,
+    stderr::SharedTail,
     views,
 };
 use crate::{
@@ -116,7 +116,8 @@ impl State {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let now = self.clock.now_ms();
         self.deadline_ms = now.saturating_add(timeout_ms).saturating_add(1);
-        self.deadline_max_ms = now.saturating_add(timeout_ms.saturating_mul(u64::from(extend_factor_max.max(1)))).saturating_add(1);
+        self.deadline_max_ms =
+            now.saturating_add(timeout_ms.saturating_mul(u64::from(extend_factor_max.max(1)))).saturating_add(1);
         self.timed_out = false;
         self.budget.begin_call();
         if self.wasi.is_some() {
@@ -139,7 +140,8 @@ impl State {
         let limits = &terms.limits;
         let destination = Text::from(message.destination.as_str());
         let handled = self.current.as_deref();
-        let answers = || handled.filter(|_| terms.may_reply && destination == REPLY_TO).and_then(Message::reply_address);
+        let answers =
+            || handled.filter(|_| terms.may_reply && destination == REPLY_TO).and_then(Message::reply_address);
         let Some(address) = terms.destinations.get(&destination).cloned().or_else(answers) else {
             return Err(publisher::PublishError::Denied(terms.denial(&destination)));
         };
@@ -164,7 +166,11 @@ impl State {
 /// Called by wasmtime when an epoch has passed while guest code ran.
 pub(super) fn on_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
-    if state.lane.ending.is_cancelled() || state.clock.now_ms() >= state.deadline_ms { Err(state.time_is_up()) } else { Ok(UpdateDeadline::Continue(1)) }
+    if state.lane.ending.is_cancelled() || state.clock.now_ms() >= state.deadline_ms {
+        Err(state.time_is_up())
+    } else {
+        Ok(UpdateDeadline::Continue(1))
+    }
 }
 
 /// Everything the engine offers, by interface.
@@ -187,7 +193,15 @@ impl WasiView for State {
         // Made on first use: most guests link WASI and never call it.
         let ctx = self.wasi.get_or_insert_with(|| {
             let mut builder = WasiCtx::builder();
-            let output = |stream, tail| Output(Arc::new(Printed { shared: Arc::clone(&self.shared), terms: Arc::clone(&self.lane.terms), stream, tail, line: Mutex::default() }));
+            let output = |stream, tail| {
+                Output(Arc::new(Printed {
+                    shared: Arc::clone(&self.shared),
+                    terms: Arc::clone(&self.lane.terms),
+                    stream,
+                    tail,
+                    line: Mutex::default(),
+                }))
+            };
             builder
                 .stdout(output("stdout", None))
                 .stderr(output("stderr", Some(Arc::clone(&self.stderr))))
@@ -277,10 +291,7 @@ impl HasData for BoundedPoll {
 }
 
 impl State {
-    fn wait<T>(
-        &mut self,
-        wait: impl AsyncFnOnce(&mut ResourceTable) -> wasmtime::Result<T>,
-    ) -> wasmtime::Result<T> {
+    fn wait<T>(&mut self, wait: impl AsyncFnOnce(&mut ResourceTable) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
         let remaining = self.remaining();
         let LaneContext { runtime, ending, .. } = self.lane.clone();
         let table = &mut self.table;
@@ -322,10 +333,7 @@ impl poll::HostPollable for &mut State {
 }
 
 impl publisher::Host for State {
-    fn publish(
-        &mut self,
-        message: types::OutboundMessage,
-    ) -> wasmtime::Result<Result<(), publisher::PublishError>> {
+    fn publish(&mut self, message: types::OutboundMessage) -> wasmtime::Result<Result<(), publisher::PublishError>> {
         let (address, message) = match self.outbound(message) {
             Ok(outbound) => outbound,
             Err(error) => return Ok(Err(error)),
@@ -353,7 +361,8 @@ impl publisher::Host for State {
         let remaining = self.remaining();
         let timeout = remaining.min(Duration::from_millis(u64::from(timeout_ms)));
         let lane = &self.lane;
-        let answered = lane.runtime.block_on(bounded(remaining, &lane.ending, outlet.request(&address, message, timeout)));
+        let answered =
+            lane.runtime.block_on(bounded(remaining, &lane.ending, outlet.request(&address, message, timeout)));
         match answered {
             Some(result) => Ok(result.map(|answer| views::answer(&answer)).map_err(publish_error)),
             None => Err(self.time_is_up()),
@@ -433,7 +442,11 @@ impl LogRate {
             self.lines.store(0, Ordering::Relaxed);
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                tracing::warn!(plugin, dropped, "log lines of this plugin were dropped: more than {lines_max} a second");
+                tracing::warn!(
+                    plugin,
+                    dropped,
+                    "log lines of this plugin were dropped: more than {lines_max} a second"
+                );
             }
         }
         let fits = self.lines.fetch_add(1, Ordering::Relaxed) < lines_max;
@@ -451,7 +464,9 @@ pub(super) fn failure_kind(state: &State, error: &wasmtime::Error) -> FailureKin
         FailureKind::Timeout
     } else if state.budget.was_refused() {
         FailureKind::OutOfMemory
-    } else if error.is::<wasmtime::Trap>() || error.is::<wasmtime_wasi::I32Exit>() || error.is::<wasmtime::WasmBacktrace>()
+    } else if error.is::<wasmtime::Trap>()
+        || error.is::<wasmtime_wasi::I32Exit>()
+        || error.is::<wasmtime::WasmBacktrace>()
     {
         FailureKind::Trapped
     } else {

@@ -17,6 +17,9 @@ const LOOP_DEPTH_MAX: usize = 64;
 /// Core modules a component may hold.
 const MODULES_MAX: usize = 128;
 
+/// What every WebAssembly file begins with. Source: WebAssembly specification, "Binary Format", modules.
+const MAGIC: &[u8] = b"\0asm";
+
 /// Interfaces whose import is answered, by package: name, the version's prefix, and what is offered of it.
 const OFFERED: &[(&str, &str)] = &[
     ("helix:messaging", "0.1."),
@@ -56,6 +59,9 @@ pub struct Inspected {
 /// Why a plugin does not serve. The version before it goes on serving.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
+    /// Another kind of file has this name.
+    #[error("it is not a WebAssembly file: it does not begin with `\\0asm`")]
+    NotWasm,
     /// Copy it again, or wait until it is whole.
     #[error("it is not a whole WebAssembly file: {0}")]
     Truncated(String),
@@ -63,7 +69,9 @@ pub enum LoadError {
     #[error("it is a core module, not a component; build it with `--target wasm32-wasip2`")]
     CoreModule,
     /// Build it for one of our worlds.
-    #[error("it exports none of helix:messaging/{{task-handler,event-handler,event-batch-handler}}@{CONTRACT}; it exports {exports}")]
+    #[error(
+        "it exports none of helix:messaging/{{task-handler,event-handler,event-batch-handler}}@{CONTRACT}; it exports {exports}"
+    )]
     NoHandler {
         /// What it exports instead.
         exports: String,
@@ -75,7 +83,9 @@ pub enum LoadError {
         found: String,
     },
     /// Do without it, or ask for it.
-    #[error("it imports {import}, which is not offered; offered are helix:messaging@{CONTRACT}, wasi 0.2 (cli, clocks, random, io, filesystem, sockets), wasi:config@0.2.0-rc.1 and wasi:logging@0.1.0-draft")]
+    #[error(
+        "it imports {import}, which is not offered; offered are helix:messaging@{CONTRACT}, wasi 0.2 (cli, clocks, random, io, filesystem, sockets), wasi:config@0.2.0-rc.1 and wasi:logging@0.1.0-draft"
+    )]
     NotOffered {
         /// The interface with its version.
         import: String,
@@ -117,14 +127,13 @@ pub enum LoadError {
 /// # Errors
 /// The first reason why it cannot be a handler.
 pub fn inspect(bytes: &[u8]) -> Result<Inspected, LoadError> {
+    if bytes.len() >= MAGIC.len() && !bytes.starts_with(MAGIC) {
+        return Err(LoadError::NotWasm);
+    }
     measure(bytes)?;
     let (imports, exports) = names(bytes).map_err(|error| LoadError::Truncated(error.to_string()))?;
-    let mut inspected = Inspected {
-        digest: digest(bytes),
-        bytes: bytes.len(),
-        version: wasm_version(bytes),
-        ..Inspected::default()
-    };
+    let mut inspected =
+        Inspected { digest: digest(bytes), bytes: bytes.len(), version: wasm_version(bytes), ..Inspected::default() };
     let mut other_version = None;
     for export in &exports {
         let Some((interface, version)) = ours(export) else { continue };
@@ -234,7 +243,9 @@ fn measure(bytes: &[u8]) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn measure_nesting(body: &wasmparser::FunctionBody<'_>) -> Result<Result<(), LoadError>, wasmparser::BinaryReaderError> {
+fn measure_nesting(
+    body: &wasmparser::FunctionBody<'_>,
+) -> Result<Result<(), LoadError>, wasmparser::BinaryReaderError> {
     let mut open: Vec<bool> = Vec::new();
     let mut loops = 0_usize;
     for operator in body.get_operators_reader()? {
@@ -242,16 +253,13 @@ fn measure_nesting(body: &wasmparser::FunctionBody<'_>) -> Result<Result<(), Loa
             Operator::Loop { .. } => {
                 open.push(true);
                 loops += 1;
-                if let Err(error) = at_most("the depth of nested loops in one of its functions", loops, LOOP_DEPTH_MAX) {
+                if let Err(error) = at_most("the depth of nested loops in one of its functions", loops, LOOP_DEPTH_MAX)
+                {
                     return Ok(Err(error));
                 }
             }
             Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => open.push(false),
-            Operator::End => {
-                if open.pop() == Some(true) {
-                    loops -= 1;
-                }
-            }
+            Operator::End if open.pop() == Some(true) => loops -= 1,
             _ => {}
         }
     }

@@ -15,6 +15,7 @@ mod engine;
 mod host;
 mod inspect;
 mod runner;
+mod stderr;
 mod version;
 mod views;
 

@@ -4,7 +4,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -68,9 +68,8 @@ impl ComponentRunner {
 
     /// Makes an instance and calls `init`, or says why there is none. Also the last check of a version that is loaded.
     pub(super) fn start(&mut self) -> Result<(), StartError> {
-        let guest = catch_unwind(AssertUnwindSafe(|| self.make_guest())).unwrap_or_else(|panic| {
-            Err(StartError { kind: FailureKind::Unavailable, text: panic_text(&*panic) })
-        })?;
+        let guest = catch_unwind(AssertUnwindSafe(|| self.make_guest()))
+            .unwrap_or_else(|panic| Err(StartError { kind: FailureKind::Unavailable, text: panic_text(&*panic) }))?;
         self.guest = Some(guest);
         Ok(())
     }
@@ -126,11 +125,7 @@ impl ComponentRunner {
     }
 
     /// One call on a living guest, whose life ends with any failure.
-    fn call<T>(
-        &mut self,
-        messages: usize,
-        call: impl FnOnce(&mut Guest) -> wasmtime::Result<T>,
-    ) -> Result<T, Outcome> {
+    fn call<T>(&mut self, messages: usize, call: impl FnOnce(&mut Guest) -> wasmtime::Result<T>) -> Result<T, Outcome> {
         if self.guest.is_none()
             && let Err(error) = self.start()
         {
@@ -203,11 +198,16 @@ impl Runner for ComponentRunner {
             state.current = None;
             state.batch_hops = hops;
             let answers = views::with_events(calls, |events| entry.call_handle_batch(&mut guest.store, events))?;
-            if answers.len() == calls.len() { Ok(answers) } else { Err(wasmtime::Error::msg(wrong_length(answers.len(), calls.len()))) }
+            if answers.len() == calls.len() {
+                Ok(answers)
+            } else {
+                Err(wasmtime::Error::msg(wrong_length(answers.len(), calls.len())))
+            }
         });
         match answers {
             Ok(answers) => {
-                let outcome = |(answer, call): (_, &Call<'_>)| views::outcome(answer, call.message, &self.lane.terms, self.now);
+                let outcome =
+                    |(answer, call): (_, &Call<'_>)| views::outcome(answer, call.message, &self.lane.terms, self.now);
                 Some(answers.into_iter().zip(calls).map(outcome).collect())
             }
             Err(Outcome::Failed(failure)) if failure.kind.is_crash() => None,
@@ -284,14 +284,16 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
         _ => chain(error),
     };
     text = with_last_words(text, state);
-    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(|trace| bounded_text(&trace.to_string(), TRAP_BYTES_MAX, true));
+    let backtrace = error
+        .downcast_ref::<wasmtime::WasmBacktrace>()
+        .map(|trace| bounded_text(&trace.to_string(), TRAP_BYTES_MAX, true));
     views::failure(kind, &text, backtrace)
 }
 
 /// A failure with what the guest last wrote to its standard error.
 fn with_last_words(text: String, state: &State) -> String {
     let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-    if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, StderrTail::BYTES_MAX, false)) }
+    if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, super::stderr::StderrTail::BYTES_MAX, false)) }
 }
 
 /// An error with its causes, without the backtrace.
@@ -304,35 +306,4 @@ pub(super) fn chain(error: &wasmtime::Error) -> String {
         }
     }
     bounded_text(&parts.join(": "), TRAP_BYTES_MAX, false)
-}
-
-/// The end of what a guest wrote to its standard error.
-#[derive(Debug, Default)]
-pub(super) struct StderrTail(Vec<u8>);
-
-/// Shared between a store and the stream it hands to the guest.
-pub(super) type SharedTail = Arc<Mutex<StderrTail>>;
-
-impl StderrTail {
-    const BYTES_MAX: usize = 1024;
-
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes.get(bytes.len().saturating_sub(Self::BYTES_MAX)..).unwrap_or_default());
-        let surplus = self.0.len().saturating_sub(Self::BYTES_MAX);
-        self.0.drain(..surplus);
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    fn text(&self) -> String {
-        let text = String::from_utf8_lossy(&self.0);
-        let lines: Vec<_> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE"))
-            .collect();
-        lines.join(" ")
-    }
 }

@@ -61,7 +61,12 @@ impl Component {
     ///
     /// # Errors
     /// Why it does not serve.
-    pub fn load(engine: &Arc<ComponentEngine>, wasm: &[u8], load: &Load, lane: &LaneContext) -> Result<Arc<Self>, LoadError> {
+    pub fn load(
+        engine: &Arc<ComponentEngine>,
+        wasm: &[u8],
+        load: &Load,
+        lane: &LaneContext,
+    ) -> Result<Arc<Self>, LoadError> {
         let inspected = inspect(wasm)?;
         if let Some(wanted) = load.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(&inspected.digest)) {
             return Err(LoadError::OtherDigest { found: inspected.digest, wanted: wanted.clone() });
@@ -71,7 +76,11 @@ impl Component {
         let pre = engine.linker.instantiate_pre(&compiled).map_err(link)?;
         let exports = Exports {
             task: inspected.handles_tasks.then(|| task_handler::GuestIndices::new(&pre)).transpose().map_err(link)?,
-            event: inspected.handles_events.then(|| event_handler::GuestIndices::new(&pre)).transpose().map_err(link)?,
+            event: inspected
+                .handles_events
+                .then(|| event_handler::GuestIndices::new(&pre))
+                .transpose()
+                .map_err(link)?,
             batch: inspected
                 .handles_event_batches
                 .then(|| event_batch_handler::GuestIndices::new(&pre))

@@ -32,7 +32,11 @@ fn headers(message: &Message) -> Headers<'_> {
     message.headers.iter().map(|(name, value)| types::HeaderParam { name, value }).collect()
 }
 
-fn message<'a>(call: &'a Call<'_>, id: &'a mut Borrowed, headers: &'a [types::HeaderParam<'a>]) -> types::MessageParam<'a> {
+fn message<'a>(
+    call: &'a Call<'_>,
+    id: &'a mut Borrowed,
+    headers: &'a [types::HeaderParam<'a>],
+) -> types::MessageParam<'a> {
     let message = call.message;
     types::MessageParam {
         id: message.id.as_str(&mut id.id),
@@ -186,12 +190,17 @@ fn own_headers(given: &[types::HeaderResult], handled: Option<&Message>) -> crat
         }
     }
     let hops = handled.hops().saturating_add(1);
-    if hops == 1 { headers.append(header::HOPS, "1") } else { headers.append(header::HOPS, &hops.to_string()) }
+    if hops == 1 {
+        headers.append(header::HOPS, "1")
+    } else {
+        headers.append(header::HOPS, &hops.to_string())
+    }
     headers
 }
 
 fn set_attribute(message: &mut Message, name: &str, value: &str, now: UnixMs) -> Result<(), String> {
-    let number = || value.parse::<u64>().map_err(|_| format!("attribute {name:?} that is not a number: {}", shown(value)));
+    let number =
+        || value.parse::<u64>().map_err(|_| format!("attribute {name:?} that is not a number: {}", shown(value)));
     match name {
         "id" if value.is_empty() || value.len() > crate::message::ID_BYTES_MAX => {
             return Err(format!("an id of {} bytes", value.len()));

@@ -1,0 +1,19 @@
+//! What is known about one delivery of a batch before it is settled.
+
+use std::time::Duration;
+
+use super::held::Sequence;
+use crate::message::{Outcome, ReasonCode};
+
+/// What is known about one delivery of a batch before it is settled.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The handler was called, and this is how it ended.
+    Ran(Outcome),
+    /// It must not be handled, whatever the handler would say.
+    Dead(ReasonCode, String),
+    /// It was not tried: it goes back as the same attempt after a while.
+    NotTried(Duration),
+    /// It waits here behind one of its sequence.
+    Behind(Sequence),
+}

@@ -1,0 +1,98 @@
+//! How the engine is doing, as monitoring sees it.
+
+use helixmq::message::Address;
+use serde_json::{Value, json};
+
+use crate::{
+    served::{options, served, usual, with},
+    support::{
+        engine::{queue, route},
+        eventually,
+    },
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_handles_messages_is_well() {
+    let served = served().await;
+    soon_ready(&served).await;
+    for path in ["/health", "/v1/messaging/health"] {
+        let reply = served.bare("GET", path).send().await;
+        let health = reply.json();
+        assert_eq!((reply.status, &health["status"], &health["reasons"]), (200, &json!("ok"), &json!([])));
+        assert_eq!(health["version"], "9.9.9");
+        assert_eq!(health["brokers"][0]["name"], "embedded");
+        let route = &health["routes"][0];
+        assert_eq!((&route["name"], &route["brake"], &route["status"]), (&json!("work"), &json!("open"), &json!("ok")));
+        assert_eq!(health["handlers"][0]["state"], "serving");
+    }
+    assert_eq!(served.bare("GET", "/health/live").send().await.status, 200);
+    assert_eq!(served.bare("GET", "/health/ready").send().await.json(), json!({"status": "ok"}));
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_handler_degrades_and_is_named() {
+    let parts = usual().declare(queue("absent")).route(route("absent", Address::queue("absent"), "ghost"));
+    let served = with(parts, options()).await;
+    soon_ready(&served).await;
+    let reply = served.bare("GET", "/health").send().await;
+    let health = reply.json();
+    assert_eq!((reply.status, &health["status"]), (200, &json!("degraded")));
+    let reasons = health["reasons"].to_string();
+    assert!(reasons.contains("route absent: no version of handler ghost serves"), "{reasons}");
+    assert!(reasons.contains("handler ghost: no file ghost.wasm is there"), "{reasons}");
+    let route = find(&health["routes"], "absent");
+    assert_eq!((&route["status"], &route["serving"]), (&json!("degraded"), &json!(false)));
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_keeps_dying_degrades_its_route() {
+    let mut dying = route("dying", Address::queue("dying"), "dying");
+    dying.crash_budget.failures_max = 1;
+    let parts = usual().declare(queue("dying")).route(dying).native("dying", |_| panic!("on purpose"));
+    let served = with(parts, options()).await;
+    soon_ready(&served).await;
+    served.post_lines("/v1/messaging/tasks/dying", "{}\n{}\n{}\n").await;
+    let route = eventually("the route is slowed", async || {
+        let health = served.bare("GET", "/health").send().await.json();
+        let route = find(&health["routes"], "dying");
+        (route["brake"] != "open").then_some(route)
+    })
+    .await;
+    assert_eq!(route["status"], "degraded");
+    assert!(route["reason"].as_str().unwrap().contains("handler dying"), "{route}");
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_not_ready_before_the_plugins_are_looked_at_nor_while_stopping() {
+    let parts = usual();
+    // It is looked at until it has been still for a while: only then is it known to be no plugin.
+    std::fs::write(parts.settings.plugins_directory.join("half.wasm"), b"\0asm").unwrap();
+    let served = with(parts, options()).await;
+    for path in ["/health", "/health/ready"] {
+        let reply = served.bare("GET", path).send().await;
+        assert_eq!((reply.status, &reply.json()["status"]), (503, &json!("unavailable")), "{path}");
+        assert!(reply.text().contains("the plugins are still being loaded"), "{path}");
+    }
+    assert_eq!(served.bare("GET", "/health/live").send().await.status, 200);
+    soon_ready(&served).await;
+    served.hub.stop().await;
+    for path in ["/health", "/health/ready"] {
+        let reply = served.bare("GET", path).send().await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.text().contains("the engine is stopping"), "{path}");
+    }
+    assert_eq!(served.bare("GET", "/health/live").send().await.status, 200);
+    served.end().await;
+}
+
+async fn soon_ready(served: &crate::served::Served) {
+    eventually("it is ready", async || (served.bare("GET", "/health/ready").send().await.status == 200).then_some(()))
+        .await;
+}
+
+fn find(items: &Value, name: &str) -> Value {
+    items.as_array().unwrap().iter().find(|item| item["name"] == name).cloned().unwrap_or_else(|| panic!("no {name}"))
+}
