@@ -293,7 +293,11 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
 /// A failure with what the guest last wrote to its standard error.
 fn with_last_words(text: String, state: &State) -> String {
     let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-    if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, super::stderr::StderrTail::BYTES_MAX, false)) }
+    if said.is_empty() {
+        text
+    } else {
+        format!("{text}: {}", bounded_text(&said, super::stderr::StderrTail::BYTES_MAX, false))
+    }
 }
 
 /// An error with its causes, without the backtrace.
