@@ -49,6 +49,9 @@ pub(super) struct Lane {
     mean: Duration,
 }
 
+/// The right to call the handler now.
+struct Turn(Option<Probe>);
+
 impl Lane {
     pub(super) fn new(shared: Arc<Parts>, feed: Arc<Feed>, seat: Seat) -> Self {
         Self {

@@ -27,3 +27,4 @@ mod quakes;
 mod reload;
 mod results;
 mod routes;
+mod support;

@@ -1,0 +1,250 @@
+//! A broker in front of the embedded one, that tells what passed.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use helixmq::{
+    broker::{
+        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries,
+        KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag,
+        embedded::{self, Embedded},
+    },
+    message::{Address, FailedAttempt, Message, Settlement},
+};
+
+/// Something that passed.
+#[derive(Clone, Debug)]
+pub(crate) enum Passed {
+    /// A message was published and confirmed.
+    Published(Address, Arc<Message>),
+    /// A message was refused.
+    Refused,
+    /// A delivery of a message, by its id, on this attempt, was settled.
+    Settled(String, u32, Settlement),
+    /// A delivery was dropped, and went back.
+    Dropped,
+}
+
+type Refuse = Box<dyn FnMut(&Address, &Message) -> bool + Send>;
+
+/// A broker in front of the embedded one: keeps a ledger of what passes, refuses what it is told to, breaks
+/// subscriptions, and stays open when an engine closes it.
+pub(crate) struct Tap {
+    pub(crate) inner: Embedded,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    ledger: Mutex<Vec<Passed>>,
+    refuse: Mutex<Option<Refuse>>,
+    breaks: AtomicU32,
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Vec<Passed>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tap").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Tap {
+    pub(crate) fn new(settings: embedded::Settings) -> Self {
+        let shared = Shared { ledger: Mutex::default(), refuse: Mutex::default(), breaks: AtomicU32::new(0) };
+        Self { inner: Embedded::new("embedded", settings).expect("settings that can work"), shared: Arc::new(shared) }
+    }
+
+    /// Everything so far, in order.
+    pub(crate) fn ledger(&self) -> Vec<Passed> {
+        self.shared.ledger().clone()
+    }
+
+    /// What was published and confirmed at one address, in order.
+    pub(crate) fn published(&self, at: &Address) -> Vec<Arc<Message>> {
+        self.shared
+            .ledger()
+            .iter()
+            .filter_map(|passed| match passed {
+                Passed::Published(to, message) if to == at => Some(Arc::clone(message)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// How the deliveries of one message were settled, in order.
+    pub(crate) fn settlements(&self, of: &Message) -> Vec<Settlement> {
+        let id = of.id.to_string();
+        self.shared
+            .ledger()
+            .iter()
+            .filter_map(|passed| match passed {
+                Passed::Settled(settled, _, how) if *settled == id => Some(how.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// From now on, what this says yes to is not published.
+    pub(crate) fn refuse(&self, refuse: impl FnMut(&Address, &Message) -> bool + Send + 'static) {
+        *self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(refuse));
+    }
+
+    /// Everything is published again.
+    pub(crate) fn recover(&self) {
+        *self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The next so many batches end in an error instead, and their subscription with them.
+    pub(crate) fn break_subscriptions(&self, times: u32) {
+        self.shared.breaks.store(times, Ordering::SeqCst);
+    }
+
+    /// What lies at an address, without taking it.
+    pub(crate) async fn lies_at(&self, from: &Address) -> Vec<Arc<Message>> {
+        let at = BrowseAt::Start(Start::Earliest);
+        let page = self.inner.browse(Browse { from: from.clone(), at, limit: usize::MAX }).await.expect("a page");
+        page.items.into_iter().map(|item| item.message).collect()
+    }
+}
+
+#[async_trait]
+impl Broker for Tap {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
+        let refused: Vec<bool> = {
+            let mut refuse = self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner);
+            messages.iter().map(|message| refuse.as_mut().is_some_and(|refuse| refuse(to, message))).collect()
+        };
+        let mut failures = Vec::new();
+        // One by one, so that the ledger has what the broker has, in its order.
+        for (place, (message, refused)) in messages.into_iter().zip(refused).enumerate() {
+            if refused {
+                self.shared.ledger().push(Passed::Refused);
+                failures.push((place, PublishError::Unconfirmed("refused by the test".to_owned())));
+            } else if let Err(error) = self.inner.publish(to, vec![Arc::clone(&message)]).await {
+                failures.extend(error.0.into_iter().map(|(_, error)| (place, error)));
+            } else {
+                self.shared.ledger().push(Passed::Published(to.clone(), message));
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(PublishFailures(failures)) }
+    }
+
+    async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {
+        self.inner.declare(what).await
+    }
+
+    async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
+        let inner = self.inner.subscribe(request).await?;
+        let shared = Arc::clone(&self.shared);
+        let settler = TapSettler { inner: OnceLock::new(), names: Mutex::default(), shared };
+        Ok(Box::new(TapSubscription { inner, settler: Arc::new(settler) }))
+    }
+
+    async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
+        self.inner.browse(request).await
+    }
+
+    fn stats(&self) -> Vec<AddressStats> {
+        self.inner.stats()
+    }
+
+    async fn close(&self) {}
+}
+
+#[derive(Debug)]
+struct TapSubscription {
+    inner: Box<dyn Subscription>,
+    settler: Arc<TapSettler>,
+}
+
+#[async_trait]
+impl Subscription for TapSubscription {
+    async fn next(&mut self, max: BatchMax) -> Result<Option<Deliveries>, BrokerError> {
+        let Some(deliveries) = self.inner.next(max).await? else { return Ok(None) };
+        let breaks = |left: u32| left.checked_sub(1);
+        if self.settler.shared.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, breaks).is_ok() {
+            let cause = "broken by the test".into();
+            return Err(BrokerError::Unreachable { endpoint: "embedded".into(), timeout: Duration::ZERO, cause });
+        }
+        Ok(Some(deliveries.settled_by(|items, inner| {
+            let names = items.iter().map(|item| (item.tag, (item.message.id.to_string(), item.attempt)));
+            self.settler.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+            self.settler.inner.get_or_init(|| inner);
+            Arc::<TapSettler>::clone(&self.settler)
+        })))
+    }
+
+    fn keep_alive(&self) -> Arc<dyn KeepAlive> {
+        self.inner.keep_alive()
+    }
+}
+
+/// Settles for one subscription.
+#[derive(Debug)]
+struct TapSettler {
+    /// The same for every batch.
+    inner: OnceLock<Arc<dyn Settler>>,
+    names: Mutex<BTreeMap<Tag, (String, u32)>>,
+    shared: Arc<Shared>,
+}
+
+impl TapSettler {
+    fn name(&self, tag: Tag) -> (String, u32) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&tag).unwrap_or_default()
+    }
+
+    fn inner(&self) -> &Arc<dyn Settler> {
+        self.inner.get().expect("a batch came before its settlement")
+    }
+}
+
+#[async_trait]
+impl Settler for TapSettler {
+    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+        let named = settled.iter().map(|(tag, how)| (self.name(*tag), how.clone()));
+        let passed: Vec<_> = named.map(|((id, attempt), how)| Passed::Settled(id, attempt, how)).collect();
+        self.shared.ledger().extend(passed);
+        self.inner().settle(settled).await
+    }
+
+    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
+        if let Some((_, attempt)) = self.names.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&tag) {
+            *attempt += 1;
+        }
+        self.inner().count_attempt(tag, failure).await
+    }
+
+    fn release(&self, tags: Vec<Tag>) {
+        self.shared.ledger().extend(tags.iter().map(|tag| {
+            self.name(*tag);
+            Passed::Dropped
+        }));
+        self.inner().release(tags);
+    }
+}
