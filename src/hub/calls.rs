@@ -57,18 +57,21 @@ fn call<'a>(shared: &'a Parts, delivery: &'a Delivery) -> Call<'a> {
 
 /// Watches the calls of one batch, for the brake.
 pub(super) struct Watch<'a> {
-    pub(super) shared: &'a Parts,
+    shared: &'a Parts,
     /// Of the version that runs.
-    pub(super) generation: u64,
+    generation: u64,
     /// The next call is the probe.
-    pub(super) probe: bool,
-    /// What is left of the batch is not to be tried now.
-    pub(super) stopped: bool,
+    probe: bool,
+    /// What is left of the batch is not to be tried now, but after this.
+    stopped: Option<Duration>,
 }
 
-/// Not tried: where it has an order it waits here, else it goes back.
-fn not_tried(order: Order, delivery: &Delivery) -> Verdict {
-    sequence(order, delivery).map_or(Verdict::NotTried(Duration::ZERO), Verdict::Behind)
+/// Not tried: after a while it is, as the same attempt. Where it has an order it waits here, else it goes back.
+fn not_tried(order: Order, delivery: &Delivery, after: Duration) -> Verdict {
+    match sequence(order, delivery).filter(|_| after.is_zero()) {
+        Some(sequence) => Verdict::Behind(sequence),
+        None => Verdict::NotTried(after),
+    }
 }
 
 /// Whether what comes behind it has to wait. (On a last attempt it need not, but `decide` has yet to say so: it then waits
@@ -91,9 +94,11 @@ pub(super) fn handle_each(
     let mut waiting: Vec<Sequence> = Vec::new();
     for delivery in batch {
         let sequence = sequence(order, delivery);
-        let waits = watch.stopped || sequence.as_ref().is_some_and(|sequence| waiting.contains(sequence));
+        let waits = sequence.as_ref().is_some_and(|sequence| waiting.contains(sequence));
         let verdict = if waits {
-            not_tried(order, delivery)
+            not_tried(order, delivery, Duration::ZERO)
+        } else if let Some(after) = watch.stopped {
+            not_tried(order, delivery, after)
         } else if let Some(objection) = objection(shared, delivery, now) {
             objection
         } else {
@@ -124,7 +129,7 @@ pub(super) fn handle_many(
     let mut answers = Vec::with_capacity(calls.len());
     let take = runner.calls_take().max(1);
     for (owners, calls) in owners.chunks(take).zip(calls.chunks(take)) {
-        if watch.stopped {
+        if watch.stopped.is_some() {
             break;
         }
         match runner.handle_batch(calls) {
@@ -134,7 +139,7 @@ pub(super) fn handle_many(
             // Which of them did it? One to a batch, the innocent get their answers, and the brake sees each call.
             None => {
                 for (delivery, call) in owners.iter().zip(calls) {
-                    if watch.stopped || watch.is_ending() {
+                    if watch.stopped.is_some() || watch.is_ending() {
                         break;
                     }
                     answers.push(watch.verdict(delivery, runner.handle(call)));
@@ -146,9 +151,10 @@ pub(super) fn handle_many(
     let mut waiting: Vec<Sequence> = Vec::new();
     for (delivery, objection) in batch.iter().zip(objections) {
         let sequence = sequence(order, delivery);
-        let verdict = objection.or_else(|| answers.next()).unwrap_or_else(|| not_tried(order, delivery));
+        let after = watch.stopped.unwrap_or_default();
+        let verdict = objection.or_else(|| answers.next()).unwrap_or_else(|| not_tried(order, delivery, after));
         let verdict = match sequence.as_ref().filter(|sequence| waiting.contains(sequence)) {
-            Some(_) => not_tried(order, delivery),
+            Some(_) => not_tried(order, delivery, Duration::ZERO),
             None => verdict,
         };
         if let Some(sequence) = sequence.filter(|_| holds(&verdict)) {
@@ -158,28 +164,40 @@ pub(super) fn handle_many(
     }
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    /// `probe`: the first call is to show whether the handler has recovered.
+    pub(super) fn new(shared: &'a Parts, generation: u64, probe: bool) -> Self {
+        Self { shared, generation, probe, stopped: None }
+    }
+
     /// What a call means for its delivery, and for the brake.
     fn verdict(&mut self, delivery: &Delivery, outcome: Outcome) -> Verdict {
-        // The engine itself ended the call, because it is stopping.
-        if matches!(outcome, Outcome::Failed(_)) && self.is_ending() {
-            self.stopped = true;
-            return not_tried(self.shared.route.order, delivery);
+        let shared = self.shared;
+        if let Some(after) = self.not_made(&outcome) {
+            self.stopped = Some(after);
+            return not_tried(shared.route.order, delivery, after);
         }
         match &outcome {
             Outcome::Failed(failure) if failure.kind.is_crash() => self.crashed(),
-            // No call was made, for there is no instance to make it on. That is not the message's fault: it waits, and
-            // no attempt is used.
-            Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => {
-                let route = &self.shared.route;
-                tracing::error!(route = %route.name, handler = %route.handler, "the handler cannot be run, its messages wait: {}", failure.text);
-                self.stopped = true;
-                return Verdict::NotTried(SETBACK);
-            }
-            _ => self.shared.brake.answered(),
+            _ => shared.brake.answered(),
         }
         self.probe = false;
         Verdict::Ran(outcome)
+    }
+
+    /// Whether a call was not made at all, and when to try again: there was no instance to make it on, or the engine is
+    /// stopping and ended it. Neither is the message's fault: it waits, and no attempt is used.
+    fn not_made(&self, outcome: &Outcome) -> Option<Duration> {
+        let Outcome::Failed(failure) = outcome else { return None };
+        if self.is_ending() {
+            return Some(Duration::ZERO);
+        }
+        if failure.kind != FailureKind::Unavailable {
+            return None;
+        }
+        let route = &self.shared.route;
+        tracing::error!(route = %route.name, handler = %route.handler, "the handler cannot be run, its messages wait: {}", failure.text);
+        Some(SETBACK)
     }
 
     fn is_ending(&self) -> bool {
@@ -208,6 +226,6 @@ impl Watch<'_> {
                 }
             }
         }
-        self.stopped = true;
+        self.stopped = Some(Duration::ZERO);
     }
 }

@@ -32,10 +32,6 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long a batch should take in its handler: a slow handler takes fewer at a time, so that nothing waits behind it
 /// while another lane is free.
 const BATCH_TIME: Duration = Duration::from_millis(4);
-
-/// The right to call the handler now.
-struct Turn(Option<Probe>);
-
 /// A thread's worth of a route.
 pub(super) struct Lane {
     shared: Arc<Parts>,
@@ -281,8 +277,7 @@ impl Lane {
         let Some((version, runner)) = self.open() else {
             return batch.as_slice().iter().map(|_| Verdict::NotTried(SETBACK)).collect();
         };
-        let mut watch =
-            Watch { shared: &shared, generation: version.generation, probe: turn.0.is_some(), stopped: false };
+        let mut watch = Watch::new(&shared, version.generation, turn.0.is_some());
         runner.begin();
         if runner.calls_take() > 1 {
             calls::handle_many(&mut watch, runner, batch.as_slice(), now, &mut verdicts);

@@ -54,13 +54,6 @@ impl Meters {
         }
     }
 
-    /// Messages flow, if they did not.
-    pub(super) fn released(&self) {
-        if self.brake.get() != 0 {
-            self.brake.set(0);
-        }
-    }
-
     /// What became of a batch.
     pub(super) fn count(
         &self,

@@ -76,7 +76,7 @@ async fn what_is_no_component_is_refused_by_what_it_is() {
     let cases: [(&str, Vec<u8>, &str); 5] = [
         ("a core module", core_module, "it is a core module, not a component"),
         ("a file that was cut off", whole[..whole.len() / 2].to_vec(), "not a whole WebAssembly file"),
-        ("a text", b"hello, world\n".to_vec(), "not a WebAssembly file"),
+        ("a text", b"hello, world\n".to_vec(), "it is not a WebAssembly file"),
         ("nothing", Vec::new(), "not a whole WebAssembly file"),
         ("a file with a broken middle", [&whole[..9000], &[0xff; 64][..], &whole[9064..]].concat(), ""),
     ];

@@ -11,9 +11,6 @@
     reason = "a test that cannot go on fails"
 )]
 
-#[path = "../support/whole.rs"]
-mod support;
-
 mod attempts;
 mod brake;
 mod draining;
