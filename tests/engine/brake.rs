@@ -144,7 +144,8 @@ async fn a_new_version_that_keeps_crashing_gives_way_to_the_one_before() {
     assert_eq!((&last.result, last.digest.as_ref()), (&ReloadResult::RolledBack, Some(&good)));
     let mut wanted: Vec<_> = sent.iter().map(|message| format!("v1 {}", message.id)).collect();
     let mut out = engine.out();
-    (wanted.sort(), out.sort());
+    wanted.sort();
+    out.sort();
     assert_eq!((out, engine.dead().len()), (wanted, 0));
     engine.brake("work-handler", BrakeState::Open).await;
     // The bad file is still there, and stays out until it changes.

@@ -34,7 +34,7 @@ async fn a_spinning_route_does_not_stop_another_of_the_same_source() {
         .grace(50)
         .start()
         .await;
-    let kind = |number: u32| if number % 2 == 0 { "spin" } else { "go" };
+    let kind = |number: u32| if number.is_multiple_of(2) { "spin" } else { "go" };
     for number in 0..2000 {
         engine.send_to_queue("work", [of_type(kind(number), message(number.to_string()))]).await;
     }
@@ -54,7 +54,7 @@ async fn each_timeout_costs_its_own_message_only() {
         .route(from_queue("work", "native").types(&["go"]))
         .start()
         .await;
-    let kind = |number: u32| if number % 100 == 0 { "spin" } else { "go" };
+    let kind = |number: u32| if number.is_multiple_of(100) { "spin" } else { "go" };
     engine.send_to_queue("work", (0..500).map(|number| of_type(kind(number), message(number.to_string())))).await;
     engine.queue_done("work").await;
     for dead in engine.some_dead(5).await {

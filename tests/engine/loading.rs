@@ -34,7 +34,7 @@ async fn a_bad_file_never_replaces_a_good_one() {
     let engine = Plan::new()
         .plugin_as(fixture("marker-v1"), "marker")
         .loading(|loading| {
-            loading.init_timeout = Duration::from_millis(300);
+            loading.init_timeout = Duration::from_secs(1);
             loading.compile_cpu_max = Duration::from_secs(1);
         })
         .route(from_queue("work", "marker"))

@@ -77,7 +77,7 @@ async fn stress(source: Address, order: Order) {
     let handler = move |call: &Call<'_>| {
         let (key, number) = name(call.message);
         let chance = chance(&key, number);
-        if chance % 37 == 0 {
+        if chance.is_multiple_of(37) {
             std::thread::sleep(Duration::from_millis(4));
         }
         let fails = match chance % 11 {
@@ -134,7 +134,7 @@ async fn a_queue_as_one_partition_keeps_its_order() {
     let recorder = Recorder::default();
     let kept = recorder.clone();
     let handler = move |call: &Call<'_>| {
-        let done = chance("one", name(call.message).1) % 9 != 0 || call.attempt > 1;
+        let done = !chance("one", name(call.message).1).is_multiple_of(9) || call.attempt > 1;
         kept.note(call, done);
         if done { Outcome::Done(Vec::new()) } else { retry(10) }
     };
@@ -180,7 +180,7 @@ async fn a_batch_in_pieces_keeps_the_order_of_its_keys() {
     let kept = recorder.clone();
     let slow = move |call: &Call<'_>| {
         std::thread::sleep(Duration::from_millis(3));
-        let done = name(call.message).1 % 10 != 0 || call.attempt > 1;
+        let done = !name(call.message).1.is_multiple_of(10) || call.attempt > 1;
         kept.note(call, done);
         if done { Outcome::Done(Vec::new()) } else { retry(15) }
     };
