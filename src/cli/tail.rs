@@ -63,7 +63,7 @@ fn line(message: &Document) -> String {
     format!(
         "{}  {place}{}  {}  {}  {}",
         text(value, &["/timestamp", "/created_at"]),
-        text(value, &["/id"]),
+        beginning(&text(value, &["/id"]), TEXT_CHARACTERS),
         beginning(&text(value, &["/type"]), TEXT_CHARACTERS),
         beginning(&text(value, &["/key", "/key_base64"]), TEXT_CHARACTERS),
         beginning(&payload(&message.text), TEXT_CHARACTERS),

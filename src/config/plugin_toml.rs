@@ -35,13 +35,20 @@ impl Part {
         for entry in section.map("config") {
             let path = join(&path, &entry.key);
             let Some(given) = section.reader.one(&path, &entry.node, &kind::text()) else { continue };
-            let hidden = given.from_environment || sounds_secret(&entry.key);
+            let hidden = given.from_environment || sounds_secret(&entry.key) || holds_credentials(&given.value);
             section.reader.show(&path, if hidden { "***".to_owned() } else { given.value.clone() }, given.origin);
             self.settings.config.insert(entry.key.clone(), given.value);
         }
         self.limits = section.section("limits", |section| self.limits.read(section, true));
         self.settings.limits = self.limits.patch.clone();
     }
+}
+
+/// Whether it is a URL with a user's name or password in it.
+fn holds_credentials(value: &str) -> bool {
+    value
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.split(['/', '?', '#']).next().is_some_and(|place| place.contains('@')))
 }
 
 /// Whether a key's name promises something that must not be shown.

@@ -150,11 +150,16 @@ impl Slot {
         });
     }
 
-    /// Takes the serving version out of service: its messages wait. Returns whether there was one.
+    /// Takes the serving version out of service: its messages wait. Returns whether anything is different for it: a
+    /// version served, or a file had been refused.
     pub fn remove(&self) -> bool {
         let mut history = self.history();
-        let Some(previous) = self.serving.swap(None) else { return false };
-        let digest = Some(previous.handler.identity().digest.clone());
+        let previous = self.serving.swap(None);
+        let refused = matches!(history.receipts.back(), Some(Receipt { result: ReloadResult::Refused(_), .. }));
+        if previous.is_none() && !refused {
+            return false;
+        }
+        let digest = previous.map(|previous| previous.handler.identity().digest.clone());
         history.note(Receipt {
             at: now_ms(),
             digest,

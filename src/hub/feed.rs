@@ -23,7 +23,7 @@ use super::{
 use crate::{
     broker::{BatchMax, Broker, BrokerError, Deliveries, KeepAlive, Subscribe, Subscription},
     handler::Slot,
-    message::Settlement,
+    message::{Kind, Settlement},
     route::{Order, Route},
 };
 
@@ -66,13 +66,16 @@ struct Inbox {
 /// Whether the lanes of a route take messages: they wait while nothing serves, and while the brake is on.
 #[derive(Debug)]
 pub(super) struct Gate {
+    /// What the source is.
+    pub(super) kind: Kind,
     pub(super) slot: Arc<Slot>,
     pub(super) brake: Arc<Brake>,
 }
 
 impl Gate {
     fn is_open(&self) -> bool {
-        self.brake.state() == BrakeState::Open && self.slot.serving().is_some()
+        self.brake.state() == BrakeState::Open
+            && self.slot.serving().is_some_and(|version| version.handler.handles(self.kind))
     }
 }
 

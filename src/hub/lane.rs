@@ -39,6 +39,8 @@ pub(super) struct Lane {
     seat: Seat,
     runner: Option<(Arc<Version>, Box<dyn Runner>)>,
     held: Held,
+    /// The version that cannot handle what the route brings, once that has been said.
+    complained_of: u64,
     /// Running mean of the time one message takes in the handler.
     mean: Duration,
 }
@@ -48,7 +50,15 @@ struct Turn(Option<Probe>);
 
 impl Lane {
     pub(super) fn new(shared: Arc<Parts>, feed: Arc<Feed>, seat: Seat) -> Self {
-        Self { shared, feed, seat, runner: None, held: Held::default(), mean: Duration::from_micros(250) }
+        Self {
+            shared,
+            feed,
+            seat,
+            runner: None,
+            held: Held::default(),
+            complained_of: 0,
+            mean: Duration::from_micros(250),
+        }
     }
 
     /// Carries batches through until the feed ends. What it holds then goes back to the broker.
@@ -81,15 +91,18 @@ impl Lane {
     fn deliver(&mut self, batch: Deliveries, turn: Turn) {
         let now = now_ms();
         let _span = tracing::info_span!("batch", route = %self.shared.route.name, messages = batch.len()).entered();
+        let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+        self.shared.meters.in_flight.add(count);
         let mut verdicts = self.handle(&batch, now, &turn);
         self.publish_results(&batch, &mut verdicts); // Invariant 2: confirmed before settled.
         let mut decisions = self.decide(&batch, &verdicts, now);
         self.keep_dead_letters(&batch, &verdicts, &mut decisions, now); // Invariant 2.
         self.settle(batch, verdicts, decisions, now); // Invariant 1: each once.
+        self.shared.meters.in_flight.sub(count);
     }
 
     /// Waits until there is a version to run and the route is not held; false when the feed stops first.
-    async fn until_permitted(&self) -> bool {
+    async fn until_permitted(&mut self) -> bool {
         let shared = &self.shared;
         loop {
             let mut versions = shared.slot.changes();
@@ -97,7 +110,14 @@ impl Lane {
             if self.feed.is_stopped() {
                 return false;
             }
-            if let Some(version) = shared.slot.serving() {
+            let kind = shared.route.source.address.kind;
+            let serving = shared.slot.serving();
+            if let Some(version) = serving.as_ref().filter(|version| !version.handler.handles(kind))
+                && std::mem::replace(&mut self.complained_of, version.generation) != version.generation
+            {
+                tracing::error!(route = %shared.route.name, handler = %shared.route.handler, "the handler does not take messages from a {kind}: they wait until another version does, or the route changes");
+            }
+            if let Some(version) = serving.filter(|version| version.handler.handles(kind)) {
                 shared.brake.serves(version.generation);
                 match shared.brake.state() {
                     BrakeState::Open => {

@@ -24,6 +24,7 @@ pub(super) struct Meters {
     pub(super) batch: Histogram,
     pub(super) held: IntGauge,
     pub(super) brake: IntGauge,
+    pub(super) in_flight: IntGauge,
 }
 
 impl Meters {
@@ -42,6 +43,7 @@ impl Meters {
             batch: metrics.handled_batch.with_label_values(&[name, handler]),
             held: metrics.held.with_label_values(&[name]),
             brake: metrics.brake.with_label_values(&[name]),
+            in_flight: metrics.in_flight.with_label_values(&[name]),
         }
     }
 

@@ -162,7 +162,11 @@ impl Loader {
             Change::Gone { name } => {
                 directory.forget(&name);
                 let slot = self.registry.slot(&name);
+                let served = slot.identity();
                 if !is_native(&slot) && slot.remove() {
+                    if let Some(served) = &served {
+                        forget_version(&name, served);
+                    }
                     metrics().reloads.with_label_values(&[name.as_str(), "removed"]).inc();
                     tracing::warn!(plugin = name, "its file is gone: messages for it wait until it is back");
                 }
@@ -240,6 +244,13 @@ impl Loader {
             }
             Err(error) => {
                 count("refused");
+                // Pinned to another file: not even the one that serves may go on.
+                if let LoadError::OtherDigest { wanted, .. } = &error
+                    && let Some(served) = slot.identity().filter(|served| !served.digest.eq_ignore_ascii_case(wanted))
+                {
+                    slot.remove();
+                    forget_version(&name, &served);
+                }
                 let serving = slot.identity().map_or_else(
                     || "nothing serves".to_owned(),
                     |identity| format!("{} goes on serving", short(&identity.digest)),
@@ -290,12 +301,18 @@ fn show_version(
     now: &crate::message::HandlerIdentity,
     since: u64,
 ) {
-    let version = |identity: &crate::message::HandlerIdentity| identity.version.clone().unwrap_or_default();
     if let Some(before) = before {
-        metrics().plugin_info.remove_label_values(&[name, &version(before), short(&before.digest)]).ok();
+        forget_version(name, before);
     }
-    metrics().plugin_info.with_label_values(&[name, &version(now), short(&now.digest)]).set(1);
+    let version = now.version.clone().unwrap_or_default();
+    metrics().plugin_info.with_label_values(&[name, &version, short(&now.digest)]).set(1);
     metrics().plugin_loaded_at.with_label_values(&[name]).set(i64::try_from(since / 1000).unwrap_or(i64::MAX));
+}
+
+/// It serves no more.
+fn forget_version(name: &str, served: &crate::message::HandlerIdentity) {
+    let version = served.version.clone().unwrap_or_default();
+    metrics().plugin_info.remove_label_values(&[name, &version, short(&served.digest)]).ok();
 }
 
 fn short(digest: &str) -> &str {

@@ -41,8 +41,10 @@ pub struct RouteStatus {
     pub source: Address,
     /// Its handler.
     pub handler: Arc<str>,
-    /// Whether a version of it serves.
+    /// Whether a version of it serves that takes what the source brings.
     pub serving: bool,
+    /// Whether a version serves, and takes messages of the other kind only: tasks for events, or events for tasks.
+    pub other_kind: bool,
     /// Whether it is slowed or held.
     pub brake: BrakeState,
     /// Its lanes that run.
@@ -81,7 +83,11 @@ impl Running {
         let of_source: Vec<_> = routes.iter().map(|(route, ..)| Arc::clone(route)).collect();
         let gates: Vec<_> = routes
             .iter()
-            .map(|(route, slot, _)| Gate { slot: Arc::clone(slot), brake: Arc::new(Brake::new(route.crash_budget)) })
+            .map(|(route, slot, _)| Gate {
+                kind: source.address.kind,
+                slot: Arc::clone(slot),
+                brake: Arc::new(Brake::new(route.crash_budget)),
+            })
             .collect();
         let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
         let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
@@ -168,13 +174,17 @@ impl Running {
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = RouteStatus> {
-        self.shared.iter().zip(&self.lanes).map(|(shared, lanes)| RouteStatus {
-            route: Arc::clone(&shared.route.name),
-            source: self.source.clone(),
-            handler: Arc::clone(&shared.route.handler),
-            serving: shared.slot.serving().is_some(),
-            brake: shared.brake.state(),
-            lanes: *lanes,
-        })
+        let kind = self.source.kind;
+        self.shared.iter().zip(&self.lanes).map(move |(shared, lanes)| (shared, lanes, shared.slot.serving())).map(
+            move |(shared, lanes, serving)| RouteStatus {
+                route: Arc::clone(&shared.route.name),
+                source: self.source.clone(),
+                handler: Arc::clone(&shared.route.handler),
+                serving: serving.as_ref().is_some_and(|version| version.handler.handles(kind)),
+                other_kind: serving.as_ref().is_some_and(|version| !version.handler.handles(kind)),
+                brake: shared.brake.state(),
+                lanes: *lanes,
+            },
+        )
     }
 }

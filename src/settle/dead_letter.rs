@@ -21,6 +21,7 @@ const HEADER_VERSION: &str = "x-helix-dead-handler-version";
 const HEADER_HANDLER_CODE: &str = "x-helix-dead-handler-code";
 const HEADER_BACKTRACE: &str = "x-helix-dead-backtrace";
 const HEADER_ATTEMPTS: &str = "x-helix-dead-attempts";
+const HEADER_EXPIRES: &str = "x-helix-dead-expires-at";
 /// What these headers begin with; removed again when a letter is sent back.
 const PREFIX: &str = "x-helix-dead-";
 
@@ -72,6 +73,9 @@ impl DeadLetter {
             headers.append(name, value);
         }
         self.write(&mut headers);
+        if let Some(at) = original.expires_at {
+            headers.append(HEADER_EXPIRES, &at.to_string());
+        }
         letter.headers = headers;
         letter
     }
@@ -137,6 +141,8 @@ impl DeadLetter {
     #[must_use]
     pub fn unwrap(letter: &Message) -> Message {
         let mut original = letter.clone();
+        // What the dead letter queue itself allows the letter is not the message's.
+        original.expires_at = number(letter, HEADER_EXPIRES);
         original.headers.retain(|name, _| !name.starts_with(PREFIX));
         original
     }
@@ -185,6 +191,7 @@ mod tests {
         let mut original = Message::new("quake", &b"\xff\x00 raw"[..], 9);
         original.headers.append("region", "ak");
         original.key = Some(bytes::Bytes::from_static(b"ak"));
+        original.expires_at = Some(11);
         let wrapped = letter().wrap(&original);
         assert_eq!(wrapped.payload, original.payload);
         assert_eq!(DeadLetter::read(&wrapped), Some(letter()));

@@ -96,6 +96,12 @@ fn status(complaint: Option<&String>) -> Value {
 
 /// What is wrong with a route, in words.
 fn complaint(route: &RouteStatus) -> Option<String> {
+    if route.other_kind {
+        return Some(format!(
+            "handler {} does not take messages from a {}; they wait",
+            route.handler, route.source.kind
+        ));
+    }
     if !route.serving {
         return Some(format!("no version of handler {} serves; messages wait", route.handler));
     }

@@ -103,6 +103,7 @@ impl HandlerView {
             (HandlerState::Serving | HandlerState::Waiting, Some(reason)) => {
                 Some(format!("the newest file was refused, and the version before it serves: {reason}"))
             }
+            (HandlerState::Waiting, None) => Some("it is loaded, and no route names it".to_owned()),
             (HandlerState::Refused, reason) => {
                 Some(format!("its file was refused, and nothing serves: {}", reason.unwrap_or("no reason was kept")))
             }

@@ -156,7 +156,7 @@ impl<M: SerializeMap> Entries<M> {
         if payload.is_empty() {
             return Ok(());
         }
-        let json: Option<&RawValue> = serde_json::from_slice(payload).ok();
+        let json: Option<&RawValue> = is_plain(payload).then(|| serde_json::from_slice(payload).ok()).flatten();
         // Only the value itself is written back; white space around it would be lost.
         if let Some(json) = json.filter(|json| !exact || json.get().len() == payload.len()) {
             return self.map.serialize_entry(names.payload, json);
@@ -167,6 +167,30 @@ impl<M: SerializeMap> Entries<M> {
         }
     }
 }
+
+/// Whether every reader of JSON can be expected to take it as a part of a document: not nested too deep (many stop at
+/// 128), and without escapes for half a character, which are no text.
+fn is_plain(payload: &[u8]) -> bool {
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in payload {
+        match (in_text, *byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (true, b'"') => in_text = false,
+            (false, b'"') => in_text = true,
+            (false, b'[' | b'{') => depth += 1,
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return false;
+        }
+    }
+    !payload.windows(2).any(|two| two == b"\\u") || serde_json::from_slice::<serde_json::Value>(payload).is_ok()
+}
+
+/// How deep a payload may be nested to be written as JSON inside a document.
+const DEPTH_MAX: usize = 100;
 
 /// An object where every name is there once, a list of pairs otherwise: nothing is lost either way.
 struct HeadersView<'a>(&'a Headers);

@@ -14,6 +14,7 @@ use super::{
     bindings::exports::helix::messaging::{event_batch_handler, event_handler, lifecycle, task_handler},
     clock::Running,
     host::{self, State},
+    stderr::StderrTail,
     version::Component,
     views,
 };
@@ -293,11 +294,7 @@ fn describe(store: &Store<State>, error: &wasmtime::Error, lane: &LaneContext) -
 /// A failure with what the guest last wrote to its standard error.
 fn with_last_words(text: String, state: &State) -> String {
     let said = state.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-    if said.is_empty() {
-        text
-    } else {
-        format!("{text}: {}", bounded_text(&said, super::stderr::StderrTail::BYTES_MAX, false))
-    }
+    if said.is_empty() { text } else { format!("{text}: {}", bounded_text(&said, StderrTail::BYTES_MAX, false)) }
 }
 
 /// An error with its causes, without the backtrace.
