@@ -110,7 +110,7 @@ async fn a_batch_handler_answers_for_each_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_kills_its_batch_dies_alone() {
     for (kind, code) in [("trap", ReasonCode::HandlerTrapped), ("spin", ReasonCode::HandlerTimeout)] {
-        let route = from_topic("events", "echo-event-batch").attempts(2).timeout(200);
+        let route = from_topic("events", "echo-event-batch").attempts(2).timeout(500);
         let engine = Plan::new().plugin("echo-event-batch").route(route).start().await;
         let events = (0..30).map(|number| {
             of_type(if number == 11 { kind } else { "event" }, keyed("one partition", number.to_string()))
