@@ -18,6 +18,7 @@ mod tries;
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -41,6 +42,26 @@ pub struct Settings {
     pub topic: TopicSettings,
     /// Longest payload with headers and key, in bytes.
     pub message_bytes_max: usize,
+    /// Where queues and topics are that are kept on disk. `None`: there are none.
+    pub disk: Option<DiskSettings>,
+}
+
+/// The store of queues and topics on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Belongs to one engine at a time, and to nothing else.
+    pub directory: PathBuf,
+    /// Publishers are refused while the file system has less free than this, in bytes.
+    pub free_min: u64,
+    /// Publishers are refused while the store's files take more than this, in bytes. `None`: no limit but the disk's.
+    pub bytes_max: Option<u64>,
+}
+
+impl DiskSettings {
+    /// With a reserve of 256 MiB, and no limit of its own.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), free_min: 256 << 20, bytes_max: None }
+    }
 }
 
 impl Default for Settings {
@@ -50,6 +71,7 @@ impl Default for Settings {
             queue: QueueSettings::default(),
             topic: TopicSettings::default(),
             message_bytes_max: 8 * 1024 * 1024,
+            disk: None,
         }
     }
 }
