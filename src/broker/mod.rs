@@ -112,6 +112,26 @@ pub enum Declaration {
     Topic(Arc<str>, TopicSettings),
 }
 
+impl Declaration {
+    /// Of what.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Queue(name, _) => Address::queue(Arc::clone(name)),
+            Self::Topic(name, _) => Address::topic(Arc::clone(name)),
+        }
+    }
+
+    /// Where it keeps its messages.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        match self {
+            Self::Queue(_, settings) => settings.storage,
+            Self::Topic(_, settings) => settings.storage,
+        }
+    }
+}
+
 /// Where a queue or topic keeps its messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
