@@ -6,6 +6,7 @@
 //!
 //! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
 
+mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
@@ -15,6 +16,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use counted::Counted;
 pub use delivery::{Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures};
 
