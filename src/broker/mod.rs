@@ -112,9 +112,42 @@ pub enum Declaration {
     Topic(Arc<str>, TopicSettings),
 }
 
+impl Declaration {
+    /// Of what.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Queue(name, _) => Address::queue(Arc::clone(name)),
+            Self::Topic(name, _) => Address::topic(Arc::clone(name)),
+        }
+    }
+
+    /// Where it keeps its messages.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        match self {
+            Self::Queue(_, settings) => settings.storage,
+            Self::Topic(_, settings) => settings.storage,
+        }
+    }
+}
+
+/// Where a queue or topic keeps its messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// In the memory of the system. Gone when it ends.
+    #[default]
+    Memory,
+    /// On disk: what is confirmed survives a crash of the system.
+    Disk,
+}
+
 /// Settings of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct QueueSettings {
+    /// Where its messages are kept.
+    pub storage: Storage,
     /// Highest priority kept apart, 0 (none) to 10; a message above it counts as it.
     pub priority_max: u8,
     /// How long a message may wait before it is expired. `None`: for ever.
@@ -132,6 +165,7 @@ pub struct QueueSettings {
 impl Default for QueueSettings {
     fn default() -> Self {
         Self {
+            storage: Storage::default(),
             priority_max: crate::message::PRIORITY_MAX,
             ttl: None,
             length_max: None,
@@ -151,11 +185,16 @@ pub enum Overflow {
     RejectPublish,
     /// The oldest message of the lowest priority is dropped and counted. Only for queues whose messages may be lost.
     DropOldest,
+    /// The message is taken, and the oldest of the lowest priority leaves for the dead letters, through the engine.
+    /// Beyond twice the limit the publisher gets an error.
+    DeadLetterOldest,
 }
 
 /// Settings of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TopicSettings {
+    /// Where its messages, and the progress of its groups, are kept.
+    pub storage: Storage,
     /// Into how many parts it is divided by key; at least 1.
     pub partitions: u32,
     /// How long messages are kept. `None`: for ever.
@@ -169,6 +208,7 @@ pub struct TopicSettings {
 impl Default for TopicSettings {
     fn default() -> Self {
         Self {
+            storage: Storage::default(),
             partitions: 4,
             retention: Some(Duration::from_secs(7 * 24 * 3600)),
             retention_bytes: None,

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use helixmq::{
-    broker::{BrokerError, Declaration, Overflow, PublishError, QueueSettings, Start, Subscribe, TopicSettings},
+    broker::{
+        BrokerError, Declaration, Overflow, PublishError, QueueSettings, Start, Storage, Subscribe, TopicSettings,
+    },
     message::Address,
 };
 
@@ -32,6 +34,7 @@ pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
     let at = At::new(system).await;
     if let Some(queue) = at.queue(QueueSettings::default()).await {
         let other = QueueSettings {
+            storage: Storage::Disk,
             priority_max: 3,
             ttl: Some(Duration::from_secs(1)),
             length_max: Some(10),
@@ -40,15 +43,25 @@ pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
             lease: Duration::from_secs(7),
         };
         let wrong = at.broker.declare(&[Declaration::Queue(Arc::clone(&queue.name), other)]).await;
-        let fields = ["priority_max", "ttl", "length_max", "bytes_max", "overflow", "lease"];
+        let fields = ["storage", "priority_max", "ttl", "length_max", "bytes_max", "overflow", "lease"];
         check(wrong, &queue, &fields, ("priority_max", "10", "3"));
         at.publish(&queue, numbered(0..20)).await;
     }
     if let Some(topic) = at.topic_of(2).await {
-        let other =
-            TopicSettings { partitions: 3, retention: None, retention_bytes: Some(10), lease: Duration::from_secs(7) };
+        let other = TopicSettings {
+            storage: Storage::Disk,
+            partitions: 3,
+            retention: None,
+            retention_bytes: Some(10),
+            lease: Duration::from_secs(7),
+        };
         let wrong = at.broker.declare(&[Declaration::Topic(Arc::clone(&topic.name), other)]).await;
-        check(wrong, &topic, &["partitions", "retention", "retention_bytes", "lease"], ("partitions", "2", "3"));
+        check(
+            wrong,
+            &topic,
+            &["storage", "partitions", "retention", "retention_bytes", "lease"],
+            ("partitions", "2", "3"),
+        );
     }
 
     /// Each field has a difference of its own, and one of them shows both values.
