@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{
-    log::Entry,
-    pages::Stretch,
-    progress::Wanted,
-    retention::Oldest,
-    state::GroupKey,
-};
+use tokio::sync::oneshot;
+
+use super::{log::Entry, pages::Stretch, progress::Wanted, retention::Oldest, state::GroupKey};
 use crate::{
     broker::embedded::readers::Wakes,
     message::Message,
@@ -32,9 +28,11 @@ pub(super) struct Batch {
 }
 
 /// What to do once it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Follow {
     Nothing,
+    /// Tells who waits for it.
+    Answer(oneshot::Sender<Result<(), Arc<StoreError>>>),
     /// [`super::state::State::flushed`].
     Flushed(GroupKey),
     /// [`super::state::State::forgotten`].

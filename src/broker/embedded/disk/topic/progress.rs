@@ -163,9 +163,7 @@ impl Progress {
         }
         loop {
             let Entry { offset, message, bytes, waits: may_wait, .. } = self.peek(log)?;
-            if may_wait
-                && let Some(due) = message.not_before.and_then(|at| now.at_unix(at))
-            {
+            if may_wait && let Some(due) = message.not_before.and_then(|at| now.at_unix(at)) {
                 if self.delayed.len() >= WAITING_MAX {
                     return None;
                 }

@@ -10,7 +10,10 @@ use super::{
     state::{GroupKey, State},
 };
 use crate::{
-    broker::{TopicSettings, embedded::clock::{Now, Tick}},
+    broker::{
+        TopicSettings,
+        embedded::clock::{Now, Tick},
+    },
     message::UnixMs,
     store::{Change, FORGET_MAX},
 };
@@ -43,15 +46,17 @@ impl State {
     pub(super) fn retain(&mut self, now: Now, out: &mut Effects) {
         let Self { settings, logs, retention, groups, .. } = self;
         for (partition, (log, retention)) in logs.iter_mut().zip(retention).enumerate() {
-            let (start, mut bytes) = (log.start(), 0);
+            let mut gone = Vec::new();
+            let start = log.start();
             while let Some(oldest) = log.oldest() {
                 let aged = aged_before(settings, now).is_some_and(|before| oldest.appended < before);
                 if !aged && log.bytes() <= bytes_max(settings) {
                     break;
                 }
-                bytes += log.pop();
+                gone.push((oldest.offset, oldest.bytes));
+                log.pop();
             }
-            forget(groups, partition, log, start, bytes, Follow::Nothing, out);
+            forget(groups, partition, log, start, &gone, Follow::Nothing, out);
             if retention.busy || log.start() >= log.tail_start() {
                 continue;
             }
@@ -64,9 +69,9 @@ impl State {
             };
             let Some(what) = what else { continue };
             retention.busy = true;
-            retention.look = now.after(settings.retention.map_or(LOOK_MAX, |retention| {
-                (retention / LOOK_PART).clamp(LOOK_MIN, LOOK_MAX)
-            }));
+            retention.look = now.after(
+                settings.retention.map_or(LOOK_MAX, |retention| (retention / LOOK_PART).clamp(LOOK_MIN, LOOK_MAX)),
+            );
             out.reads.push(Read::Oldest { partition, id: log.id, what });
         }
     }
@@ -85,29 +90,28 @@ impl State {
             retention.busy = false;
             return;
         };
-        let start = log.start();
-        let (mut end, mut bytes) = (start, 0);
-        let full = oldest.len() as u64 >= FORGET_MAX;
+        let (start, full) = (log.start(), oldest.len() as u64 >= FORGET_MAX);
+        let mut gone = Vec::new();
         for (offset, size) in oldest {
             let enough = match what {
                 Oldest::Aged { .. } => false,
-                Oldest::Any { .. } => log.bytes() <= bytes_max(settings).saturating_add(bytes),
+                Oldest::Any { .. } => log.bytes() <= bytes_max(settings),
             };
             if enough || offset >= log.tail_start() {
                 break;
             }
             // Some may have gone while they were read.
             if offset >= start {
-                (end, bytes) = (offset + 1, bytes + u64::from(size));
+                gone.push((offset, size));
+                log.forget_to(offset + 1, u64::from(size));
             }
         }
-        log.forget_to(end, bytes);
         if full {
             // There is more: look again as soon as these are gone.
             retention.look = 0;
         }
-        let forgotten = forget(groups, partition, log, start, bytes, Follow::Forgotten(partition), out);
-        retention.busy = forgotten;
+        retention.busy = !gone.is_empty();
+        forget(groups, partition, log, start, &gone, Follow::Forgotten(partition), out);
     }
 
     /// What a partition gave up is gone from disk.
@@ -119,39 +123,39 @@ impl State {
     }
 }
 
-/// Says that a partition begins later now, in pieces that take no commit long. Whether there was anything to say.
+/// Says that a partition begins later now, in pieces that take no commit long. `gone` is what of it goes, from `start` on.
 fn forget(
     groups: &[(GroupKey, Group)],
     partition: usize,
     log: &mut Log,
     start: u64,
-    bytes: u64,
+    gone: &[(u64, u32)],
     follow: Follow,
     out: &mut Effects,
-) -> bool {
-    let end = log.start();
-    let (mut from, mut bytes) = (start, bytes);
-    while from < end {
-        let to = end.min(from + FORGET_MAX);
-        let mut keep: Vec<u64> = groups.iter().flat_map(|(_, group)| group.open(partition, from, to)).collect();
+) {
+    let mut follow = Some(follow);
+    let mut from = start;
+    let mut left = gone;
+    while let Some((_, end)) = left.last().map(|(last, _)| (from, last + 1)) {
+        let end = end.min(from + FORGET_MAX);
+        let (piece, rest) = left.split_at(left.partition_point(|(offset, _)| *offset < end));
+        let bytes = piece.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+        let mut keep: Vec<u64> = groups.iter().flat_map(|(_, group)| group.open(partition, from, end)).collect();
         keep.iter().for_each(|offset| log.keep(*offset));
         keep.sort_unstable();
         keep.dedup();
-        // Which piece says how many bytes makes no difference, as they come one behind the other; the last would do as
-        // well, but a crash in between must not leave bytes that no message has.
-        let changes = vec![Change::Forget { partition: log.id, start: from, end: to, bytes, keep }];
-        let follow = if to == end { follow } else { Follow::Nothing };
+        let changes = vec![Change::Forget { partition: log.id, start: from, end, bytes, keep }];
+        let follow = follow.take_if(|_| rest.is_empty()).unwrap_or(Follow::Nothing);
         out.batches.push(Batch { changes, follow });
-        (from, bytes) = (to, 0);
+        (from, left) = (end, rest);
     }
-    start < end
 }
 
 /// What was appended before this has had its time.
 fn aged_before(settings: &TopicSettings, now: Now) -> Option<UnixMs> {
     let retention = u64::try_from(settings.retention?.as_millis()).unwrap_or(u64::MAX);
-    // Not at the start of all time: there the clock is wrong.
-    now.steady.checked_sub(retention)
+    // Those of exactly that age have had it.
+    now.steady.checked_sub(retention).map(|oldest| oldest + 1)
 }
 
 fn bytes_max(settings: &TopicSettings) -> u64 {

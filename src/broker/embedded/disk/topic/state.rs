@@ -9,10 +9,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    effects::{Batch, Effects, Follow, Read},
+    effects::{Batch, Effects, Follow, Found, Read},
     group::Group,
     log::{Entry, Log},
-    progress::{Progress, Wanted},
+    progress::Progress,
     retention::Retention,
 };
 use crate::{
@@ -38,9 +38,7 @@ pub(super) struct State {
     pub(super) settings: TopicSettings,
     pub(super) logs: Vec<Log>,
     pub(super) closed: bool,
-    /// The disk took nothing any more.
-    failed: Option<Arc<StoreError>>,
-    /// It could not be read; told to one reader.
+    /// The disk could not be read; told to one reader.
     unread: Option<Arc<StoreError>>,
     pub(super) groups: Vec<(GroupKey, Group)>,
     pub(super) retention: Vec<Retention>,
@@ -56,7 +54,7 @@ pub(super) struct State {
 /// Names a group; never used twice.
 pub(super) type GroupKey = u32;
 
-/// One message to publish: its place in the batch, what has no column of its own, and its size.
+/// One message to publish, what of it has no column of its own, and its size.
 #[derive(Debug)]
 pub(super) struct New {
     pub(super) message: Arc<Message>,
@@ -67,7 +65,7 @@ pub(super) struct New {
 /// What was found for a reader.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// These, once the changes are on disk. No changes: at once.
+    /// These, once the changes are on disk; where there are none, at once.
     Some(Vec<Delivery>, Vec<Change>),
     /// Nothing for now: look again at `until`, or when woken.
     Nothing {
@@ -83,9 +81,8 @@ impl State {
             address: Address::topic(Arc::clone(&stored.name)),
             logs: stored.partitions.iter().map(Log::new).collect(),
             retention: stored.partitions.iter().map(|_| Retention::default()).collect(),
-            settings,
+            settings: TopicSettings { partitions: stored.partitions.len() as u32, ..settings },
             closed: false,
-            failed: None,
             unread: None,
             groups: Vec::new(),
             last_group: 0,
@@ -154,6 +151,12 @@ impl State {
         self.push_group(group)
     }
 
+    /// Where a new group begins, for the disk.
+    pub(super) fn begin_group(&mut self, key: GroupKey) -> Vec<Change> {
+        let found = self.groups.iter_mut().find(|(id, _)| *id == key);
+        found.map_or_else(Vec::new, |(_, group)| group.take_changes(&self.logs))
+    }
+
     pub(super) fn join(
         &mut self,
         group: GroupKey,
@@ -189,7 +192,7 @@ impl State {
     ) -> Taken {
         let found = self.groups.iter_mut().find(|(id, _)| *id == key).filter(|_| !self.closed);
         let Some((_, group)) = found else { return Taken::Ended };
-        if let Some(error) = self.failed.clone().filter(|_| group.is_stored()).or_else(|| self.unread.take()) {
+        if let Some(error) = self.unread.take() {
             return Taken::Failed(error);
         }
         let items = group.take(reader, &self.logs, max, now, &mut out.wakes);
@@ -206,18 +209,18 @@ impl State {
     }
 
     /// What was asked for was read.
-    pub(super) fn put(&mut self, group: GroupKey, partition: usize, read: PutRead, out: &mut Effects) {
+    pub(super) fn put(&mut self, group: GroupKey, partition: usize, read: Found, out: &mut Effects) {
         if let Some(error) = read.error() {
             self.unread = Some(Arc::clone(error));
         }
         let found = self.groups.iter_mut().find(|(id, _)| *id == group);
         let (Some((_, group)), Some(log)) = (found, self.logs.get_mut(partition)) else { return };
         group.put(partition, log, &mut out.wakes, |progress| match read {
-            PutRead::Page(stretch, page) => {
+            Found::Page(stretch, page) => {
                 progress.put_page(stretch, page.ok());
                 Vec::new()
             }
-            PutRead::Again(read) => progress.put_again(read.ok()),
+            Found::Again(read) => progress.put_again(read.ok()),
         });
     }
 
@@ -248,16 +251,6 @@ impl State {
             group.flushing = false;
             flush(key, group, &self.logs, out);
         }
-    }
-
-    /// The disk takes nothing any more: nothing can be handed over.
-    pub(super) fn fail(&mut self, error: Arc<StoreError>, out: &mut Effects) {
-        self.failed = Some(error);
-        self.groups.iter().for_each(|(_, group)| out.wakes.extend(group.readers.all()));
-    }
-
-    pub(super) fn failure(&self) -> Option<Arc<StoreError>> {
-        self.failed.clone()
     }
 
     pub(super) fn renew(&mut self, group: GroupKey, reader: ReaderId, now: Now) {
@@ -314,14 +307,13 @@ impl State {
         for (partition, offset, note) in &stored.retries {
             notes.entry(*partition).or_default().insert(*offset, note.clone());
         }
-        let progress = self.logs.iter_mut().map(|log| {
-            match stored.progress.iter().find(|(partition, ..)| *partition == log.id) {
+        let progress =
+            self.logs.iter_mut().map(|log| match stored.progress.iter().find(|(partition, ..)| *partition == log.id) {
                 Some((_, handed, settled)) => {
                     Progress::restored(*handed, settled, notes.remove(&log.id).unwrap_or_default(), log, now)
                 }
                 None => Progress::starting_at(log.start()),
-            }
-        });
+            });
         let progress = progress.collect();
         self.push_group(Group::new(Arc::clone(&stored.name), Some(stored.id), progress, self.settings.lease));
     }
