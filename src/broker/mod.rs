@@ -6,6 +6,7 @@
 //!
 //! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
 
+mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
@@ -15,6 +16,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use counted::Counted;
 pub use delivery::{Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures};
 
@@ -99,8 +101,31 @@ pub trait Broker: Send + Sync + Debug {
     /// What is there now: for health, depth metrics and `doctor`. Answers from memory; never waits on the network.
     fn stats(&self) -> Vec<AddressStats>;
 
+    /// How it is doing, for health and for whoever must end the engine. Cheap: answers from memory.
+    fn status(&self) -> BrokerStatus {
+        BrokerStatus::Ready
+    }
+
     /// Ends every subscription and connection in good order. Deliveries that are out go back.
     async fn close(&self);
+}
+
+/// How a system is doing. A reason says what is wrong and what to do, in one sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BrokerStatus {
+    /// It does what it claims.
+    #[default]
+    Ready,
+    /// It does part of it, and recovers by itself once the cause is gone.
+    Degraded {
+        /// Why, and which part.
+        reason: String,
+    },
+    /// It confirms nothing any more, and does not recover: it must be opened anew.
+    Failed {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A queue or topic, as the operator wants it.
