@@ -96,10 +96,12 @@ impl Group {
     }
 
     /// Hands over what is there, each partition in order, what was given back first. Nothing of it may be worked on
-    /// before the changes that [`Group::take_changes`] then gives are on disk.
+    /// before the changes that [`Group::take_changes`] then gives are on disk. `ahead`: the reader has not asked for it
+    /// yet; nothing that may have ended the process is handed over so, nor what comes behind it.
     pub(super) fn take(
         &mut self,
         reader: ReaderId,
+        ahead: bool,
         logs: &[Log],
         max: BatchMax,
         now: Now,
@@ -118,7 +120,7 @@ impl Group {
             }
             self.lost += progress.refresh(log, now.tick);
             let suspect = count > 0 && progress.has_suspect(self.sole_out);
-            if suspect && !items.is_empty() {
+            if suspect && (ahead || !items.is_empty()) {
                 // It is this partition's turn soon.
                 continue;
             }

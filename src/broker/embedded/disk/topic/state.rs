@@ -186,6 +186,7 @@ impl State {
         &mut self,
         key: GroupKey,
         reader: ReaderId,
+        ahead: bool,
         max: BatchMax,
         now: Now,
         out: &mut Effects,
@@ -195,7 +196,7 @@ impl State {
         if let Some(error) = self.unread.take() {
             return Taken::Failed(error);
         }
-        let items = group.take(reader, &self.logs, max, now, &mut out.wakes);
+        let items = group.take(reader, ahead, &self.logs, max, now, &mut out.wakes);
         for (partition, wanted) in group.wanted_from_disk(reader, &self.logs) {
             let Some(log) = self.logs.get(partition) else { continue };
             out.reads.push(Read::Ahead { group: key, partition, id: log.id, wanted });

@@ -64,10 +64,10 @@ impl DiskTopicSubscription {
     fn look(&mut self, max: BatchMax) -> Result<Looked, BrokerError> {
         let Member { topic, group, reader, .. } = self.member.as_ref();
         while self.grants.wants_more() {
-            let now = topic.clock.now();
+            let (now, ahead) = (topic.clock.now(), !self.grants.is_empty());
             let (answer, safe) = oneshot::channel();
             let (taken, at_once) = topic.change(|state, effects| {
-                let mut taken = state.take(*group, *reader, max, now, effects);
+                let mut taken = state.take(*group, *reader, ahead, max, now, effects);
                 let mut at_once = false;
                 if let Taken::Some(_, changes) = &mut taken {
                     let changes = std::mem::take(changes);
