@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{DiskTopic, log::Log};
+use super::{DiskTopic, log::Log, unusable};
 use crate::{
     broker::{BrokerError, Browse, BrowseAt, Browsed, Page, Position, Start},
     message::UnixMs,
@@ -41,7 +41,7 @@ impl DiskTopic {
         };
         let limit = request.limit.max(1);
         let read = self.store.read_async(move |reader| show(reader, heads, limit)).await;
-        let (items, heads) = read.map_err(|error| BrokerError::Storage(Arc::new(error)))?;
+        let (items, heads) = read.map_err(|error| unusable(Arc::new(error)))?;
         let next = heads.iter().map(|head| head.next.to_string()).collect::<Vec<_>>().join(".");
         Ok(Page { items, next, total })
     }
@@ -70,7 +70,7 @@ impl DiskTopic {
             };
             bounds.into_iter().map(since).collect::<Result<Vec<_>, StoreError>>()
         });
-        let read = read.await.map_err(|error| BrokerError::Storage(Arc::new(error)))?;
+        let read = read.await.map_err(|error| unusable(Arc::new(error)))?;
         let state = self.lock();
         // What has become visible since.
         let newest = |((end, found), log): ((u64, Option<u64>), &Log)| {

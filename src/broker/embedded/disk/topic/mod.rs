@@ -187,7 +187,7 @@ impl DiskTopic {
         if let Some(group) = known {
             return Ok((group, false));
         }
-        let stored = self.store.create_group(self.id, name).map_err(|error| BrokerError::Storage(Arc::new(error)))?;
+        let stored = self.store.create_group(self.id, name).map_err(|error| unusable(Arc::new(error)))?;
         let group = self.change(|state, effects| {
             let group = state.add_group(name, Some(stored), starts);
             let changes = state.begin_group(group);
@@ -290,6 +290,11 @@ impl DiskTopic {
         // A panic behind the lock is a bug that was reported; the topic goes on with what it has.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a reader is told.
+fn unusable(error: Arc<StoreError>) -> BrokerError {
+    BrokerError::Storage(Box::new(error))
 }
 
 /// Messages one by one, as many of them as are not too large together; `None`: it is not there.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     broker::{
-        AddressStats, BatchMax, Delivery, Start, Tag, TopicSettings,
+        AddressStats, BatchMax, Delivery, Tag, TopicSettings,
         embedded::{
             clock::{Now, Tick},
             readers::{ReaderId, Wakes},

@@ -12,6 +12,7 @@ use super::{
     DiskTopic,
     effects::{Batch, Follow},
     state::{GroupKey, Taken},
+    unusable,
 };
 use crate::{
     broker::{
@@ -85,7 +86,7 @@ impl DiskTopicSubscription {
                     self.grants.push(deliveries, safe);
                 }
                 Taken::Nothing { until } => return Ok(Looked::NoMore(until)),
-                Taken::Failed(error) => return Err(BrokerError::Storage(error)),
+                Taken::Failed(error) => return Err(unusable(error)),
                 Taken::Ended => return Ok(Looked::Ended),
             }
         }
