@@ -73,7 +73,12 @@ impl Broker for Counted {
         let known = self.store.read_async(move |reader| reader.ledger(&of)).await;
         let known = known.map_err(|error| BrokerError::Storage(Arc::new(error)))?.into_iter().collect();
         let ledger = Arc::new(Ledger { place, store: Arc::clone(&self.store), known: Mutex::new(known) });
-        Ok(Box::new(CountedSubscription { inner: self.inner.subscribe(request).await?, ledger, settler: None, begun: None }))
+        Ok(Box::new(CountedSubscription {
+            inner: self.inner.subscribe(request).await?,
+            ledger,
+            settler: None,
+            begun: None,
+        }))
     }
 
     async fn evict(&self, from: &Address, max: BatchMax) -> Result<Deliveries, BrokerError> {
@@ -129,7 +134,8 @@ impl Ledger {
         if note.out {
             note.crashes = note.crashes.saturating_add(1);
             let text = "it came again unsettled: the engine or its connection ended while it was out".to_owned();
-            let failure = FailedAttempt { attempt: note.attempt, at: now_ms(), code: ReasonCode::OperationCanceled, text };
+            let failure =
+                FailedAttempt { attempt: note.attempt, at: now_ms(), code: ReasonCode::OperationCanceled, text };
             failed(&mut note, failure);
         }
         note.attempt = note.attempt.max(delivery.attempt);
@@ -176,7 +182,8 @@ struct CountedSubscription {
 impl CountedSubscription {
     /// Notes the attempts that these deliveries are.
     fn begin(&mut self, fetched: Deliveries) -> Begun {
-        let notes: Vec<(String, Note)> = fetched.as_slice().iter().map(|delivery| self.ledger.begin(delivery)).collect();
+        let notes: Vec<(String, Note)> =
+            fetched.as_slice().iter().map(|delivery| self.ledger.begin(delivery)).collect();
         let mut each = notes.iter();
         let deliveries = fetched
             .edited(|delivery| {

@@ -127,8 +127,7 @@ async fn counts_attempts_that_ended_with_the_engine() {
     let inner: Arc<dyn Broker> = Arc::new(Forgetful(Embedded::new("inner", Settings::default()).unwrap()));
     let queue = Address::queue("counted");
     let lease = Duration::from_secs(600);
-    let declaration =
-        Declaration::Queue(Arc::clone(&queue.name), QueueSettings { lease, ..QueueSettings::default() });
+    let declaration = Declaration::Queue(Arc::clone(&queue.name), QueueSettings { lease, ..QueueSettings::default() });
     inner.declare(&[declaration]).await.unwrap();
     inner.publish(&queue, numbered(0..3).map(Arc::new).collect()).await.unwrap();
     let mut directory = TempDir::new().unwrap();

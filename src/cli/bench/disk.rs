@@ -84,11 +84,13 @@ pub struct Churn {
 /// Measures everything, one after the other.
 pub(super) fn run(args: &Args, runtime: &tokio::runtime::Handle) -> anyhow::Result<DiskReport> {
     let parent = args.directory.clone().unwrap_or_else(|| PathBuf::from("."));
-    let directory = tempfile::tempdir_in(&parent).with_context(|| format!("no directory can be made in {}", parent.display()))?;
+    let directory =
+        tempfile::tempdir_in(&parent).with_context(|| format!("no directory can be made in {}", parent.display()))?;
     let path = |name: &str| directory.path().join(name);
     let bare_per_second = store::bare(&path("bare"), BARE_MESSAGES, args.size as usize)?;
     let engine = flow::run(&plan(args, Scenario::DiskNoop)?, runtime)?;
-    let paced = flow::run(&super::Plan { rate: PACED, messages: PACED * 10, ..plan(args, Scenario::DiskNoop)? }, runtime)?;
+    let paced =
+        flow::run(&super::Plan { rate: PACED, messages: PACED * 10, ..plan(args, Scenario::DiskNoop)? }, runtime)?;
     let (fsync_ms, single_ms) = singles(directory.path(), args.size as usize, runtime)?;
     let (filled_per_second, backlog) = backlog(args, &path("backlog"), runtime)?;
     let churn = churn(args, &path("churn"), runtime)?;
@@ -273,7 +275,11 @@ fn memory(name: &str) -> anyhow::Result<u64> {
 impl fmt::Display for DiskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "SQLite alone           {:>10.0} msg/s in and out", self.bare_per_second)?;
-        writeln!(f, "engine, with a handler {:>10.0} msg/s, {:.2} of that", self.engine.messages_per_second, self.ratio)?;
+        writeln!(
+            f,
+            "engine, with a handler {:>10.0} msg/s, {:.2} of that",
+            self.engine.messages_per_second, self.ratio
+        )?;
         writeln!(f, "  {}", self.engine.line())?;
         writeln!(
             f,

@@ -359,10 +359,14 @@ impl Publisher {
     }
 
     fn message(&self, number: u64, now: u64) -> Message {
-        message(number, now, match self.plan.work {
-            Work::Json => Bytes::from(bench_work::sample(number)),
-            Work::Noop => Bytes::from(vec![b'x'; self.plan.payload_bytes]),
-        })
+        message(
+            number,
+            now,
+            match self.plan.work {
+                Work::Json => Bytes::from(bench_work::sample(number)),
+                Work::Noop => Bytes::from(vec![b'x'; self.plan.payload_bytes]),
+            },
+        )
     }
 }
 
