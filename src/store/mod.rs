@@ -84,6 +84,8 @@ impl Store {
             space: Space::new(&settings),
             admission: Admission::new(),
             gate: RwLock::new(()),
+            #[cfg(test)]
+            faults: Mutex::default(),
         });
         let failed = |cause| StoreError::io("starting the store's threads", cause);
         let pool = Pool::new(readers, &shared).map_err(failed)?;

@@ -17,8 +17,8 @@ use std::{
 use rusqlite::{Connection, ErrorCode, ffi};
 use rustc_hash::FxHashMap;
 
-use self::{commit::Commit, pending::Next, tend::Files};
-pub(super) use self::{owner::Owner, pending::Pending};
+use self::{commit::Commit, pending::Next};
+pub(super) use self::{owner::Owner, pending::Pending, tend::Files};
 use super::{Batch, Need, PlaceId, StoreError, Then, admission::Admission, space::Space, state::State};
 use crate::message::now_ms;
 
@@ -43,6 +43,9 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     /// Held for reading by whoever reads, for a moment for writing by who needs the write-ahead log for itself.
     pub(super) gate: RwLock<()>,
+    /// What the next commits come to, in tests: disks do not fail when asked to.
+    #[cfg(test)]
+    pub(super) faults: std::sync::Mutex<Vec<i32>>,
 }
 
 /// What the thread has.
@@ -138,6 +141,10 @@ impl Writer {
             let transaction = connection.transaction()?;
             commit.write(&transaction, now_ms())?;
             let raised = commit.sums().reserve(&transaction, reserved)?;
+            #[cfg(test)]
+            if let Some(code) = self.shared.faults.lock().ok().and_then(|mut faults| faults.pop()) {
+                return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+            }
             transaction.commit()?;
             Ok(raised)
         };

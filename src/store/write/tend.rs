@@ -30,7 +30,7 @@ const SHRINK_EVERY: Duration = Duration::from_millis(100);
 
 /// What is known of the files.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(in crate::store) struct Files {
     database: PathBuf,
     /// Pages in the write-ahead log after the last look.
     log: i32,
@@ -43,7 +43,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(database: PathBuf) -> Self {
+    pub(in crate::store) fn new(database: PathBuf) -> Self {
         Self { database, log: 0, moved: 0, alarmed: false, shrinks: false, shrunk: Instant::now(), looked: None }
     }
 
@@ -53,7 +53,7 @@ impl Files {
     }
 
     /// After a commit, or when nothing has come for a while.
-    pub(super) fn tend(&mut self, shared: &Shared, idle: bool) {
+    pub(in crate::store) fn tend(&mut self, shared: &Shared, idle: bool) {
         let done = shared.owner.with(|connection| -> rusqlite::Result<()> {
             self.checkpoint(connection, shared, idle)?;
             self.shrink(connection, shared)?;
