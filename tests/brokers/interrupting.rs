@@ -25,22 +25,28 @@ pub(crate) async fn loses_nothing_when_waiting_is_cancelled(system: &dyn System)
         let (mut one, mut two) = (at.read_at_most(&place, 5).await, at.read_at_most(&place, 5).await);
         let mut seen = Vec::new();
         let (mut published, mut cancelled) = (0, 0);
+        // Publishing is not to be cancelled: it goes on while what came is accepted.
+        let mut publishing = None;
         while seen.len() < COUNT {
-            let yields = (dice.roll(4), dice.roll(4));
-            let publish = async {
-                yields_for(yields.0).await;
-                if published < COUNT {
-                    at.publish(&place, numbered(published..published + 5)).await;
-                    published += 5;
-                }
-                yields_for(yields.1).await;
-            };
+            let publish = publishing.get_or_insert_with(|| {
+                let (yields, numbers) = ((dice.roll(4), dice.roll(4)), published..(published + 5).min(COUNT));
+                published = numbers.end;
+                let (at, place) = (&at, &place);
+                Box::pin(async move {
+                    yields_for(yields.0).await;
+                    at.publish(place, numbered(numbers)).await;
+                    yields_for(yields.1).await;
+                })
+            });
             let max = BatchMax { count: 3, ..ALL };
             let next = tokio::select! {
                 biased;
                 next = one.0.next(max) => next,
                 next = two.0.next(max) => next,
-                () = publish => { cancelled += 1; continue }
+                () = publish => {
+                    (publishing, cancelled) = (None, cancelled + 1);
+                    continue;
+                }
             };
             let taken = next.unwrap().unwrap();
             seen.extend(names(&taken));
