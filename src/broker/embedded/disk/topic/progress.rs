@@ -69,6 +69,9 @@ pub(super) enum Wanted {
     Again(Vec<u64>),
 }
 
+/// A message that came back and was read again; `None`: it is not there any more.
+pub(super) type Again = (u64, Option<Arc<Message>>);
+
 impl Progress {
     /// Of a group that begins here.
     pub(super) fn starting_at(offset: u64) -> Self {
@@ -203,7 +206,7 @@ impl Progress {
     }
 
     /// What came back was read; what is not there any more, nobody can handle. Gives those.
-    pub(super) fn put_again(&mut self, read: Option<Vec<(u64, Option<Arc<Message>>)>>) -> Vec<(u64, Trial)> {
+    pub(super) fn put_again(&mut self, read: Option<Vec<Again>>) -> Vec<(u64, Trial)> {
         self.reading_again = false;
         let mut gone = Vec::new();
         for (offset, message) in read.into_iter().flatten() {

@@ -199,8 +199,7 @@ async fn gives_up_what_is_too_old() {
     let directory = TempDir::new().unwrap();
     let opened = open(directory.path(), settings());
     opened.publish(0..5000).await;
-    tokio::time::sleep(Duration::from_millis(30)).await;
-    let retention = Some(Duration::from_millis(20));
+    let retention = Some(Duration::from_millis(1));
     opened.topic.adopt(TopicSettings { retention, ..settings() });
     eventually("all are gone", || opened.topic.stats().ready == 0).await;
     let page = opened.topic.browse(&Browse { from: opened.topic.address.clone(), at: EARLIEST, limit: 10 }).await;
