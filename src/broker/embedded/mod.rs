@@ -26,8 +26,8 @@ use async_trait::async_trait;
 
 use self::{clock::Clock, declare::Settings as _, queue::Queue, topic::Topic};
 use super::{
-    AddressStats, Broker, BrokerError, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, QueueSettings, Subscribe, Subscription, TopicSettings,
+    AddressStats, BatchMax, Broker, BrokerError, Browse, Capabilities, Declaration, Deliveries, Ordering, Page,
+    PublishError, PublishFailures, QueueSettings, Subscribe, Subscription, TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -230,6 +230,14 @@ impl Broker for Embedded {
             Place::Queue(queue) => Box::new(queue.subscribe(request.prefetch)),
             Place::Topic(topic) => Box::new(topic.subscribe(&request)),
         })
+    }
+
+    async fn evict(&self, from: &Address, max: BatchMax) -> Result<Deliveries, BrokerError> {
+        let queue = match from.kind {
+            Kind::Queue => self.read().queues.get(&from.name).map(Arc::clone),
+            Kind::Topic => return Ok(Deliveries::none()),
+        };
+        Ok(queue.ok_or_else(|| BrokerError::NotFound(from.clone()))?.evict(max))
     }
 
     async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
