@@ -6,6 +6,7 @@
 //!
 //! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
 
+mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
@@ -15,6 +16,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use counted::Counted;
 pub use delivery::{Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures};
 
@@ -148,6 +150,26 @@ pub enum Declaration {
     Queue(Arc<str>, QueueSettings),
     /// See [`TopicSettings`].
     Topic(Arc<str>, TopicSettings),
+}
+
+impl Declaration {
+    /// Of what.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Queue(name, _) => Address::queue(Arc::clone(name)),
+            Self::Topic(name, _) => Address::topic(Arc::clone(name)),
+        }
+    }
+
+    /// Where it keeps its messages.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        match self {
+            Self::Queue(_, settings) => settings.storage,
+            Self::Topic(_, settings) => settings.storage,
+        }
+    }
 }
 
 /// Where a queue or topic keeps its messages.

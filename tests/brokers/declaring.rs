@@ -17,12 +17,13 @@ pub(crate) async fn declares_the_same_twice(system: &dyn System) {
         at.publish(&place, [message("kept")]).await;
         let lease = Duration::from_secs(30);
         let same = match place.kind {
-            helixmq::message::Kind::Queue => {
-                Declaration::Queue(Arc::clone(&place.name), QueueSettings { lease, ..QueueSettings::default() })
-            }
+            helixmq::message::Kind::Queue => Declaration::Queue(
+                Arc::clone(&place.name),
+                QueueSettings { storage: at.storage, lease, ..QueueSettings::default() },
+            ),
             helixmq::message::Kind::Topic => Declaration::Topic(
                 Arc::clone(&place.name),
-                TopicSettings { partitions: 1, lease, ..TopicSettings::default() },
+                TopicSettings { storage: at.storage, partitions: 1, lease, ..TopicSettings::default() },
             ),
         };
         at.broker.declare(&[same]).await.unwrap();
@@ -32,9 +33,10 @@ pub(crate) async fn declares_the_same_twice(system: &dyn System) {
 
 pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
     let at = At::new(system).await;
+    let elsewhere = if at.storage == Storage::Disk { Storage::Memory } else { Storage::Disk };
     if let Some(queue) = at.queue(QueueSettings::default()).await {
         let other = QueueSettings {
-            storage: Storage::Disk,
+            storage: elsewhere,
             priority_max: 3,
             ttl: Some(Duration::from_secs(1)),
             length_max: Some(10),
@@ -49,7 +51,7 @@ pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
     }
     if let Some(topic) = at.topic_of(2).await {
         let other = TopicSettings {
-            storage: Storage::Disk,
+            storage: elsewhere,
             partitions: 3,
             retention: None,
             retention_bytes: Some(10),
