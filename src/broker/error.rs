@@ -1,6 +1,6 @@
 //! What can go wrong at the seam, cut by what the caller does next.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::message::{Address, ReasonCode};
 
@@ -40,6 +40,9 @@ pub enum BrokerError {
         /// What was asked.
         what: &'static str,
     },
+    /// What keeps the messages cannot be used, or not any more: do what its text says, then open the broker anew.
+    #[error(transparent)]
+    Storage(BoxError),
     /// The broker has been closed: stop.
     #[error("the broker has been closed")]
     Closed,
@@ -53,7 +56,7 @@ impl BrokerError {
     #[must_use]
     pub fn code(&self) -> ReasonCode {
         match self {
-            Self::Unreachable { .. } => ReasonCode::BrokerUnavailable,
+            Self::Unreachable { .. } | Self::Storage(_) => ReasonCode::BrokerUnavailable,
             Self::NotFound(address) => match address.kind {
                 crate::message::Kind::Queue => ReasonCode::QueueNotFound,
                 crate::message::Kind::Topic => ReasonCode::TopicNotFound,
@@ -87,6 +90,12 @@ pub enum PublishError {
         /// Which limit, with its value.
         limit: String,
     },
+    /// There is too little room on disk: try again later, and give it more.
+    #[error("{reason}")]
+    NoSpace {
+        /// Which limit, with its numbers and what to do.
+        reason: Arc<str>,
+    },
     /// Larger than the system takes: send less.
     #[error("the message takes {bytes} bytes, {address} takes at most {max}")]
     TooLarge {
@@ -114,7 +123,7 @@ impl PublishError {
                 crate::message::Kind::Queue => ReasonCode::QueueNotFound,
                 crate::message::Kind::Topic => ReasonCode::TopicNotFound,
             },
-            Self::Full { .. } => ReasonCode::PublishRejected,
+            Self::Full { .. } | Self::NoSpace { .. } => ReasonCode::PublishRejected,
             Self::TooLarge { .. } => ReasonCode::MessageTooLarge,
             Self::Unconfirmed(_) => ReasonCode::ConfirmTimeout,
             Self::Closed => ReasonCode::OperationCanceled,
@@ -124,6 +133,6 @@ impl PublishError {
     /// Whether the same message may be accepted later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Unconfirmed(_))
+        matches!(self, Self::Full { .. } | Self::NoSpace { .. } | Self::Unconfirmed(_))
     }
 }

@@ -99,8 +99,31 @@ pub trait Broker: Send + Sync + Debug {
     /// What is there now: for health, depth metrics and `doctor`. Answers from memory; never waits on the network.
     fn stats(&self) -> Vec<AddressStats>;
 
+    /// How it is doing, for health and for whoever must end the engine. Cheap: answers from memory.
+    fn status(&self) -> BrokerStatus {
+        BrokerStatus::Ready
+    }
+
     /// Ends every subscription and connection in good order. Deliveries that are out go back.
     async fn close(&self);
+}
+
+/// How a system is doing. A reason says what is wrong and what to do, in one sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BrokerStatus {
+    /// It does what it claims.
+    #[default]
+    Ready,
+    /// It does part of it, and recovers by itself once the cause is gone.
+    Degraded {
+        /// Why, and which part.
+        reason: String,
+    },
+    /// It confirms nothing any more, and does not recover: it must be opened anew.
+    Failed {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A queue or topic, as the operator wants it.
@@ -112,9 +135,42 @@ pub enum Declaration {
     Topic(Arc<str>, TopicSettings),
 }
 
+impl Declaration {
+    /// Of what.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Queue(name, _) => Address::queue(Arc::clone(name)),
+            Self::Topic(name, _) => Address::topic(Arc::clone(name)),
+        }
+    }
+
+    /// Where it keeps its messages.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        match self {
+            Self::Queue(_, settings) => settings.storage,
+            Self::Topic(_, settings) => settings.storage,
+        }
+    }
+}
+
+/// Where a queue or topic keeps its messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// In the memory of the system. Gone when it ends.
+    #[default]
+    Memory,
+    /// On disk: what is confirmed survives a crash of the system.
+    Disk,
+}
+
 /// Settings of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct QueueSettings {
+    /// Where its messages are kept.
+    pub storage: Storage,
     /// Highest priority kept apart, 0 (none) to 10; a message above it counts as it.
     pub priority_max: u8,
     /// How long a message may wait before it is expired. `None`: for ever.
@@ -132,6 +188,7 @@ pub struct QueueSettings {
 impl Default for QueueSettings {
     fn default() -> Self {
         Self {
+            storage: Storage::default(),
             priority_max: crate::message::PRIORITY_MAX,
             ttl: None,
             length_max: None,
@@ -151,11 +208,16 @@ pub enum Overflow {
     RejectPublish,
     /// The oldest message of the lowest priority is dropped and counted. Only for queues whose messages may be lost.
     DropOldest,
+    /// The message is taken, and the oldest of the lowest priority leaves for the dead letters, through the engine.
+    /// Beyond twice the limit the publisher gets an error.
+    DeadLetterOldest,
 }
 
 /// Settings of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TopicSettings {
+    /// Where its messages, and the progress of its groups, are kept.
+    pub storage: Storage,
     /// Into how many parts it is divided by key; at least 1.
     pub partitions: u32,
     /// How long messages are kept. `None`: for ever.
@@ -169,6 +231,7 @@ pub struct TopicSettings {
 impl Default for TopicSettings {
     fn default() -> Self {
         Self {
+            storage: Storage::default(),
             partitions: 4,
             retention: Some(Duration::from_secs(7 * 24 * 3600)),
             retention_bytes: None,

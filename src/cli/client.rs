@@ -228,6 +228,7 @@ impl Client {
             403 => (Exit::NotAllowed, "use a token that may do this"),
             404 => (Exit::NotFound, "look whether the name is written as it is listed"),
             429 => (Exit::Failed, "try again later"),
+            507 => (Exit::Failed, "make room on the engine's disk, and try again"),
             502..=504 => (Exit::Unreachable, "look at GET /health for what is away, and try again"),
             500.. => (Exit::Failed, "look into the engine's log"),
             _ => (Exit::Failed, "correct what it names"),
@@ -271,7 +272,8 @@ mod tests {
         let client = client("http://127.0.0.1:1/").unwrap();
         assert_eq!(client.base, "http://127.0.0.1:1");
         let check = |status: u16, problem: Value| client.refused("/x", StatusCode::from_u16(status).unwrap(), &problem);
-        for (status, exit) in [(401, 6), (403, 6), (404, 5), (400, 1), (409, 1), (500, 1), (502, 4), (503, 4)] {
+        for (status, exit) in [(401, 6), (403, 6), (404, 5), (400, 1), (409, 1), (500, 1), (502, 4), (503, 4), (507, 1)]
+        {
             assert_eq!(check(status, Value::Null).exit().code(), exit, "{status}");
         }
         let said =

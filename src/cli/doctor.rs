@@ -81,10 +81,9 @@ pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
 
 fn examine(context: &Context) -> Vec<Finding> {
     let (config, mut findings) = configuration(context);
+    findings.extend([plugins(&config.plugins.directory), data(&config.data_directory)]);
+    findings.extend(port(&config));
     findings.extend([
-        plugins(&config.plugins.directory),
-        data(&config.data_directory),
-        port(&config),
         engine(),
         address_space(),
         open_files(),
@@ -151,7 +150,8 @@ fn data(directory: &Path) -> Finding {
     }
 }
 
-fn port(config: &Config) -> Finding {
+/// Also how the brokers of the engine are that runs there.
+fn port(config: &Config) -> Vec<Finding> {
     const NAME: &str = "port";
     let address = engine_address(config);
     let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).http_status_as_error(false).proxy(None);
@@ -161,10 +161,11 @@ fn port(config: &Config) -> Finding {
         answer.and_then(Result::ok).map(|answer| answer.into_body().into_with_config().limit(1 << 20).read_to_string());
     let document: Option<serde_json::Value> =
         document.map(|text| text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
-    match (document, TcpListener::bind(config.http.listen)) {
+    vec![match (document, TcpListener::bind(config.http.listen)) {
         (Some(document), _) if document.is_object() => {
             let status = document.get("status").and_then(serde_json::Value::as_str).unwrap_or("answering");
-            Finding::ok(NAME, format_args!("an engine runs at {address}: {status}"))
+            let running = Finding::ok(NAME, format_args!("an engine runs at {address}: {status}"));
+            return std::iter::once(running).chain(brokers(&document)).collect();
         }
         (Some(_), _) => Finding::fail(
             NAME,
@@ -177,7 +178,25 @@ fn port(config: &Config) -> Finding {
             format_args!("{} cannot be listened on: {error}", config.http.listen),
             "stop what listens there, or set http.listen to a free port",
         ),
-    }
+    }]
+}
+
+/// Brokers of a running engine that do less than they claim; their reasons say what to do.
+fn brokers(health: &serde_json::Value) -> Vec<Finding> {
+    const NAME: &str = "broker";
+    let text =
+        |broker: &serde_json::Value, name| broker.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    let all = health.get("brokers").and_then(serde_json::Value::as_array).into_iter().flatten();
+    all.filter_map(|broker| {
+        let (name, reason) = (text(broker, "name")?, text(broker, "reason").unwrap_or_default());
+        let found = format!("{name}: {reason}");
+        match text(broker, "status")?.as_str() {
+            "ok" => None,
+            "degraded" => Some(Finding::warn(NAME, found, "")),
+            _ => Some(Finding::fail(NAME, found, "")),
+        }
+    })
+    .collect()
 }
 
 fn engine() -> Finding {
@@ -308,8 +327,21 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut config = Config { data_directory: "nowhere".into(), ..Config::default() };
         config.http.listen = listener.local_addr().unwrap();
-        assert_eq!(port(&config).level, Level::Fail);
+        let level = |config: &Config| port(config).iter().map(|finding| finding.level).collect::<Vec<_>>();
+        assert_eq!(level(&config), [Level::Fail]);
         drop(listener);
-        assert_eq!(port(&config).level, Level::Ok);
+        assert_eq!(level(&config), [Level::Ok]);
+    }
+
+    #[test]
+    fn tells_how_the_brokers_of_a_running_engine_are() {
+        let broker =
+            |status: &str| json!({ "brokers": [{ "name": "b", "status": status, "reason": "the disk is full" }] });
+        assert!(brokers(&broker("ok")).is_empty() && brokers(&json!({})).is_empty());
+        for (status, level) in [("degraded", Level::Warn), ("unavailable", Level::Fail)] {
+            let said = brokers(&broker(status));
+            let said: Vec<_> = said.iter().map(|finding| (finding.level, finding.found.as_str())).collect();
+            assert_eq!(said, [(level, "b: the disk is full")]);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    broker::{Declaration, Overflow, QueueSettings, TopicSettings, topology},
+    broker::{Declaration, Overflow, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     message::{Address, Kind as AddressKind, PRIORITY_MAX},
 };
 
@@ -24,8 +25,13 @@ const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 /// Times that messages wait or are kept.
 const KEEP_MS: std::ops::RangeInclusive<u64> = 1..=100 * 365 * 24 * 60 * 60 * 1000;
 
+/// What the file system must have free at least: what the store still writes while publishers are refused.
+const FREE_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=u64::MAX;
+/// Room for the store: its log of changes alone may take 64 MiB.
+const STORE_BYTES: std::ops::RangeInclusive<u64> = 128 << 20..=u64::MAX;
+
 /// Also who names the dead letter queue.
-pub(super) fn read(section: &mut Section<'_, '_, '_>) -> (Embedded, Origin) {
+pub(super) fn read(section: &mut Section<'_, '_, '_>, data_directory: &Path) -> (Embedded, Origin) {
     let default = Embedded::default();
     let auto_create = section.value("auto_create", &kind::flag(), default.auto_create);
     let standard_topology = section.value("standard_topology", &kind::flag(), true);
@@ -33,8 +39,12 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>) -> (Embedded, Origin) {
     let dead_letter = section.value("dead_letter", &kind::dead_letter(), default.dead_letter);
     let dead_letter_origin =
         if section.has("dead_letter") { section.origin_of("dead_letter") } else { Origin::Default };
-    let queue_defaults = section.section("queue_defaults", |section| queue(section, &default.queue_defaults));
-    let topic_defaults = section.section("topic_defaults", |section| topic(section, &default.topic_defaults));
+    let storage = section.value("storage", &storage(), Storage::default());
+    let disk = section.section("disk", |section| disk(section, default.disk, data_directory));
+    let queue_base = QueueSettings { storage, ..default.queue_defaults };
+    let topic_base = TopicSettings { storage, ..default.topic_defaults };
+    let queue_defaults = section.section("queue_defaults", |section| queue(section, &queue_base));
+    let topic_defaults = section.section("topic_defaults", |section| topic(section, &topic_base));
     let mut declarations =
         if standard_topology { topology::declarations(&queue_defaults, &topic_defaults) } else { Vec::new() };
     let standard: BTreeMap<Address, usize> =
@@ -62,10 +72,52 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>) -> (Embedded, Origin) {
             }
         }
     });
-    (
-        Embedded { auto_create, declarations, queue_defaults, topic_defaults, message_bytes_max, dead_letter },
-        dead_letter_origin,
-    )
+    let embedded =
+        Embedded { auto_create, declarations, queue_defaults, topic_defaults, message_bytes_max, dead_letter, disk };
+    refuse_circle(section, &embedded);
+    (embedded, dead_letter_origin)
+}
+
+/// What leaves a queue that is too long becomes a dead letter. Dead letters that leave theirs would come back to it.
+fn refuse_circle(section: &mut Section<'_, '_, '_>, embedded: &Embedded) {
+    let to = &embedded.dead_letter;
+    let overflow = match embedded.declarations.iter().find(|declaration| address(declaration) == *to) {
+        Some(Declaration::Queue(_, settings)) => settings.overflow,
+        None if to.kind == AddressKind::Queue => embedded.queue_defaults.overflow,
+        _ => return,
+    };
+    if overflow == Overflow::DeadLetterOldest {
+        let (path, origin) = (section.path_of("dead_letter"), section.origin_of("dead_letter"));
+        let problem = format!("{to} has overflow: dead-letter-oldest, which would send its dead letters to itself");
+        let fix = format!("set overflow: reject-publish for {} under embedded.queues", to.name);
+        section.reader.refuse(origin, &path, problem, fix);
+    }
+}
+
+fn disk(section: &mut Section<'_, '_, '_>, default: DiskSettings, data_directory: &Path) -> DiskSettings {
+    let disk = DiskSettings {
+        directory: section.value("directory", &kind::path(), default.directory),
+        free_min: section.value("free_min", &kind::bytes(FREE_BYTES), default.free_min),
+        bytes_max: section.bound("bytes_max", &kind::bytes(STORE_BYTES), default.bytes_max),
+    };
+    let (path, origin) = (section.path_of("directory"), section.origin_of("directory"));
+    let wrong = if same(data_directory, &disk.directory) {
+        Some("is engine.data_directory as well")
+    } else if disk.directory.exists() && !disk.directory.is_dir() {
+        Some("is not a directory")
+    } else {
+        None
+    };
+    if let Some(problem) = wrong {
+        let fix = "name a directory for the store alone, as /var/lib/helixmq/store; it is made where it is missing";
+        section.reader.refuse(origin, &path, problem, fix);
+    }
+    disk
+}
+
+/// Whether both name one directory, as far as can be said of those that may not be there yet.
+fn same(a: &Path, b: &Path) -> bool {
+    a.components().eq(b.components()) || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Everything that is declared.
@@ -94,6 +146,7 @@ fn checked(section: &mut Section<'_, '_, '_>, kind: AddressKind, name: &str, ori
 
 fn queue(section: &mut Section<'_, '_, '_>, base: &QueueSettings) -> QueueSettings {
     QueueSettings {
+        storage: section.value("storage", &storage(), base.storage),
         priority_max: section.value("priority_max", &kind::integer(0..=PRIORITY_MAX), base.priority_max),
         ttl: section.bound("ttl_ms", &kind::millis(KEEP_MS), base.ttl),
         length_max: section.bound("length_max", &kind::integer(1..=u64::MAX), base.length_max),
@@ -103,12 +156,27 @@ fn queue(section: &mut Section<'_, '_, '_>, base: &QueueSettings) -> QueueSettin
     }
 }
 
+fn storage() -> Kind<Storage> {
+    kind::choice(&[("memory", Storage::Memory), ("disk", Storage::Disk)], |storage| {
+        match storage {
+            Storage::Memory => "memory",
+            Storage::Disk => "disk",
+        }
+        .to_owned()
+    })
+}
+
 fn overflow() -> Kind<Overflow> {
-    let words = &[("reject-publish", Overflow::RejectPublish), ("drop-oldest", Overflow::DropOldest)];
+    let words = &[
+        ("reject-publish", Overflow::RejectPublish),
+        ("drop-oldest", Overflow::DropOldest),
+        ("dead-letter-oldest", Overflow::DeadLetterOldest),
+    ];
     kind::choice(words, |overflow| {
         match overflow {
             Overflow::RejectPublish => "reject-publish",
             Overflow::DropOldest => "drop-oldest",
+            Overflow::DeadLetterOldest => "dead-letter-oldest",
         }
         .to_owned()
     })
@@ -116,6 +184,7 @@ fn overflow() -> Kind<Overflow> {
 
 fn topic(section: &mut Section<'_, '_, '_>, base: &TopicSettings) -> TopicSettings {
     TopicSettings {
+        storage: section.value("storage", &storage(), base.storage),
         partitions: section.value("partitions", &kind::integer(1..=PARTITIONS_MAX), base.partitions),
         retention: section.bound("retention_ms", &kind::millis(KEEP_MS), base.retention),
         retention_bytes: section.bound("retention_bytes_max", &kind::bytes(1..=u64::MAX), base.retention_bytes),

@@ -180,7 +180,8 @@ fn read(section: &mut Section<'_, '_, '_>, beside: bool) -> (Config, Vec<Draft>,
             section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
         )
     });
-    let (embedded, dead_letter_origin) = section.section("embedded", embedded::read);
+    let (embedded, dead_letter_origin) =
+        section.section("embedded", |section| embedded::read(section, &data_directory));
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 

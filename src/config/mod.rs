@@ -35,7 +35,7 @@ pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
 use crate::{
-    broker::{Declaration, QueueSettings, TopicSettings, topology},
+    broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::Address,
     route::RouteTable,
@@ -107,6 +107,8 @@ pub struct Embedded {
     pub message_bytes_max: usize,
     /// Where dead letters go that no route sends elsewhere.
     pub dead_letter: Address,
+    /// Where queues and topics are that are kept on disk.
+    pub disk: DiskSettings,
 }
 
 /// Logs.
@@ -170,7 +172,21 @@ impl Default for Embedded {
             topic_defaults,
             message_bytes_max: Limits::default().message_bytes_max,
             dead_letter: Address::queue(topology::DEAD_LETTER_QUEUE),
+            disk: DiskSettings::new("data/store"),
         }
+    }
+}
+
+impl Embedded {
+    /// Whether a queue or topic is, or when it is first used would be, kept on disk.
+    #[must_use]
+    pub fn any_on_disk(&self) -> bool {
+        let declared = self.declarations.iter().map(|declaration| match declaration {
+            Declaration::Queue(_, settings) => settings.storage,
+            Declaration::Topic(_, settings) => settings.storage,
+        });
+        let made = [self.queue_defaults.storage, self.topic_defaults.storage].into_iter().filter(|_| self.auto_create);
+        declared.chain(made).any(|storage| storage == Storage::Disk)
     }
 }
 

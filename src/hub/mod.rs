@@ -7,6 +7,7 @@
 
 mod brake;
 mod calls;
+mod condition;
 mod effects;
 mod feed;
 mod held;

@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    condition::Condition,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
@@ -83,6 +84,7 @@ pub struct Hub {
     commands: mpsc::Sender<Command>,
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
     ready: watch::Receiver<bool>,
+    failure: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
 }
@@ -113,6 +115,8 @@ impl Hub {
         let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), crate::broker::QueueSettings::default());
         declare(&*broker, &[answers]).await?;
         let stop = CancellationToken::new();
+        let failure = watch::Sender::new(None);
+        let failed = failure.subscribe();
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -133,6 +137,7 @@ impl Hub {
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
+            condition: Condition::new(failure, stop.clone()),
         };
         let table = supervisor.current().routes;
         supervisor.start_missing(&table).await?;
@@ -147,7 +152,8 @@ impl Hub {
         };
         let mut owner = JoinSet::new();
         owner.spawn(supervisor.run(loader, received, lane_ends, stop.clone()));
-        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, stop, owner: Mutex::new(owner) })
+        let owner = Mutex::new(owner);
+        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, failure: failed, stop, owner })
     }
 
     /// The broker messages go through.
@@ -185,6 +191,20 @@ impl Hub {
         let mut ready = self.ready.clone();
         // Fails only when the hub has stopped: nobody waits for it then.
         ready.wait_for(|ready| *ready).await.ok();
+    }
+
+    /// Waits until the broker has failed, and gives the reason. By then the engine is [stopping](Self::is_stopping):
+    /// nothing is confirmed any more until the broker is opened anew.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // It has stopped without.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Whether it is stopping.
@@ -230,6 +250,7 @@ struct Supervisor {
     lane_ended: mpsc::Sender<LaneEnd>,
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
     program: PathBuf,
+    condition: Condition,
 }
 
 impl Supervisor {
@@ -263,6 +284,7 @@ impl Supervisor {
                     done.send(applied).ok();
                 }
                 _ = stats.tick() => {
+                    self.condition.look(&*self.broker);
                     self.count_depths();
                     self.show();
                 }

@@ -1,13 +1,14 @@
 //! How the engine is doing, as monitoring sees it.
 
-use helixmq::message::Address;
+use helixmq::{broker::BrokerStatus, message::Address};
 use serde_json::{Value, json};
 
 use crate::{
-    served::{options, served, usual, with},
+    moody::Moody,
+    served::{on, options, problem, served, usual, with},
     support::{
         engine::{queue, route},
-        eventually,
+        eventually, soon,
     },
 };
 
@@ -62,6 +63,45 @@ async fn a_handler_that_keeps_dying_degrades_its_route() {
     .await;
     assert_eq!(route["status"], "degraded");
     assert!(route["reason"].as_str().unwrap().contains("handler dying"), "{route}");
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_room_degrades_and_publishers_hear_why() {
+    let broker = Moody::new();
+    let served = on(&broker, usual()).await;
+    soon_ready(&served).await;
+    broker.is(BrokerStatus::Degraded { reason: "10 MiB are free, make room".to_owned() });
+    let reply = served.bare("GET", "/health").send().await;
+    let health = reply.json();
+    assert_eq!((reply.status, &health["status"]), (200, &json!("degraded")));
+    assert_eq!(health["reasons"], json!(["broker moody: 10 MiB are free, make room"]));
+    let shown = &health["brokers"][0];
+    assert_eq!((&shown["status"], &shown["reason"]), (&json!("degraded"), &json!("10 MiB are free, make room")));
+    assert_eq!(served.bare("GET", "/health/ready").send().await.status, 200, "what is there is still handled");
+    let reply = served.post("/v1/messaging/tasks/quiet", "{}").await;
+    assert_eq!(problem(&reply, 507, "PUBLISH_REJECTED"), "the disk is full; make room on it");
+    assert!(reply.header("retry-after").is_some());
+    broker.is(BrokerStatus::Ready);
+    assert_eq!(served.bare("GET", "/health").send().await.json()["status"], "ok");
+    assert_eq!(served.post("/v1/messaging/tasks/quiet", "{}").await.status, 202);
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_has_failed_ends_the_engine() {
+    let broker = Moody::new();
+    let served = on(&broker, usual()).await;
+    soon_ready(&served).await;
+    broker.is(BrokerStatus::Failed { reason: "a flush failed".to_owned() });
+    for path in ["/health", "/health/ready"] {
+        let reply = served.bare("GET", path).send().await;
+        assert_eq!(reply.status, 503, "{path}");
+        assert!(reply.text().contains("broker moody: a flush failed"), "{path}: {}", reply.text());
+    }
+    assert_eq!(soon("its end", served.hub.failed()).await, "a flush failed");
+    assert!(served.hub.is_stopping());
+    problem(&served.post("/v1/messaging/tasks/quiet", "{}").await, 503, "OPERATION_CANCELED");
     served.end().await;
 }
 

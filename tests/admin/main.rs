@@ -16,6 +16,7 @@ mod described;
 mod guarded;
 mod health;
 mod look;
+mod moody;
 mod publish;
 mod refused;
 mod routes;

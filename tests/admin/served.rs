@@ -11,10 +11,13 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    engine::{Parts, queue, queue_of, route, topic},
-    http::{Reply, Request},
-    soon,
+use crate::{
+    moody::Moody,
+    support::{
+        engine::{Parts, queue, queue_of, route, topic},
+        http::{Reply, Request},
+        soon,
+    },
 };
 
 pub(crate) const TOKEN: &str = "the-token";
@@ -53,7 +56,15 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) async fn with(parts: Parts, options: Options) -> Served {
-    let (hub, directory) = parts.start().await;
+    over(parts.start().await, options).await
+}
+
+/// On a broker of the test's own.
+pub(crate) async fn on(broker: &Arc<Moody>, parts: Parts) -> Served {
+    over(parts.start_on(Arc::<Moody>::clone(broker) as _).await, options()).await
+}
+
+async fn over((hub, directory): (Arc<Hub>, tempfile::TempDir), options: Options) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let at = listener.local_addr().expect("an address");
     let stop = CancellationToken::new();

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use helixmq::{
-    broker::{BrokerError, Declaration, Overflow, PublishError, QueueSettings, Start, Subscribe, TopicSettings},
+    broker::{
+        BrokerError, Declaration, Overflow, PublishError, QueueSettings, Start, Storage, Subscribe, TopicSettings,
+    },
     message::Address,
 };
 
@@ -16,11 +18,11 @@ pub(crate) async fn declares_the_same_twice(system: &dyn System) {
         let lease = Duration::from_secs(30);
         let same = match place.kind {
             helixmq::message::Kind::Queue => {
-                Declaration::Queue(Arc::clone(&place.name), QueueSettings { lease, ..QueueSettings::default() })
+                Declaration::Queue(Arc::clone(&place.name), QueueSettings { storage: at.storage, lease, ..QueueSettings::default() })
             }
             helixmq::message::Kind::Topic => Declaration::Topic(
                 Arc::clone(&place.name),
-                TopicSettings { partitions: 1, lease, ..TopicSettings::default() },
+                TopicSettings { storage: at.storage, partitions: 1, lease, ..TopicSettings::default() },
             ),
         };
         at.broker.declare(&[same]).await.unwrap();
@@ -30,8 +32,10 @@ pub(crate) async fn declares_the_same_twice(system: &dyn System) {
 
 pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
     let at = At::new(system).await;
+    let elsewhere = if at.storage == Storage::Disk { Storage::Memory } else { Storage::Disk };
     if let Some(queue) = at.queue(QueueSettings::default()).await {
         let other = QueueSettings {
+            storage: elsewhere,
             priority_max: 3,
             ttl: Some(Duration::from_secs(1)),
             length_max: Some(10),
@@ -40,15 +44,25 @@ pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
             lease: Duration::from_secs(7),
         };
         let wrong = at.broker.declare(&[Declaration::Queue(Arc::clone(&queue.name), other)]).await;
-        let fields = ["priority_max", "ttl", "length_max", "bytes_max", "overflow", "lease"];
+        let fields = ["storage", "priority_max", "ttl", "length_max", "bytes_max", "overflow", "lease"];
         check(wrong, &queue, &fields, ("priority_max", "10", "3"));
         at.publish(&queue, numbered(0..20)).await;
     }
     if let Some(topic) = at.topic_of(2).await {
-        let other =
-            TopicSettings { partitions: 3, retention: None, retention_bytes: Some(10), lease: Duration::from_secs(7) };
+        let other = TopicSettings {
+            storage: elsewhere,
+            partitions: 3,
+            retention: None,
+            retention_bytes: Some(10),
+            lease: Duration::from_secs(7),
+        };
         let wrong = at.broker.declare(&[Declaration::Topic(Arc::clone(&topic.name), other)]).await;
-        check(wrong, &topic, &["partitions", "retention", "retention_bytes", "lease"], ("partitions", "2", "3"));
+        check(
+            wrong,
+            &topic,
+            &["storage", "partitions", "retention", "retention_bytes", "lease"],
+            ("partitions", "2", "3"),
+        );
     }
 
     /// Each field has a difference of its own, and one of them shows both values.

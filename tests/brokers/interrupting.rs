@@ -112,13 +112,18 @@ pub(crate) async fn ends_everything_when_it_is_closed(system: &dyn System) {
 
 impl At {
     async fn declare_queue(&self, place: &Address) {
-        let settings = QueueSettings { lease: Duration::from_secs(600), ..QueueSettings::default() };
+        let settings = QueueSettings { storage: self.storage, lease: Duration::from_secs(600), ..QueueSettings::default() };
         let what = helixmq::broker::Declaration::Queue(Arc::clone(&place.name), settings);
         self.broker.declare(&[what]).await.unwrap();
     }
 
     async fn declare_topic(&self, place: &Address) {
-        let settings = TopicSettings { partitions: 1, lease: Duration::from_secs(600), ..TopicSettings::default() };
+        let settings = TopicSettings {
+            storage: self.storage,
+            partitions: 1,
+            lease: Duration::from_secs(600),
+            ..TopicSettings::default()
+        };
         let what = helixmq::broker::Declaration::Topic(Arc::clone(&place.name), settings);
         self.broker.declare(&[what]).await.unwrap();
     }

@@ -13,6 +13,7 @@
 
 mod browsing;
 mod declaring;
+mod durable;
 mod embedded;
 mod interrupting;
 mod queues;
@@ -83,6 +84,10 @@ macro_rules! conformance {
                 interrupting::loses_nothing_when_waiting_is_cancelled,
                 interrupting::passes_a_wake_up_on_when_the_woken_is_cancelled,
                 interrupting::ends_everything_when_it_is_closed,
+                durable::keeps_everything_over_a_restart,
+                durable::uses_up_the_attempt_of_what_was_out_when_it_was_killed,
+                durable::tries_what_may_have_killed_it_apart,
+                durable::reads_a_backlog_that_is_larger_than_its_memory,
             }
             // Threads that really run at once.
             conformance! { @each $system, (flavor = "multi_thread", worker_threads = 4),
@@ -104,3 +109,4 @@ macro_rules! conformance {
 }
 
 conformance!(embedded_memory, crate::embedded::Memory, paused = true);
+conformance!(embedded_disk, crate::embedded::Disk::default(), paused = false);

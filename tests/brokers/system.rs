@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use helixmq::{
     broker::{
         AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries,
-        KeepAlive, Page, PublishFailures, QueueSettings, Start, Subscribe, Subscription, TopicSettings,
+        KeepAlive, Page, PublishFailures, QueueSettings, Start, Storage, Subscribe, Subscription, TopicSettings,
     },
     message::{Address, FailedAttempt, Message, ReasonCode, Settlement, now_ms},
 };
@@ -34,6 +34,34 @@ pub(crate) trait System: Send + Sync {
     /// The same, which makes what was not declared; `None` where that is the server's decision.
     async fn connect_creating(&self) -> Option<Arc<dyn Broker>>;
 
+    /// Where queues and topics of the suite are kept.
+    fn storage(&self) -> Storage {
+        Storage::Memory
+    }
+
+    /// What stands for so much time: less where time cannot be moved on.
+    fn span(&self, time: Duration) -> Duration {
+        time
+    }
+
+    /// Lets time pass.
+    async fn pass(&self, span: Duration) {
+        tokio::time::advance(span).await;
+    }
+
+    /// Closes it in good order, and connects again.
+    async fn restart(&self, broker: Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
+        drop(broker);
+        None
+    }
+
+    /// What somebody would find who connects after the system was killed at this moment, with everything out that is out
+    /// now; the broker itself goes on. `None` where that cannot be had.
+    async fn after_a_kill(&self, broker: &Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
+        let _ = broker;
+        None
+    }
+
     /// What it does not claim to do, by the names in [`At::claims`]. Written down, so that nothing is skipped unseen.
     fn unclaimed(&self) -> &'static [&'static str];
 }
@@ -41,6 +69,7 @@ pub(crate) trait System: Send + Sync {
 /// A broker to test, with helpers.
 pub(crate) struct At {
     pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) storage: Storage,
     unclaimed: &'static [&'static str],
 }
 
@@ -49,11 +78,16 @@ pub(crate) struct Reader(pub(crate) Box<dyn Subscription>);
 
 impl At {
     pub(crate) async fn new(system: &dyn System) -> Self {
-        Self { broker: system.connect().await, unclaimed: system.unclaimed() }
+        Self::on(system, system.connect().await)
     }
 
     pub(crate) async fn creating(system: &dyn System) -> Option<Self> {
-        Some(Self { broker: system.connect_creating().await?, unclaimed: system.unclaimed() })
+        Some(Self::on(system, system.connect_creating().await?))
+    }
+
+    /// The same helpers for another connection.
+    pub(crate) fn on(system: &dyn System, broker: Arc<dyn Broker>) -> Self {
+        Self { broker, storage: system.storage(), unclaimed: system.unclaimed() }
     }
 
     /// Whether the guarantee applies. What is claimed must not be listed as unclaimed, and the other way round.
@@ -66,6 +100,7 @@ impl At {
     /// A new queue; `None` where there are none.
     pub(crate) async fn queue(&self, settings: QueueSettings) -> Option<Address> {
         let name = fresh_name();
+        let settings = QueueSettings { storage: self.storage, ..settings };
         let made = self.broker.declare(&[Declaration::Queue(Arc::clone(&name), settings)]).await;
         self.made(made, "queues").then(|| Address::queue(name))
     }
@@ -73,6 +108,7 @@ impl At {
     /// A new topic; `None` where there are none.
     pub(crate) async fn topic(&self, settings: TopicSettings) -> Option<Address> {
         let name = fresh_name();
+        let settings = TopicSettings { storage: self.storage, ..settings };
         let made = self.broker.declare(&[Declaration::Topic(Arc::clone(&name), settings)]).await;
         self.made(made, "topics").then(|| Address::topic(name))
     }

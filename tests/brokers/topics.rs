@@ -209,7 +209,8 @@ pub(crate) async fn does_not_hold_up_a_partition_for_one_that_waits(system: &dyn
     let Some(topic) = at.topic_of(1).await else { return };
     at.publish(&topic, numbered(0..1)).await;
     let mut reader = at.read_at_most(&topic, 100).await;
-    settle(reader.take(1).await, redeliver(Duration::from_secs(3600), 1)).await;
+    let long = system.span(Duration::from_secs(200));
+    settle(reader.take(1).await, redeliver(long, 1)).await;
     for round in 0..50 {
         at.publish(&topic, numbered(0..100)).await;
         assert_eq!(reader.consume(100).await.len(), 100, "round {round}");
@@ -218,7 +219,7 @@ pub(crate) async fn does_not_hold_up_a_partition_for_one_that_waits(system: &dyn
     drop(reader);
     let mut reader = at.read(&topic).await;
     reader.expect_nothing().await;
-    tokio::time::advance(Duration::from_secs(3600)).await;
+    system.pass(long).await;
     let last = reader.take(1).await;
     assert_eq!((names(&last), attempts(&last)), (number_names(0..1), vec![2]));
     accept(last).await;
@@ -267,16 +268,16 @@ pub(crate) async fn forgets_a_group_without_a_name_with_its_reader(system: &dyn 
 pub(crate) async fn forgets_messages_by_age(system: &dyn System) {
     let at = At::new(system).await;
     let settings =
-        TopicSettings { partitions: 1, retention: Some(Duration::from_secs(60)), ..TopicSettings::default() };
+        TopicSettings { partitions: 1, retention: Some(system.span(Duration::from_secs(60))), ..TopicSettings::default() };
     let Some(topic) = at.topic(settings).await else { return };
     // Starts to read, and falls behind.
     let mut slow = at.read_at_most(&topic, 2).await;
     at.publish(&topic, numbered(0..10)).await;
     let held = slow.take(2).await;
-    tokio::time::advance(Duration::from_secs(50)).await;
+    system.pass(system.span(Duration::from_secs(50))).await;
     at.publish(&topic, numbered(10..20)).await;
     assert_eq!(at.stats(&topic).ready, 20);
-    tokio::time::advance(Duration::from_secs(11)).await;
+    system.pass(system.span(Duration::from_secs(11))).await;
     let stats = at.stats(&topic);
     assert_eq!((stats.ready, stats.dropped), (10, 8), "two of ten were handed over before");
     assert_eq!(stats.lag, [("group".into(), 12)]);

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use helixmq::{
-    broker::{Declaration, QueueSettings, Start},
+    broker::{Declaration, Overflow, QueueSettings, Start, Storage},
     config::{self, Loaded},
     message::Address,
 };
@@ -39,6 +39,38 @@ fn other_queues_take_the_defaults_of_the_file() {
     assert_eq!(queue(&loaded, "yours").length_max, Some(7));
     assert_eq!(queue(&loaded, "helixagent.tasks.llm").length_max, Some(7));
     assert_eq!(queue(&loaded, "helixagent.dlq").length_max, Some(100_000));
+}
+
+#[test]
+fn storage_is_a_queues_own_then_its_defaults_then_the_brokers() {
+    let of = |loaded: &Loaded| ["mine", "helixagent.tasks.llm"].map(|name| queue(loaded, name).storage);
+    for (text, wanted, any) in [
+        ("queues: {mine: {}}", [Storage::Memory; 2], false),
+        ("storage: disk, queues: {mine: {}}", [Storage::Disk; 2], true),
+        ("storage: disk, queues: {mine: {storage: memory}}", [Storage::Memory, Storage::Disk], true),
+        ("queues: {mine: {storage: disk}}", [Storage::Disk, Storage::Memory], true),
+        ("storage: disk, queue_defaults: {storage: memory}, queues: {mine: }", [Storage::Memory; 2], true),
+        (
+            "topic_defaults: {storage: disk}, standard_topology: false, queues: {mine: , helixagent.tasks.llm: }",
+            [Storage::Memory; 2],
+            true,
+        ),
+        (
+            "topic_defaults: {storage: disk}, auto_create: false, standard_topology: false, queues: {mine: , helixagent.tasks.llm: }",
+            [Storage::Memory; 2],
+            false,
+        ),
+    ] {
+        let loaded = load(&format!("embedded: {{{text}}}"));
+        assert_eq!((of(&loaded), loaded.config.embedded.any_on_disk()), (wanted, any), "{text}");
+    }
+}
+
+#[test]
+fn the_dead_letter_queue_refuses_what_does_not_fit_whatever_the_others_do() {
+    let loaded = load("embedded: {queue_defaults: {overflow: dead-letter-oldest}}");
+    assert_eq!(queue(&loaded, "helixagent.dlq").overflow, Overflow::RejectPublish);
+    assert_eq!(queue(&loaded, "helixagent.tasks.llm").overflow, Overflow::DeadLetterOldest);
 }
 
 #[test]

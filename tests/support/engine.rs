@@ -65,10 +65,13 @@ impl Parts {
     }
 
     /// Starts it. What is given back besides must live as long.
-    pub(crate) async fn start(mut self) -> (Arc<Hub>, tempfile::TempDir) {
+    pub(crate) async fn start(self) -> (Arc<Hub>, tempfile::TempDir) {
+        self.start_on(Arc::new(Embedded::new("embedded", EmbeddedSettings::default()).expect("a broker"))).await
+    }
+
+    /// Starts it on a broker of the test's own.
+    pub(crate) async fn start_on(mut self, broker: Arc<dyn Broker>) -> (Arc<Hub>, tempfile::TempDir) {
         self.settings.routes = RouteTable::new(self.routes).expect("routes");
-        let broker: Arc<dyn Broker> =
-            Arc::new(Embedded::new("embedded", EmbeddedSettings::default()).expect("a broker"));
         let program = env!("CARGO_BIN_EXE_helixmq").into();
         let hub = Hub::start(broker, self.settings, self.natives, program).await.expect("an engine");
         (Arc::new(hub), self.directory)

@@ -9,13 +9,16 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{Context, views::HandlerView};
-use crate::hub::{BrakeState, Hub, RouteStatus};
+use crate::{
+    broker::BrokerStatus,
+    hub::{BrakeState, Hub, RouteStatus},
+};
 
 /// `GET /health`
 pub(super) async fn all(State(context): State<Context>) -> Response {
     let hub = context.hub();
     let unfit = unfit(hub);
-    let mut reasons: Vec<String> = unfit.iter().map(|reason| (*reason).to_owned()).collect();
+    let mut reasons: Vec<String> = unfit.iter().cloned().collect();
     let handlers: Vec<Value> = HandlerView::all(hub)
         .iter()
         .map(|view| {
@@ -46,17 +49,24 @@ pub(super) async fn all(State(context): State<Context>) -> Response {
         })
         .collect();
     let broker = hub.broker();
-    let capabilities = broker.capabilities();
-    let stopping = hub.is_stopping();
+    let (broker_status, broker_reason) = match broker.status() {
+        BrokerStatus::Failed { reason } => ("unavailable", Some(reason)),
+        _ if hub.is_stopping() => ("unavailable", Some(STOPPING.to_owned())),
+        BrokerStatus::Degraded { reason } => {
+            reasons.push(format!("broker {}: {reason}", broker.name()));
+            ("degraded", Some(reason))
+        }
+        BrokerStatus::Ready => ("ok", None),
+    };
     let body = json!({
         "status": if unfit.is_some() { "unavailable" } else if reasons.is_empty() { "ok" } else { "degraded" },
         "reasons": reasons,
         "version": &*context.api.options.version,
         "brokers": [{
             "name": broker.name(),
-            "status": if stopping { "unavailable" } else { "ok" },
-            "reason": stopping.then_some("the engine is stopping"),
-            "durable": capabilities.durable,
+            "status": broker_status,
+            "reason": broker_reason,
+            "durable": broker.capabilities().durable,
         }],
         "routes": routes,
         "handlers": handlers,
@@ -80,15 +90,19 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
 }
 
 /// Why no messages should be sent here now.
-fn unfit(hub: &Hub) -> Option<&'static str> {
-    if hub.is_stopping() {
-        Some("the engine is stopping")
+fn unfit(hub: &Hub) -> Option<String> {
+    if let BrokerStatus::Failed { reason } = hub.broker().status() {
+        Some(format!("broker {}: {reason}", hub.broker().name()))
+    } else if hub.is_stopping() {
+        Some(STOPPING.to_owned())
     } else if !hub.is_ready() {
-        Some("the plugins are still being loaded")
+        Some("the plugins are still being loaded".to_owned())
     } else {
         None
     }
 }
+
+const STOPPING: &str = "the engine is stopping";
 
 fn status(complaint: Option<&String>) -> Value {
     Value::from(if complaint.is_some() { "degraded" } else { "ok" })

@@ -114,6 +114,7 @@ impl From<&PublishError> for Problem {
         let status = match error {
             PublishError::NotFound(_) => StatusCode::NOT_FOUND,
             PublishError::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
+            PublishError::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             PublishError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             PublishError::Unconfirmed(_) => StatusCode::SERVICE_UNAVAILABLE,
             PublishError::Closed => return Self::stopping(),
@@ -122,7 +123,7 @@ impl From<&PublishError> for Problem {
             PublishError::NotFound(_) => "; declare it in the configuration",
             PublishError::Full { .. } => "; send it again when the queue is shorter",
             PublishError::Unconfirmed(_) => "; it may have arrived: send it again under the same id",
-            PublishError::TooLarge { .. } | PublishError::Closed => "",
+            PublishError::NoSpace { .. } | PublishError::TooLarge { .. } | PublishError::Closed => "",
         };
         let problem = Self::new(status, error.code().as_str(), format!("{error}{advice}"));
         if error.is_retryable() { problem.soon() } else { problem }
@@ -133,7 +134,7 @@ impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         let status = match error {
             BrokerError::NotFound(_) => StatusCode::NOT_FOUND,
-            BrokerError::Unreachable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            BrokerError::Unreachable { .. } | BrokerError::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
             BrokerError::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
             BrokerError::Invalid(_) => return Self::invalid(error.to_string()),
             BrokerError::Mismatch { .. } => StatusCode::CONFLICT,

@@ -19,8 +19,9 @@ pub(super) trait Settings {
 impl Settings for QueueSettings {
     fn differences(&self, wanted: &Self) -> Vec<String> {
         // Taken apart, so that a new setting cannot be forgotten.
-        let Self { priority_max, ttl, length_max, bytes_max, overflow, lease } = self;
+        let Self { storage, priority_max, ttl, length_max, bytes_max, overflow, lease } = self;
         let mut found = Vec::new();
+        compare(&mut found, "storage", storage, &wanted.storage);
         compare(&mut found, "priority_max", priority_max, &wanted.priority_max);
         compare(&mut found, "ttl", ttl, &wanted.ttl);
         compare(&mut found, "length_max", length_max, &wanted.length_max);
@@ -44,8 +45,9 @@ impl Settings for QueueSettings {
 
 impl Settings for TopicSettings {
     fn differences(&self, wanted: &Self) -> Vec<String> {
-        let Self { partitions, retention, retention_bytes, lease } = self;
+        let Self { storage, partitions, retention, retention_bytes, lease } = self;
         let mut found = Vec::new();
+        compare(&mut found, "storage", storage, &wanted.storage);
         compare(&mut found, "partitions", partitions, &wanted.partitions);
         compare(&mut found, "retention", retention, &wanted.retention);
         compare(&mut found, "retention_bytes", retention_bytes, &wanted.retention_bytes);

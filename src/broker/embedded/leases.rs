@@ -47,6 +47,11 @@ impl<T> Leases<T> {
         Self { slots: Vec::new(), free: Vec::new(), sequence: 0, length, check: None }
     }
 
+    /// Another length holds from the next look on.
+    pub(super) fn set_length(&mut self, length: Duration) {
+        self.length = length;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -159,7 +164,7 @@ mod tests {
     use super::*;
 
     fn at(tick: Tick) -> Now {
-        Now { tick, unix: 0 }
+        Now { tick, unix: 0, steady: 0 }
     }
 
     #[test]

@@ -1,34 +1,48 @@
-//! The broker inside the engine, kept in memory: for development, for tests, and for what may be lost with the
-//! process. In: what the seam says. Out: the same guarantees as the networked systems give, without one.
+//! The broker inside the engine: for development, for tests, and for one machine that is to keep its messages without a
+//! server beside it. In: what the seam says. Out: the same guarantees as the networked systems give.
 //!
-//! Nothing runs in the background: leases and delays are timers of those who wait in
-//! [`next`](crate::broker::Subscription::next), retention goes along with publishing. A batch is published, handed
-//! over or settled under one lock, with one reading of the clock.
+//! Each queue and topic keeps its messages in memory (`queue/`, `topic/`) or on disk (`disk/`). Nothing runs in the
+//! background here: leases and delays are timers of those who wait in [`next`](crate::broker::Subscription::next),
+//! retention goes along with publishing. A batch is published, handed over or settled under one lock, with one reading of
+//! the clock.
 //!
-//! Start at [`Embedded`], then `queue/state.rs` and `topic/state.rs`.
+//! Start at [`Embedded`], then `queue/state.rs` and `topic/state.rs`; for the disk at `disk/mod.rs`.
 
 mod clock;
 mod declare;
 mod delayed;
+mod disk;
 mod leases;
+mod place;
 mod queue;
 mod readers;
 mod topic;
 mod tries;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use async_trait::async_trait;
 
-use self::{clock::Clock, declare::Settings as _, queue::Queue, topic::Topic};
-use super::{
-    AddressStats, Broker, BrokerError, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, QueueSettings, Subscribe, Subscription, TopicSettings,
+use self::{
+    clock::Clock,
+    declare::Settings as _,
+    disk::{DiskQueue, DiskTopic},
+    place::Place,
+    queue::Queue,
+    topic::Topic,
 };
-use crate::message::{Address, Kind, Message};
+use super::{
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries, Ordering,
+    Page, PublishError, PublishFailures, QueueSettings, Storage, Subscribe, Subscription, TopicSettings,
+};
+use crate::{
+    message::{Address, Kind, Message},
+    store::{Store, StoreStatus, StoredGroup, StoredQueue, StoredTopic},
+};
 
 /// How an embedded broker behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +55,26 @@ pub struct Settings {
     pub topic: TopicSettings,
     /// Longest payload with headers and key, in bytes.
     pub message_bytes_max: usize,
+    /// Where queues and topics are that are kept on disk. `None`: there are none.
+    pub disk: Option<DiskSettings>,
+}
+
+/// The store of queues and topics on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Belongs to one engine at a time, and to nothing else.
+    pub directory: PathBuf,
+    /// Publishers are refused while the file system has less free than this, in bytes.
+    pub free_min: u64,
+    /// Publishers are refused while the store's files take more than this, in bytes. `None`: no limit but the disk's.
+    pub bytes_max: Option<u64>,
+}
+
+impl DiskSettings {
+    /// With a reserve of 256 MiB, and no limit of its own.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), free_min: 256 << 20, bytes_max: None }
+    }
 }
 
 impl Default for Settings {
@@ -50,11 +84,12 @@ impl Default for Settings {
             queue: QueueSettings::default(),
             topic: TopicSettings::default(),
             message_bytes_max: 8 * 1024 * 1024,
+            disk: None,
         }
     }
 }
 
-/// A broker in this process's memory. What it holds is gone with it.
+/// A broker in this process. What it keeps in memory is gone with it.
 ///
 /// Waiting for deliveries needs a tokio runtime with time enabled.
 #[derive(Debug)]
@@ -62,30 +97,59 @@ pub struct Embedded {
     name: Arc<str>,
     settings: Settings,
     clock: Clock,
+    store: Option<Arc<Store>>,
     places: RwLock<Places>,
 }
 
 #[derive(Debug, Default)]
 struct Places {
-    queues: HashMap<Arc<str>, Arc<Queue>>,
-    topics: HashMap<Arc<str>, Arc<Topic>>,
+    all: HashMap<Address, Place>,
+    /// On disk since an earlier run, and not declared in this one: the first declaration is taken over.
+    found: HashSet<Address>,
     closed: bool,
 }
 
-enum Place {
-    Queue(Arc<Queue>),
-    Topic(Arc<Topic>),
-}
-
 impl Embedded {
-    /// An empty one.
+    /// One with what is on disk, or an empty one. Opening the store blocks, for less than a second.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`]: the settings of queues or topics cannot work.
+    /// [`BrokerError::Invalid`]: the settings of queues or topics cannot work. [`BrokerError::Storage`]: the store cannot
+    /// be opened, and why.
     pub fn new(name: impl Into<Arc<str>>, settings: Settings) -> Result<Self, BrokerError> {
         settings.queue.check()?;
         settings.topic.check()?;
-        Ok(Self { name: name.into(), settings, clock: Clock::new(), places: RwLock::default() })
+        let mut embedded =
+            Self { name: name.into(), settings, clock: Clock::new(), store: None, places: RwLock::default() };
+        if let Some(disk) = &embedded.settings.disk {
+            let mut settings = crate::store::Settings::new(&disk.directory);
+            (settings.free_min, settings.bytes_max) = (disk.free_min, disk.bytes_max);
+            embedded.store = Some(Store::open(settings).map_err(storage)?);
+            embedded.find()?;
+        }
+        Ok(embedded)
+    }
+
+    /// Takes up what is on disk.
+    fn find(&mut self) -> Result<(), BrokerError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let catalog = store.catalog().map_err(storage)?;
+        let queues = catalog.queues.iter().map(|stored| {
+            let settings = QueueSettings { storage: Storage::Disk, ..self.settings.queue.clone() };
+            let queue = DiskQueue::open(Arc::clone(store), stored, settings, self.clock);
+            (Address::queue(Arc::clone(&stored.name)), Place::DiskQueue(queue))
+        });
+        let topics = catalog.topics.iter().map(|stored| {
+            let partitions = u32::try_from(stored.partitions.len()).unwrap_or(u32::MAX);
+            let settings = TopicSettings { storage: Storage::Disk, partitions, ..self.settings.topic.clone() };
+            let groups: Vec<StoredGroup> =
+                catalog.groups.iter().filter(|group| group.topic == stored.id).cloned().collect();
+            let topic = DiskTopic::open(Arc::clone(store), stored, &groups, settings, self.clock);
+            (Address::topic(Arc::clone(&stored.name)), Place::DiskTopic(topic))
+        });
+        let all: HashMap<Address, Place> = queues.chain(topics).collect();
+        let found = all.keys().cloned().collect();
+        *self.write() = Places { all, found, closed: false };
+        Ok(())
     }
 
     /// The queue or topic of that address, made if that is allowed.
@@ -95,12 +159,8 @@ impl Embedded {
             if places.closed {
                 return Err(BrokerError::Closed);
             }
-            let found = match address.kind {
-                Kind::Queue => places.queues.get(&address.name).map(|queue| Place::Queue(Arc::clone(queue))),
-                Kind::Topic => places.topics.get(&address.name).map(|topic| Place::Topic(Arc::clone(topic))),
-            };
-            if let Some(found) = found {
-                return Ok(found);
+            if let Some(found) = places.all.get(address) {
+                return Ok(found.clone());
             }
         }
         if !self.settings.auto_create {
@@ -110,20 +170,49 @@ impl Embedded {
         if places.closed {
             return Err(BrokerError::Closed);
         }
-        Ok(match address.kind {
-            Kind::Queue => Place::Queue(self.make_queue(&mut places, &address.name, &self.settings.queue)),
-            Kind::Topic => Place::Topic(self.make_topic(&mut places, &address.name, &self.settings.topic)),
+        let name = Arc::clone(&address.name);
+        self.make(&mut places, &match address.kind {
+            Kind::Queue => Declaration::Queue(name, self.settings.queue.clone()),
+            Kind::Topic => Declaration::Topic(name, self.settings.topic.clone()),
         })
     }
 
-    fn make_queue(&self, places: &mut Places, name: &Arc<str>, settings: &QueueSettings) -> Arc<Queue> {
-        let make = || Arc::new(Queue::new(Arc::clone(name), settings.clone(), self.clock));
-        Arc::clone(places.queues.entry(Arc::clone(name)).or_insert_with(make))
+    /// Makes it, unless somebody else just has.
+    fn make(&self, places: &mut Places, declaration: &Declaration) -> Result<Place, BrokerError> {
+        let address = declaration.address();
+        if let Some(there) = places.all.get(&address) {
+            return Ok(there.clone());
+        }
+        let name = Arc::clone(&address.name);
+        let place = match declaration {
+            Declaration::Queue(_, settings) => match self.store_for(settings.storage)? {
+                None => Place::Queue(Arc::new(Queue::new(name, settings.clone(), self.clock))),
+                Some(store) => {
+                    let id = store.create_queue(&name).map_err(storage)?;
+                    let stored = StoredQueue { id, name, sequence_next: 1, lanes: Vec::new() };
+                    Place::DiskQueue(DiskQueue::open(Arc::clone(store), &stored, settings.clone(), self.clock))
+                }
+            },
+            Declaration::Topic(_, settings) => match self.store_for(settings.storage)? {
+                None => Place::Topic(Arc::new(Topic::new(name, settings.clone(), self.clock))),
+                Some(store) => {
+                    let (id, partitions) = store.create_topic(&name, settings.partitions).map_err(storage)?;
+                    let stored = StoredTopic::empty(id, name, partitions);
+                    Place::DiskTopic(DiskTopic::open(Arc::clone(store), &stored, &[], settings.clone(), self.clock))
+                }
+            },
+        };
+        places.all.insert(address, place.clone());
+        Ok(place)
     }
 
-    fn make_topic(&self, places: &mut Places, name: &Arc<str>, settings: &TopicSettings) -> Arc<Topic> {
-        let make = || Arc::new(Topic::new(Arc::clone(name), settings.clone(), self.clock));
-        Arc::clone(places.topics.entry(Arc::clone(name)).or_insert_with(make))
+    /// Where a queue or topic of that storage is kept; `None`: in memory.
+    fn store_for(&self, storage: Storage) -> Result<Option<&Arc<Store>>, BrokerError> {
+        match (storage, &self.store) {
+            (Storage::Memory, _) => Ok(None),
+            (Storage::Disk, Some(store)) => Ok(Some(store)),
+            (Storage::Disk, None) => Err(BrokerError::Invalid("storage is disk, and there is no directory for it".to_owned())),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Places> {
@@ -135,6 +224,10 @@ impl Embedded {
     }
 }
 
+fn storage(error: crate::store::StoreError) -> BrokerError {
+    BrokerError::Storage(Arc::new(error))
+}
+
 #[async_trait]
 impl Broker for Embedded {
     fn name(&self) -> &str {
@@ -143,7 +236,7 @@ impl Broker for Embedded {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durable: false,
+            durable: self.settings.queue.storage == Storage::Disk && self.settings.topic.storage == Storage::Disk,
             priority: true,
             delay: true,
             expiry: true,
@@ -155,15 +248,23 @@ impl Broker for Embedded {
         }
     }
 
+    fn status(&self) -> BrokerStatus {
+        match self.store.as_ref().map(|store| store.status()) {
+            None | Some(StoreStatus::Ready) => BrokerStatus::Ready,
+            Some(StoreStatus::NoSpace { reason }) => BrokerStatus::Degraded { reason },
+            Some(StoreStatus::Failed { reason }) => BrokerStatus::Failed { reason },
+        }
+    }
+
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
         let bytes_max = self.settings.message_bytes_max;
         let failures = match self.place(to) {
-            Ok(Place::Queue(queue)) => queue.publish(messages, bytes_max),
-            Ok(Place::Topic(topic)) => topic.publish(messages, bytes_max),
+            Ok(place) => place.publish(messages, bytes_max).await,
             Err(error) => {
                 let error = match error {
                     BrokerError::NotFound(address) => PublishError::NotFound(address),
-                    _ => PublishError::Closed,
+                    BrokerError::Closed => PublishError::Closed,
+                    error => PublishError::Unconfirmed(error.to_string()),
                 };
                 (0..messages.len()).map(|place| (place, error.clone())).collect()
             }
@@ -178,59 +279,67 @@ impl Broker for Embedded {
         }
         // All is compared before anything is made.
         for declaration in what {
-            let (address, differences) = match declaration {
-                Declaration::Queue(name, settings) => {
-                    settings.check()?;
-                    let there = places.queues.get(name).map(|queue| queue.settings());
-                    (Address::queue(Arc::clone(name)), there.map(|there| there.differences(settings)))
-                }
-                Declaration::Topic(name, settings) => {
-                    settings.check()?;
-                    let there = places.topics.get(name).map(|topic| topic.settings());
-                    (Address::topic(Arc::clone(name)), there.map(|there| there.differences(settings)))
-                }
+            match declaration {
+                Declaration::Queue(_, settings) => settings.check()?,
+                Declaration::Topic(_, settings) => settings.check()?,
+            }
+            let address = declaration.address();
+            let Some(there) = places.all.get(&address) else { continue };
+            let differences = match places.found.contains(&address) {
+                true => there.hindrances(declaration),
+                false => there.differences(declaration),
             };
-            if let Some(differences) = differences.filter(|differences| !differences.is_empty()) {
+            if !differences.is_empty() {
                 return Err(BrokerError::Mismatch { address, differences });
             }
         }
         for declaration in what {
-            match declaration {
-                Declaration::Queue(name, settings) => drop(self.make_queue(&mut places, name, settings)),
-                Declaration::Topic(name, settings) => drop(self.make_topic(&mut places, name, settings)),
+            let address = declaration.address();
+            if places.found.remove(&address) {
+                if declaration.storage() == Storage::Memory {
+                    // Nothing is in it any more.
+                    places.all.remove(&address);
+                } else if let Some(there) = places.all.get(&address) {
+                    there.adopt(declaration);
+                }
             }
+            self.make(&mut places, declaration)?;
         }
         Ok(())
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
-        Ok(match self.place(&request.from)? {
-            Place::Queue(queue) => Box::new(queue.subscribe(request.prefetch)),
-            Place::Topic(topic) => Box::new(topic.subscribe(&request)),
-        })
+        self.place(&request.from)?.subscribe(&request).await
+    }
+
+    async fn evict(&self, from: &Address, max: BatchMax) -> Result<Deliveries, BrokerError> {
+        let place = self.read().all.get(from).cloned();
+        place.ok_or_else(|| BrokerError::NotFound(from.clone()))?.evict(max).await
     }
 
     async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
-        let places = self.read();
-        let missing = || BrokerError::NotFound(request.from.clone());
-        match request.from.kind {
-            Kind::Queue => places.queues.get(&request.from.name).ok_or_else(missing)?.browse(&request),
-            Kind::Topic => places.topics.get(&request.from.name).ok_or_else(missing)?.browse(&request),
-        }
+        let place = self.read().all.get(&request.from).cloned();
+        place.ok_or_else(|| BrokerError::NotFound(request.from.clone()))?.browse(&request).await
     }
 
     fn stats(&self) -> Vec<AddressStats> {
         let places = self.read();
-        let queues = places.queues.values().map(|queue| queue.stats());
-        let mut all: Vec<_> = queues.chain(places.topics.values().map(|topic| topic.stats())).collect();
+        let mut all: Vec<_> = places.all.values().map(Place::stats).collect();
         all.sort_unstable_by(|a, b| a.address.cmp(&b.address));
         all
     }
 
     async fn close(&self) {
-        let mut places = self.write();
-        places.closed = true;
-        places.queues.values().for_each(|queue| queue.close());
-        places.topics.values().for_each(|topic| topic.close());
+        {
+            let mut places = self.write();
+            places.closed = true;
+            places.all.values().for_each(Place::close);
+        }
+        let Some(store) = self.store.clone() else { return };
+        // Waits for the disk, and for threads.
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if let Err(panic) = closed {
+            tracing::error!("closing the store failed: {panic}");
+        }
     }
 }

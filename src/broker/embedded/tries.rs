@@ -22,6 +22,12 @@ impl Tries {
         Self { attempt: 1, failures: None }
     }
 
+    /// As it was kept: the attempt that comes next, and what went wrong before.
+    pub(super) fn resumed(attempt: u32, failures: Vec<FailedAttempt>) -> Self {
+        let failures = (!failures.is_empty()).then(|| Box::new(Failures(failures)));
+        Self { attempt: attempt.max(1), failures }
+    }
+
     /// Counted from 1.
     pub(super) fn attempt(&self) -> u32 {
         self.attempt

@@ -27,6 +27,7 @@ use self::{
 use super::{Context, Exit, Failure};
 use crate::{
     admin::http,
+    broker::{BrokerError, Declaration, Storage},
     config::{Config, Loaded, LogFormat},
     hub::{Hub, StartError},
     message::Kind,
@@ -198,12 +199,9 @@ async fn engine(
             return Ok(if second == Ending::Interrupted { Exit::Interrupted } else { Exit::Failed });
         }
     }
-    let left = waiting(&hub);
+    let left = in_memory(&hub, config.embedded.queue_defaults.storage);
     if left > 0 {
-        tracing::warn!(
-            messages = left,
-            "the embedded broker keeps messages in memory: those that waited in queues are gone"
-        );
+        tracing::warn!(messages = left, "those that waited in queues with `storage: memory` are gone");
     }
     tracing::info!("stopped");
     match why {
@@ -238,6 +236,10 @@ async fn wait(
     loop {
         tokio::select! {
             ending = signals.next() => return ending,
+            reason = hub.failed() => {
+                let what = format!("the {} broker has failed: {reason}", hub.broker().name());
+                return Ending::Broken(Box::new(Failure::new(Exit::Failed, "BROKER_FAILED", what, "")));
+            }
             () = hub.ready(), if !said_ready => {
                 said_ready = true;
                 say_ready(hub);
@@ -271,9 +273,18 @@ fn say_ready(hub: &Hub) {
     tracing::info!(serving, "ready");
 }
 
-/// Messages that wait in queues.
-fn waiting(hub: &Hub) -> u64 {
+/// Messages that wait in queues which keep them in memory; `made` is the storage of queues that nobody declared.
+fn in_memory(hub: &Hub, made: Storage) -> u64 {
+    let declarations = hub.settings().declarations;
+    let storage = |queue: &str| {
+        let declared = declarations.iter().find_map(|declaration| match declaration {
+            Declaration::Queue(name, settings) if **name == *queue => Some(settings.storage),
+            _ => None,
+        });
+        declared.unwrap_or(made)
+    };
     let queues = hub.broker().stats().into_iter().filter(|stats| stats.address.kind == Kind::Queue);
+    let queues = queues.filter(|stats| storage(&stats.address.name) == Storage::Memory);
     queues.map(|stats| stats.ready + stats.delayed).sum()
 }
 
@@ -348,6 +359,8 @@ fn not_listening(config: &Config, error: &io::Error) -> Failure {
 
 fn not_started(error: &StartError) -> Failure {
     let (exit, hint) = match error {
+        // It says what to do itself.
+        StartError::Broker { error: BrokerError::Storage(_), .. } => (Exit::Failed, ""),
         StartError::Broker { .. } => (Exit::Refused, "correct the configuration of what it names"),
         StartError::Engine(_) => (Exit::Failed, "see `helixmq doctor` for the limits of this machine"),
         StartError::Stopping => (Exit::Failed, "start it again"),

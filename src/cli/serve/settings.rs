@@ -40,8 +40,14 @@ pub(super) fn broker(config: &Config) -> Result<embedded::Embedded, BrokerError>
             queue: config.embedded.queue_defaults.clone(),
             topic: config.embedded.topic_defaults.clone(),
             message_bytes_max: config.embedded.message_bytes_max,
+            disk: disk(config),
         },
     )
+}
+
+/// The store, where anything is kept on disk.
+fn disk(config: &Config) -> Option<embedded::DiskSettings> {
+    config.embedded.any_on_disk().then(|| config.embedded.disk.clone())
 }
 
 /// What changed that only the next start takes over, by its path in the configuration.
@@ -57,6 +63,7 @@ pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str
         ("http.open", before.http.open != after.http.open),
         ("http.body_bytes_max", before.http.body_bytes_max != after.http.body_bytes_max),
         ("embedded", embedded(before) != embedded(after)),
+        ("embedded.disk", disk(before) != disk(after)),
         ("telemetry.format", before.telemetry.format != after.telemetry.format),
     ]
     .into_iter()
@@ -83,5 +90,17 @@ mod tests {
         after.http.listen.set_port(1);
         after.routes = RouteTable::default();
         assert_eq!(needs_restart(&before, &after), ["http.listen"]);
+    }
+
+    #[test]
+    fn a_store_that_nothing_is_in_is_not_opened_and_needs_no_restart() {
+        let before = Config::default();
+        assert_eq!(disk(&before), None);
+        let mut after = before.clone();
+        after.embedded.disk.directory = "elsewhere".into();
+        assert_eq!(needs_restart(&before, &after), [""; 0]);
+        after.embedded.topic_defaults.storage = crate::broker::Storage::Disk;
+        assert_eq!(needs_restart(&before, &after), ["embedded", "embedded.disk"]);
+        assert_eq!(disk(&after), Some(after.embedded.disk.clone()));
     }
 }

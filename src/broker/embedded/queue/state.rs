@@ -268,11 +268,17 @@ impl State {
             return Err(PublishError::TooLarge { address: self.address.clone(), bytes: size, max: bytes_max });
         }
         let full = |limit: String| Err(PublishError::Full { address: self.address.clone(), limit });
-        let rejects = self.settings.overflow == Overflow::RejectPublish;
+        // How many times a limit may be filled.
+        let fills = match self.settings.overflow {
+            Overflow::RejectPublish => Some(1),
+            Overflow::DeadLetterOldest => Some(2),
+            Overflow::DropOldest => None,
+        };
+        let beyond = |held: u64, max: u64| fills.is_some_and(|fills| held > max.saturating_mul(fills));
         match (self.settings.length_max, self.settings.bytes_max) {
-            (Some(max), _) if max == 0 || rejects && self.length() >= max => full(format!("length_max {max}")),
-            // Dropping everything else would not make room for one that is larger than the queue.
-            (_, Some(max)) if size as u64 > max || rejects && self.bytes + size as u64 > max => {
+            (Some(max), _) if max == 0 || beyond(self.length() + 1, max) => full(format!("length_max {max}")),
+            // Whatever else left would not make room for one that is larger than the queue.
+            (_, Some(max)) if size as u64 > max || beyond(self.bytes + size as u64, max) => {
                 full(format!("bytes_max {max}"))
             }
             _ => Ok(()),

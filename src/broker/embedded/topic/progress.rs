@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::broker::embedded::topic::log::Entry;
 
-    const NOW: Now = Now { tick: 0, unix: 0 };
+    const NOW: Now = Now { tick: 0, unix: 0, steady: 0 };
 
     fn log_of(count: u64) -> Log {
         let mut log = Log::default();

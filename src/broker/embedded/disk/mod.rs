@@ -1,0 +1,56 @@
+//! Queues and topics on disk: the same guarantees as in memory, and what was confirmed survives the process and the
+//! power. The store (`src/store`) writes; who decides what is in `queue/` and `topic/`.
+//!
+//! Start at `queue/mod.rs`; then `grants.rs` and `suspects.rs`, which say how attempts are counted over crashes.
+
+mod grants;
+mod queue;
+mod suspects;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use self::grants::Safe;
+pub(super) use self::queue::DiskQueue;
+use crate::{
+    broker::{BrokerError, PublishError},
+    message::Address,
+    store::{Store, StoreError, StoreStatus, Then},
+};
+
+/// Tells who waits what became of a submission.
+fn answering(answer: oneshot::Sender<Result<(), Arc<StoreError>>>) -> Then {
+    // Whoever waited may have gone away.
+    Box::new(move |result| drop(answer.send(result)))
+}
+
+/// Waits until what was submitted is on disk.
+async fn safely(safe: Safe) -> Result<(), BrokerError> {
+    match safe.await {
+        Ok(result) => result.map_err(BrokerError::Storage),
+        Err(_) => Err(BrokerError::Closed),
+    }
+}
+
+/// Fails where nothing is written any more.
+fn check(store: &Store) -> Result<(), BrokerError> {
+    match store.status() {
+        StoreStatus::Failed { reason } => Err(BrokerError::Storage(Arc::new(StoreError::Failed { reason }))),
+        _ => Ok(()),
+    }
+}
+
+/// What a publisher is told.
+fn refused(address: &Address, error: &StoreError) -> PublishError {
+    match error {
+        StoreError::NoSpace { .. } => PublishError::NoSpace { address: address.clone(), reason: error.to_string() },
+        StoreError::Closed => PublishError::Closed,
+        error => PublishError::Unconfirmed(error.to_string()),
+    }
+}
+
+/// Milliseconds, at most.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,136 @@
+//! The messages of one priority in the order of arrival: those at its head in memory, the others on disk.
+//!
+//! What is committed is told to the lane after the commit, and pages are read from what is committed, so each may come
+//! before the other. `cursor` says what has been dealt with, and `cold` is a sum that both add to.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::item::Item;
+use crate::store::LaneId;
+
+/// Most messages, and about how many bytes of them, that wait in memory.
+const WINDOW: usize = 4096;
+const WINDOW_BYTES: usize = 4 << 20;
+/// What is read at a time.
+pub(super) const PAGE: usize = 1000;
+pub(super) const PAGE_BYTES: usize = 2 << 20;
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) id: LaneId,
+    /// In memory, never given back; in order.
+    fresh: VecDeque<Item>,
+    fresh_bytes: usize,
+    /// Given back, or due after a delay: few, and mostly older than everything in `fresh`.
+    returned: BTreeMap<u64, Item>,
+    /// Everything up to this sequence is in memory, out, waiting for its time, or gone.
+    cursor: u64,
+    /// How many lie beyond the cursor, on disk only. Below zero for the moment between a page that brought a message
+    /// and the word that it was committed.
+    cold: i64,
+    /// A page is being read.
+    loading: bool,
+    /// Up to which sequence everything was handed over at least once; and where that was when the store was opened.
+    pub(super) handed: u64,
+    pub(super) handed_before: u64,
+}
+
+impl Lane {
+    /// As it was found on disk: `cold` messages, of which those up to `handed` had been handed over.
+    pub(super) fn new(id: LaneId, cold: u64, handed: u64) -> Self {
+        Self {
+            id,
+            fresh: VecDeque::new(),
+            fresh_bytes: 0,
+            returned: BTreeMap::new(),
+            cursor: 0,
+            cold: i64::try_from(cold).unwrap_or(i64::MAX),
+            loading: false,
+            handed,
+            handed_before: handed,
+        }
+    }
+
+    /// How many could be delivered.
+    pub(super) fn len(&self) -> u64 {
+        (self.fresh.len() + self.returned.len()) as u64 + u64::try_from(self.cold).unwrap_or(0)
+    }
+
+    /// Whether there is something, but not in memory.
+    pub(super) fn is_cold(&self) -> bool {
+        self.fresh.is_empty() && self.returned.is_empty() && self.cold > 0
+    }
+
+    /// Takes the newest, just committed; keeps it in memory where all before it are.
+    pub(super) fn arrived(&mut self, item: Item) {
+        let full = self.fresh.len() >= WINDOW || self.fresh_bytes >= WINDOW_BYTES;
+        if self.loading || self.cold != 0 || full || item.key.sequence() <= self.cursor {
+            self.cold += 1;
+            return;
+        }
+        self.cursor = item.key.sequence();
+        self.push(item);
+    }
+
+    /// Whether a page should be read now, and behind which sequence; it counts as begun.
+    pub(super) fn page_wanted(&mut self) -> Option<u64> {
+        let low = self.fresh.len() < WINDOW / 2 && self.fresh_bytes < WINDOW_BYTES / 2;
+        let wanted = !self.loading && self.cold > 0 && low;
+        wanted.then(|| {
+            self.loading = true;
+            self.cursor
+        })
+    }
+
+    /// Takes a page.
+    pub(super) fn loaded(&mut self, items: impl Iterator<Item = Item>) {
+        self.loading = false;
+        for item in items {
+            self.cold -= 1;
+            self.cursor = item.key.sequence();
+            self.push(item);
+        }
+    }
+
+    /// A page could not be read.
+    pub(super) fn not_loaded(&mut self) {
+        self.loading = false;
+    }
+
+    /// Puts one back where its arrival says.
+    pub(super) fn give_back(&mut self, item: Item) {
+        self.returned.insert(item.key.sequence(), item);
+    }
+
+    /// The oldest that is in memory.
+    pub(super) fn front(&self) -> Option<&Item> {
+        if self.returned_is_older() {
+            self.returned.first_key_value().map(|(_, item)| item)
+        } else {
+            self.fresh.front()
+        }
+    }
+
+    /// Takes the oldest that is in memory.
+    pub(super) fn pop(&mut self) -> Option<Item> {
+        if self.returned_is_older() {
+            return self.returned.pop_first().map(|(_, item)| item);
+        }
+        let item = self.fresh.pop_front()?;
+        self.fresh_bytes = self.fresh_bytes.saturating_sub(item.bytes as usize);
+        if self.fresh.is_empty() && self.fresh.capacity() > PAGE * 2 {
+            self.fresh = VecDeque::new();
+        }
+        Some(item)
+    }
+
+    fn push(&mut self, item: Item) {
+        self.fresh_bytes += item.bytes as usize;
+        self.fresh.push_back(item);
+    }
+
+    fn returned_is_older(&self) -> bool {
+        let Some((returned, _)) = self.returned.first_key_value() else { return false };
+        self.fresh.front().is_none_or(|fresh| *returned < fresh.key.sequence())
+    }
+}

@@ -1,0 +1,41 @@
+//! Looks after the broker: says once when it begins to do less, and ends the engine when it has failed.
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, BrokerStatus};
+
+/// What was last seen of a broker.
+#[derive(Debug)]
+pub(super) struct Condition {
+    last: BrokerStatus,
+    failure: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+}
+
+impl Condition {
+    /// `failure` is told why it failed, `stop` is cancelled then.
+    pub(super) fn new(failure: watch::Sender<Option<String>>, stop: CancellationToken) -> Self {
+        Self { last: BrokerStatus::Ready, failure, stop }
+    }
+
+    /// Looks, and acts on what has changed.
+    pub(super) fn look(&mut self, broker: &dyn Broker) {
+        let status = broker.status();
+        if status == self.last {
+            return;
+        }
+        let broker = broker.name();
+        match (&status, &self.last) {
+            (BrokerStatus::Failed { reason }, _) => {
+                // What it confirmed is safe; what it would confirm from here on might not be.
+                self.failure.send_replace(Some(reason.clone()));
+                self.stop.cancel();
+            }
+            (BrokerStatus::Degraded { reason }, BrokerStatus::Degraded { .. }) => tracing::debug!(broker, "{reason}"),
+            (BrokerStatus::Degraded { reason }, _) => tracing::warn!(broker, "{reason}"),
+            (BrokerStatus::Ready, _) => tracing::info!(broker, "the broker does all of its work again"),
+        }
+        self.last = status;
+    }
+}

@@ -1,0 +1,75 @@
+//! A broker that is as well as the test says.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use helixmq::{
+    broker::{
+        AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Page, PublishError,
+        PublishFailures, Subscribe, Subscription,
+        embedded::{Embedded, Settings},
+    },
+    message::{Address, Message},
+};
+
+#[derive(Debug)]
+pub(crate) struct Moody {
+    inner: Embedded,
+    status: Mutex<BrokerStatus>,
+}
+
+impl Moody {
+    pub(crate) fn new() -> Arc<Self> {
+        let inner = Embedded::new("moody", Settings::default()).expect("a broker");
+        Arc::new(Self { inner, status: Mutex::default() })
+    }
+
+    /// From now on. While it is not ready, nothing is published for want of room.
+    pub(crate) fn is(&self, status: BrokerStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+#[async_trait]
+impl Broker for Moody {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
+        if self.status() == BrokerStatus::Ready {
+            return self.inner.publish(to, messages).await;
+        }
+        let reason: Arc<str> = "the disk is full; make room on it".into();
+        let failures = (0..messages.len()).map(|place| (place, PublishError::NoSpace { reason: Arc::clone(&reason) }));
+        Err(PublishFailures(failures.collect()))
+    }
+
+    async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {
+        self.inner.declare(what).await
+    }
+
+    async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
+        self.inner.subscribe(request).await
+    }
+
+    async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
+        self.inner.browse(request).await
+    }
+
+    fn stats(&self) -> Vec<AddressStats> {
+        self.inner.stats()
+    }
+
+    fn status(&self) -> BrokerStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
