@@ -17,9 +17,10 @@ pub(crate) async fn declares_the_same_twice(system: &dyn System) {
         at.publish(&place, [message("kept")]).await;
         let lease = Duration::from_secs(30);
         let same = match place.kind {
-            helixmq::message::Kind::Queue => {
-                Declaration::Queue(Arc::clone(&place.name), QueueSettings { storage: at.storage, lease, ..QueueSettings::default() })
-            }
+            helixmq::message::Kind::Queue => Declaration::Queue(
+                Arc::clone(&place.name),
+                QueueSettings { storage: at.storage, lease, ..QueueSettings::default() },
+            ),
             helixmq::message::Kind::Topic => Declaration::Topic(
                 Arc::clone(&place.name),
                 TopicSettings { storage: at.storage, partitions: 1, lease, ..TopicSettings::default() },

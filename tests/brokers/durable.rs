@@ -55,7 +55,8 @@ pub(crate) async fn keeps_everything_over_a_restart(system: &dyn System) {
         let mut reader = at.read(place).await;
         let mut taken = reader.take(5).await;
         accept(taken.take_front(1)).await;
-        settle(taken.take_front(1), Settlement::DeadLetter { code: helixmq::message::ReasonCode::HandlerRejected }).await;
+        settle(taken.take_front(1), Settlement::DeadLetter { code: helixmq::message::ReasonCode::HandlerRejected })
+            .await;
         settle(taken.take_front(1), redeliver(Duration::ZERO, 1)).await;
         // Out when it closes: goes back as the same attempt.
         std::mem::forget(taken);
@@ -69,10 +70,11 @@ pub(crate) async fn keeps_everything_over_a_restart(system: &dyn System) {
         let expected = [("2", 2), ("3", 1), ("4", 1), ("5", 1), ("6", 1), ("7", 1)];
         assert_eq!(tried(&taken), expected.map(|(name, attempt)| (name.to_owned(), attempt)).into(), "{place}");
         let again = taken.as_slice().iter().find(|delivery| delivery.attempt == 2).unwrap();
-        assert_eq!(again.failures, [failure(1)].map(|expected| helixmq::message::FailedAttempt {
-            at: again.failures[0].at,
-            ..expected
-        }), "{place}");
+        assert_eq!(
+            again.failures,
+            [failure(1)].map(|expected| helixmq::message::FailedAttempt { at: again.failures[0].at, ..expected }),
+            "{place}"
+        );
         let same = taken.as_slice().iter().find(|delivery| delivery.message.id == whole.id).unwrap();
         assert_eq!(*same.message, whole, "{place}");
         accept(taken).await;
@@ -109,7 +111,16 @@ pub(crate) async fn uses_up_the_attempt_of_what_was_out_when_it_was_killed(syste
         declare(&at.broker, &at, place).await;
         let mut reader = at.read(place).await;
         let taken = reader.take(11).await;
-        let expected = (0..11).map(|n| (n.to_string(), match n { 0 => 3, 1..4 => 2, _ => 1 }));
+        let expected = (0..11).map(|n| {
+            (
+                n.to_string(),
+                match n {
+                    0 => 3,
+                    1..4 => 2,
+                    _ => 1,
+                },
+            )
+        });
         assert_eq!(tried(&taken), expected.collect(), "{place}");
         for delivery in taken.as_slice() {
             assert_eq!(delivery.failures.len() as u32, delivery.attempt - 1, "{place}: each attempt has its end");

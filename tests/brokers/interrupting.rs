@@ -112,7 +112,8 @@ pub(crate) async fn ends_everything_when_it_is_closed(system: &dyn System) {
 
 impl At {
     async fn declare_queue(&self, place: &Address) {
-        let settings = QueueSettings { storage: self.storage, lease: Duration::from_secs(600), ..QueueSettings::default() };
+        let settings =
+            QueueSettings { storage: self.storage, lease: Duration::from_secs(600), ..QueueSettings::default() };
         let what = helixmq::broker::Declaration::Queue(Arc::clone(&place.name), settings);
         self.broker.declare(&[what]).await.unwrap();
     }

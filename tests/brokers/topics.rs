@@ -267,8 +267,11 @@ pub(crate) async fn forgets_a_group_without_a_name_with_its_reader(system: &dyn 
 
 pub(crate) async fn forgets_messages_by_age(system: &dyn System) {
     let at = At::new(system).await;
-    let settings =
-        TopicSettings { partitions: 1, retention: Some(system.span(Duration::from_secs(60))), ..TopicSettings::default() };
+    let settings = TopicSettings {
+        partitions: 1,
+        retention: Some(system.span(Duration::from_secs(60))),
+        ..TopicSettings::default()
+    };
     let Some(topic) = at.topic(settings).await else { return };
     // Starts to read, and falls behind.
     let mut slow = at.read_at_most(&topic, 2).await;

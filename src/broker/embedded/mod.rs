@@ -171,10 +171,13 @@ impl Embedded {
             return Err(BrokerError::Closed);
         }
         let name = Arc::clone(&address.name);
-        self.make(&mut places, &match address.kind {
-            Kind::Queue => Declaration::Queue(name, self.settings.queue.clone()),
-            Kind::Topic => Declaration::Topic(name, self.settings.topic.clone()),
-        })
+        self.make(
+            &mut places,
+            &match address.kind {
+                Kind::Queue => Declaration::Queue(name, self.settings.queue.clone()),
+                Kind::Topic => Declaration::Topic(name, self.settings.topic.clone()),
+            },
+        )
     }
 
     /// Makes it, unless somebody else just has.
@@ -211,7 +214,9 @@ impl Embedded {
         match (storage, &self.store) {
             (Storage::Memory, _) => Ok(None),
             (Storage::Disk, Some(store)) => Ok(Some(store)),
-            (Storage::Disk, None) => Err(BrokerError::Invalid("storage is disk, and there is no directory for it".to_owned())),
+            (Storage::Disk, None) => {
+                Err(BrokerError::Invalid("storage is disk, and there is no directory for it".to_owned()))
+            }
         }
     }
 

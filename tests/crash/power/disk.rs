@@ -78,9 +78,12 @@ impl Disk {
                     }
                 }
             }
-            Op::DirectorySynced => {
-                for name in std::mem::take(&mut self.renaming) {
-                    name.apply(&mut self.names);
+            Op::DirectorySynced { name } => {
+                let (safe, waiting): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut self.renaming).into_iter().partition(|change| change.is_in(name));
+                self.renaming = waiting;
+                for change in safe {
+                    change.apply(&mut self.names);
                 }
             }
             Op::Removed { name } => self.renaming.push(Name::Removed(name.clone())),
@@ -174,6 +177,12 @@ impl Change {
 }
 
 impl Name {
+    /// Whether it is of a file in that directory.
+    fn is_in(&self, directory: &str) -> bool {
+        let (Self::Made(name, _) | Self::Removed(name) | Self::Renamed(_, name)) = self;
+        name.rsplit_once('/').map_or("", |(directory, _)| directory) == directory
+    }
+
     fn apply(self, names: &mut BTreeMap<String, u32>) {
         match self {
             Self::Made(name, file) => {
@@ -208,12 +217,17 @@ pub(crate) fn is_whole(trace: &Trace, directory: &Path) {
         disk.apply(op, &trace.bytes);
     }
     let mut replayed = disk.image(Unsynced::Kept, &trace.bytes, &mut Random::new(0));
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if path.is_file() && !name.ends_with("-shm") {
-            let found = replayed.remove(&name).unwrap_or_else(|| panic!("the shim did not see {name}"));
-            assert!(found == fs::read(&path).unwrap(), "the shim did not see all that was written to {name}");
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !name.ends_with("-shm") {
+                let found = replayed.remove(&name).unwrap_or_else(|| panic!("the shim did not see {name}"));
+                assert!(found == fs::read(&path).unwrap(), "the shim did not see all that was written to {name}");
+            }
         }
     }
     assert!(replayed.is_empty(), "not there: {:?}", replayed.keys());
@@ -247,7 +261,13 @@ mod tests {
 
     #[test]
     fn only_what_was_synced_is_sure_to_be_there() {
-        let disk = disk(&[made(), write(0, 0..4), Op::Synced { file: 1 }, Op::DirectorySynced, write(2, 4..8)]);
+        let disk = disk(&[
+            made(),
+            write(0, 0..4),
+            Op::Synced { file: 1 },
+            Op::DirectorySynced { name: String::new() },
+            write(2, 4..8),
+        ]);
         assert_eq!(content(&disk, Unsynced::Dropped).unwrap(), b"aaaa");
         assert_eq!(content(&disk, Unsynced::Kept).unwrap(), b"aabbbb");
     }
@@ -262,7 +282,14 @@ mod tests {
     #[test]
     fn what_a_failed_sync_left_is_in_doubt_for_ever() {
         let failed = Op::SyncFailed { file: 1 };
-        let ops = [made(), Op::DirectorySynced, write(0, 0..4), failed, write(2, 4..8), Op::Synced { file: 1 }];
+        let ops = [
+            made(),
+            Op::DirectorySynced { name: String::new() },
+            write(0, 0..4),
+            failed,
+            write(2, 4..8),
+            Op::Synced { file: 1 },
+        ];
         let disk = disk(&ops);
         assert_eq!(content(&disk, Unsynced::Dropped).unwrap(), b"\0\0bbbb");
         assert_eq!(content(&disk, Unsynced::Kept).unwrap(), b"aabbbb");
@@ -270,7 +297,7 @@ mod tests {
 
     #[test]
     fn tears_writes_at_their_grain() {
-        let disk = disk(&[made(), Op::DirectorySynced, write(0, 0..12)]);
+        let disk = disk(&[made(), Op::DirectorySynced { name: String::new() }, write(0, 0..12)]);
         let mut random = Random::new(3);
         let mut found = std::collections::BTreeSet::new();
         for _ in 0..200 {

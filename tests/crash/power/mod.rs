@@ -3,5 +3,8 @@
 //! with what had been confirmed by that moment.
 
 pub(crate) mod disk;
+mod images;
+pub(crate) mod model;
 pub(crate) mod shim;
 pub(crate) mod trace;
+mod work;

@@ -16,7 +16,7 @@
  * A record: op (1), flag (1), length of the path (2), file (4), number (8), length of the data (8), path, data; integers
  * as the machine has them. Ops:
  *   O opened: path; flag 1: it was made     W written: number is the offset     T length is now number
- *   S synced: flag 1: it failed             D the directory was synced          U removed: path
+ *   S synced: flag 1: it failed             D a directory was synced: path      U removed: path
  *   R renamed: path; the new path as data   */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -165,10 +165,17 @@ static void forget(const char *path) {
         if (inodes[at] == status.st_ino) inodes[at] = 0;
 }
 
+static void path_of(int fd, char *whole) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, whole, PATH_MAX - 1);
+    whole[length < 0 ? 0 : length] = 0;
+}
+
 static int opened(const char *given, int flags, mode_t mode) {
     if (!real_open) begin();
     if (!*directory) return real_open(given, flags, mode);
-    char whole[PATH_MAX], link[64];
+    char whole[PATH_MAX];
     pthread_mutex_lock(&lock);
     struct stat status;
     int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_CREAT | O_TRUNC);
@@ -183,13 +190,11 @@ static int opened(const char *given, int flags, mode_t mode) {
     if (fd >= DESCRIPTORS) die("too many descriptors");
     if (fd >= 0) {
         file_of[fd] = 0;
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        ssize_t length = readlink(link, whole, sizeof whole - 1);
-        whole[length < 0 ? 0 : length] = 0;
+        path_of(fd, whole);
         const char *name = below(whole);
         if (name && fstat(fd, &status) == 0) {
             if (S_ISDIR(status.st_mode)) {
-                if (!*name) file_of[fd] = IS_DIRECTORY;
+                file_of[fd] = IS_DIRECTORY;
             } else if (S_ISREG(status.st_mode)) {
                 file_of[fd] = file_with(status.st_ino);
                 record('O', made, file_of[fd], 0, name, NULL, 0);
@@ -318,7 +323,9 @@ static int synced(int fd, int (*how)(int)) {
     }
     int saved = errno;
     if (of == IS_DIRECTORY) {
-        if (result == 0) record('D', 0, 0, 0, NULL, NULL, 0);
+        char whole[PATH_MAX];
+        path_of(fd, whole);
+        if (result == 0) record('D', 0, 0, 0, below(whole), NULL, 0);
     } else {
         record('S', result != 0, of, 0, NULL, NULL, 0);
     }

@@ -32,7 +32,9 @@ pub(crate) enum Op {
     SyncFailed {
         file: u32,
     },
-    DirectorySynced,
+    DirectorySynced {
+        name: String,
+    },
     Removed {
         name: String,
     },
@@ -71,7 +73,7 @@ impl Trace {
                 (b'T', _) => Op::Length { file, length: number },
                 (b'S', 0) => Op::Synced { file },
                 (b'S', _) => Op::SyncFailed { file },
-                (b'D', _) => Op::DirectorySynced,
+                (b'D', _) => Op::DirectorySynced { name: text(path) },
                 (b'U', _) => Op::Removed { name: text(path) },
                 (b'R', _) => Op::Renamed { from: text(path), to: text(data) },
                 _ => panic!("{:?} is no op", char::from(op)),

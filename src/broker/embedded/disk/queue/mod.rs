@@ -144,8 +144,7 @@ impl DiskQueue {
             let items = state.evict(id, max, now, effects);
             (items, Some(super::answering(answer)))
         });
-        let member: Arc<dyn Settler> =
-            Arc::new(Member { queue: Arc::clone(self), id, room: Arc::new(Notify::new()) });
+        let member: Arc<dyn Settler> = Arc::new(Member { queue: Arc::clone(self), id, room: Arc::new(Notify::new()) });
         let deliveries = Deliveries::new(items, member);
         if !deliveries.is_empty() {
             super::safely(safe).await?;
@@ -186,10 +185,7 @@ impl DiskQueue {
     }
 
     /// The same; what `change` gives beside its result is called when the changes are on disk.
-    fn change_then<T>(
-        self: &Arc<Self>,
-        change: impl FnOnce(&mut State, &mut Effects) -> (T, Option<Then>),
-    ) -> T {
+    fn change_then<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, &mut Effects) -> (T, Option<Then>)) -> T {
         let mut effects = Effects::default();
         let mut state = self.lock();
         let (result, then) = change(&mut state, &mut effects);
@@ -232,12 +228,13 @@ impl DiskQueue {
         match load {
             Load::Page(place, lane, behind) => self.store.read(
                 move |reader| reader.queue_page(lane, behind, lane::PAGE, lane::PAGE_BYTES),
-                move |page| queue.loaded(page, |state, page, now, effects| state.page_loaded(place, page, now, effects)),
+                move |page| {
+                    queue.loaded(page, |state, page, now, effects| state.page_loaded(place, page, now, effects))
+                },
             ),
-            Load::Due(keys) => self.store.read(
-                move |reader| reader.queue_messages(&keys),
-                move |found| queue.loaded(found, State::due_loaded),
-            ),
+            Load::Due(keys) => self
+                .store
+                .read(move |reader| reader.queue_messages(&keys), move |found| queue.loaded(found, State::due_loaded)),
             Load::Later(behind) => {
                 let id = self.lock().id;
                 self.store.read(

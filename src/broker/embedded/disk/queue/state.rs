@@ -340,7 +340,8 @@ impl State {
             self.load(priority, out);
             while items.len() < count
                 && let Some(lane) = self.lanes.get_mut(priority)
-                && (lane.front().is_some_and(|item| item.message.expired(now.unix)) || lane.len() > 0 && self.overflows())
+                && (lane.front().is_some_and(|item| item.message.expired(now.unix))
+                    || lane.len() > 0 && self.overflows())
                 && let Some(mut item) = self.lanes.get_mut(priority).and_then(Lane::pop)
             {
                 self.bytes_out += u64::from(item.bytes);
