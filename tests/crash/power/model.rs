@@ -106,7 +106,7 @@ impl Model {
         let number = self.random.next();
         let mut message = Message::new("power.test", self.random.bytes(length as usize), now_ms());
         message.id = MessageId::parse(&number.to_string());
-        message.headers.append("number", number.to_string());
+        message.headers.append("number", &number.to_string());
         Arc::new(message)
     }
 
