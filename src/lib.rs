@@ -9,4 +9,5 @@ pub mod hub;
 pub mod message;
 pub mod route;
 pub mod settle;
+pub mod store;
 pub mod telemetry;

@@ -104,6 +104,13 @@ impl Deliveries {
         Self { items: Vec::new(), settler: Arc::new(Nobody) }
     }
 
+    /// The same deliveries, changed: for brokers that stand in front of a broker.
+    #[must_use]
+    pub fn edited(mut self, edit: impl FnMut(&mut Delivery)) -> Self {
+        self.items.iter_mut().for_each(edit);
+        self
+    }
+
     /// The same deliveries, settled by another: for brokers that stand in front of a broker, to count or to delay.
     #[must_use]
     pub fn settled_by(mut self, wrap: impl FnOnce(&[Delivery], Arc<dyn Settler>) -> Arc<dyn Settler>) -> Deliveries {

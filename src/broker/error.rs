@@ -42,7 +42,7 @@ pub enum BrokerError {
     },
     /// What keeps the messages cannot be used, or not any more: do what its text says, then open the broker anew.
     #[error(transparent)]
-    Storage(BoxError),
+    Storage(Arc<dyn std::error::Error + Send + Sync>),
     /// The broker has been closed: stop.
     #[error("the broker has been closed")]
     Closed,
@@ -91,10 +91,12 @@ pub enum PublishError {
         limit: String,
     },
     /// There is too little room on disk: try again later, and give it more.
-    #[error("{reason}")]
+    #[error("{address} is on a disk without room: {reason}")]
     NoSpace {
+        /// Which queue or topic.
+        address: Address,
         /// Which limit, with its numbers and what to do.
-        reason: Arc<str>,
+        reason: String,
     },
     /// Larger than the system takes: send less.
     #[error("the message takes {bytes} bytes, {address} takes at most {max}")]

@@ -6,6 +6,7 @@
 //!
 //! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
 
+mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
@@ -15,6 +16,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use counted::Counted;
 pub use delivery::{Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures};
 
@@ -29,8 +31,8 @@ pub struct Capabilities {
     pub priority: bool,
     /// Honours [`Message::not_before`] on its own.
     pub delay: bool,
-    /// Honours [`Message::expires_at`] on its own: an expired message is still delivered, marked by its time, so
-    /// that the engine can dead-letter it; it never disappears.
+    /// Honours [`Message::expires_at`] on its own: an expired message is still delivered, marked by its time, or
+    /// [evicted](Broker::evict), so that the engine can dead-letter it; it never disappears.
     pub expiry: bool,
     /// Topics: messages can be read again from a place or a time.
     pub replay: bool,
@@ -89,6 +91,21 @@ pub trait Broker: Send + Sync + Debug {
     /// # Errors
     /// [`BrokerError::NotFound`]: declare it first. [`BrokerError::Unreachable`]: back off and try again.
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError>;
+
+    /// Hands over what a queue is to keep no longer, whether anybody reads it or not: what has expired at the head of
+    /// each priority, and, with [`Overflow::DeadLetterOldest`], the oldest of the lowest priority as far as they are
+    /// beyond its limits. None, where there is nothing of the kind: it is never waited for. Each is owed a settlement,
+    /// as any delivery.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotFound`]: there is no such queue (any more). [`BrokerError::Unreachable`]: try again later.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what is not returned stays.
+    async fn evict(&self, from: &Address, max: BatchMax) -> Result<Deliveries, BrokerError> {
+        let _ = (from, max);
+        Ok(Deliveries::none())
+    }
 
     /// Reads messages without consuming them: for people, never for the flow.
     ///
@@ -208,8 +225,8 @@ pub enum Overflow {
     RejectPublish,
     /// The oldest message of the lowest priority is dropped and counted. Only for queues whose messages may be lost.
     DropOldest,
-    /// The message is taken, and the oldest of the lowest priority leaves for the dead letters, through the engine.
-    /// Beyond twice the limit the publisher gets an error.
+    /// The message is taken, and the oldest of the lowest priority leaves for the dead letters, through the engine
+    /// ([`Broker::evict`]). Beyond twice the limit the publisher gets an error.
     DeadLetterOldest,
 }
 

@@ -29,8 +29,8 @@ impl Condition {
         match (&status, &self.last) {
             (BrokerStatus::Failed { reason }, _) => {
                 // What it confirmed is safe; what it would confirm from here on might not be.
-                self.failure.send_replace(Some(reason.clone()));
                 self.stop.cancel();
+                self.failure.send_replace(Some(reason.clone()));
             }
             (BrokerStatus::Degraded { reason }, BrokerStatus::Degraded { .. }) => tracing::debug!(broker, "{reason}"),
             (BrokerStatus::Degraded { reason }, _) => tracing::warn!(broker, "{reason}"),

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    GroupId, PartitionId, QueueKey, StoreError,
-    admission::Permit,
-};
+use super::{GroupId, PartitionId, QueueKey, StoreError, admission::Permit};
 use crate::message::{FailedAttempt, Message, UnixMs};
 
 /// Changes that are made together or not at all.

@@ -15,6 +15,7 @@ mod browsing;
 mod declaring;
 mod durable;
 mod embedded;
+mod forgetful;
 mod interrupting;
 mod queues;
 mod settling;
@@ -110,3 +111,4 @@ macro_rules! conformance {
 
 conformance!(embedded_memory, crate::embedded::Memory, paused = true);
 conformance!(embedded_disk, crate::embedded::Disk::default(), paused = false);
+conformance!(embedded_with_ledger, crate::forgetful::WithLedger::default(), paused = false);

@@ -28,6 +28,7 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("axum", "src/admin"),
     ("tower_http", "src/admin"),
     ("notify", "src/hub"),
+    ("rusqlite", "src/store"),
     ("saphyr_parser", "src/config"),
     ("toml", "src/config"),
 ];

@@ -33,6 +33,18 @@ impl Readers {
         self.list.push(Reader { id, renewed: 0, prefetch: prefetch.max(1), out: 0, gone: false, wake });
     }
 
+    /// A reader whose leases never run out, and that has room for any number.
+    pub(super) fn join_for_ever(&mut self, id: ReaderId) {
+        self.list.push(Reader {
+            id,
+            renewed: Tick::MAX,
+            prefetch: usize::MAX,
+            out: 0,
+            gone: false,
+            wake: Arc::default(),
+        });
+    }
+
     pub(super) fn leave(&mut self, id: ReaderId) {
         if let Some(reader) = self.get_mut(id) {
             reader.gone = true;

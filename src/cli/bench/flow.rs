@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     broker::{
-        BatchMax, Broker, Start, Subscribe,
-        embedded::{self, Embedded},
+        BatchMax, Broker, QueueSettings, Start, Storage, Subscribe, TopicSettings,
+        embedded::{self, DiskSettings, Embedded},
     },
     handler::{Handler, Isolation, Limits, Loading, Terms, native::Native},
     hub::{Hub, Settings},
@@ -33,6 +33,8 @@ use crate::{
 const PUBLISH_BATCH: u64 = 256;
 /// Messages published and not yet counted, at most: what a healthy system has under way.
 const WINDOW: u64 = 16 * 1024;
+/// The same on disk: what one commit may take of it, several times.
+const WINDOW_DISK: u64 = 64 * 1024;
 /// Part of the messages that warms up and is not counted.
 const WARM_UP: u64 = 10;
 const STALLED: Duration = Duration::from_secs(20);
@@ -69,13 +71,15 @@ pub(super) fn run(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Resu
 
 impl Bench {
     pub(super) fn start(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir().context("no temporary directory")?;
+        let directory = match &plan.directory {
+            Some(parent) => tempfile::tempdir_in(parent),
+            None => tempfile::tempdir(),
+        };
+        let directory = directory.context("no temporary directory")?;
         let source = Address::queue("bench.work");
         let results = Address::queue("bench.results");
         let ledger = Arc::new(Ledger::new(plan.messages));
-        let embedded =
-            Embedded::new("embedded", embedded::Settings { auto_create: true, ..embedded::Settings::default() })?;
-        let inner: Arc<dyn Broker> = Arc::new(embedded);
+        let inner: Arc<dyn Broker> = Arc::new(broker(plan.storage, &directory.path().join("store"))?);
         let broker: Arc<dyn Broker> = match plan.work {
             Work::Noop => {
                 Arc::new(Counting { inner: Arc::clone(&inner), of: source.clone(), ledger: Arc::clone(&ledger) })
@@ -143,6 +147,18 @@ impl Bench {
         }
         self.runtime.block_on(self.hub.stop());
     }
+}
+
+/// An embedded broker that makes what is used, kept in memory or in a directory.
+pub(super) fn broker(storage: Storage, directory: &std::path::Path) -> anyhow::Result<Embedded> {
+    let settings = embedded::Settings {
+        auto_create: true,
+        queue: QueueSettings { storage, ..QueueSettings::default() },
+        topic: TopicSettings { storage, ..TopicSettings::default() },
+        disk: (storage == Storage::Disk).then(|| DiskSettings::new(directory)),
+        ..embedded::Settings::default()
+    };
+    Ok(Embedded::new("embedded", settings)?)
 }
 
 /// The handler's name, and the Rust functions to run beside plugins.
@@ -329,7 +345,8 @@ impl Publisher {
                 let share = self.plan.rate as f64 / self.plan.publishers.max(1) as f64;
                 pace(began + Duration::from_secs_f64(published as f64 / share));
             }
-            while first.saturating_sub(self.ledger.distinct()) > WINDOW {
+            let window = if self.plan.storage == Storage::Disk { WINDOW_DISK } else { WINDOW };
+            while first.saturating_sub(self.ledger.distinct()) > window {
                 thread::sleep(Duration::from_micros(100));
             }
             let now = now_ms();
@@ -342,20 +359,28 @@ impl Publisher {
     }
 
     fn message(&self, number: u64, now: u64) -> Message {
-        let payload = match self.plan.work {
-            Work::Json => Bytes::from(bench_work::sample(number)),
-            Work::Noop => Bytes::from(vec![b'x'; self.plan.payload_bytes]),
-        };
-        let mut headers = Headers::with_capacity(128);
-        headers.append("tenant", "acme-europe");
-        headers.append("region", "eu-central-1");
-        headers.append("schema", "order/7");
-        headers.append("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let mut message = Message::new("order.created", payload, now);
-        message.id = numbered(number);
-        message.headers = headers;
-        message
+        message(
+            number,
+            now,
+            match self.plan.work {
+                Work::Json => Bytes::from(bench_work::sample(number)),
+                Work::Noop => Bytes::from(vec![b'x'; self.plan.payload_bytes]),
+            },
+        )
     }
+}
+
+/// What is published: four headers, and an id that says its number.
+pub(super) fn message(number: u64, now: u64, payload: Bytes) -> Message {
+    let mut headers = Headers::with_capacity(128);
+    headers.append("tenant", "acme-europe");
+    headers.append("region", "eu-central-1");
+    headers.append("schema", "order/7");
+    headers.append("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let mut message = Message::new("order.created", payload, now);
+    message.id = numbered(number);
+    message.headers = headers;
+    message
 }
 
 fn pace(until: Instant) {

@@ -1,6 +1,7 @@
 //! `helixmq bench`: how fast it is here, with messages counted at the far end, and what that is worth against the same
 //! work without a sandbox.
 
+mod disk;
 mod flow;
 mod ledger;
 mod reload;
@@ -11,7 +12,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::handler::Isolation;
+use crate::{broker::Storage, handler::Isolation};
 
 /// Messages of a run that names neither a number nor a time.
 const MESSAGES: u64 = 2_000_000;
@@ -29,6 +30,15 @@ pub enum Scenario {
     NativeNoop,
     /// The same as `json`, as a Rust function.
     NativeJson,
+    /// The same as `noop`, with the queue on disk.
+    DiskNoop,
+    /// The same as `json`, with both queues on disk.
+    DiskJson,
+    /// What the disk costs: the engine beside SQLite alone, latencies, a long backlog, and the size of the files.
+    Disk,
+    /// Opens what `disk` left, and drains it: a process of its own, so that its memory can be told.
+    #[value(hide = true)]
+    DiskOpen,
     /// From a plugin's file being closed to its serving, under load.
     Reload,
 }
@@ -57,9 +67,16 @@ pub struct Args {
     /// Lanes of the route: threads with an instance each. Default: the machine's cores.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     lanes: Option<u16>,
-    /// Threads that publish.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    publishers: u16,
+    /// Threads that publish. Default: 1, on disk 8, as each waits for the disk.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    publishers: Option<u16>,
+    /// Where files of the benchmark are made, and removed. Default: the system's directory for temporary files, which
+    /// may be kept in memory; on disk the current directory.
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Messages of the backlog that `disk` opens and drains.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
+    backlog: u64,
     /// Messages a second to publish, to measure latency; 0: as many as go.
     #[arg(long, default_value_t = 0)]
     rate: u64,
@@ -81,6 +98,8 @@ struct Plan {
     scenario: &'static str,
     work: flow::Work,
     native: bool,
+    storage: Storage,
+    directory: Option<PathBuf>,
     messages: u64,
     payload_bytes: usize,
     handler: Option<PathBuf>,
@@ -134,6 +153,10 @@ pub enum Output {
     One(Report),
     /// `reload`: twice.
     Reload(Vec<Report>),
+    /// `disk`.
+    Disk(Box<disk::DiskReport>),
+    /// A part of `disk`.
+    Drained(disk::Drained),
     /// Two scenarios.
     Two(Comparison),
 }
@@ -151,6 +174,8 @@ pub fn run(args: &Args) -> anyhow::Result<Output> {
         (_, Some(Scenario::Reload)) => {
             Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?)
         }
+        (_, Some(Scenario::Disk)) => Output::Disk(Box::new(disk::run(args, handle)?)),
+        (_, Some(Scenario::DiskOpen)) => Output::Drained(disk::drain(args, handle)?),
         (_, Some(scenario)) => Output::One(one(args, scenario, handle)?),
         _ => bail!("say which scenario to run"),
     };
@@ -186,23 +211,28 @@ fn compare(args: &Args, a: Scenario, b: Scenario, runtime: &tokio::runtime::Hand
 }
 
 fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
-    let (name, work, native, component) = match scenario {
-        Scenario::Noop => ("noop", flow::Work::Noop, false, Some("bench_noop")),
-        Scenario::Json => ("json", flow::Work::Json, false, Some("bench_json")),
-        Scenario::NativeNoop => ("native-noop", flow::Work::Noop, true, None),
-        Scenario::NativeJson => ("native-json", flow::Work::Json, true, None),
-        Scenario::Reload => bail!("reload cannot be compared"),
+    let (name, work, component) = match scenario {
+        Scenario::Noop => ("noop", flow::Work::Noop, Some("bench_noop")),
+        Scenario::Json => ("json", flow::Work::Json, Some("bench_json")),
+        Scenario::NativeNoop => ("native-noop", flow::Work::Noop, None),
+        Scenario::NativeJson => ("native-json", flow::Work::Json, None),
+        Scenario::DiskNoop => ("disk-noop", flow::Work::Noop, Some("bench_noop")),
+        Scenario::DiskJson => ("disk-json", flow::Work::Json, Some("bench_json")),
+        Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
     };
+    let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Plan {
         scenario: name,
         work,
-        native,
+        native: component.is_none(),
+        storage: if on_disk { Storage::Disk } else { Storage::Memory },
+        directory: args.directory.clone().or_else(|| on_disk.then(|| PathBuf::from("."))),
         messages: args.messages.unwrap_or(if args.rate > 0 { args.rate * 10 } else { MESSAGES }),
         payload_bytes: args.size as usize,
         handler: args.handler.clone().or_else(|| component.map(built)),
         lanes: args.lanes.map_or(cores, usize::from),
-        publishers: args.publishers,
+        publishers: args.publishers.unwrap_or(if on_disk { 8 } else { 1 }),
         rate: args.rate,
         isolation: match args.isolation {
             IsolationArg::Message => Isolation::Message,
@@ -286,6 +316,8 @@ impl std::fmt::Display for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::One(report) => f.write_str(&report.line()),
+            Self::Disk(report) => write!(f, "{report}"),
+            Self::Drained(drained) => write!(f, "{drained}"),
             Self::Reload(reports) => {
                 let lines = reports.iter().map(|report| {
                     format!(

@@ -18,7 +18,7 @@ use super::{
     Latency, Plan, Report,
     flow::{self, Bench},
 };
-use crate::handler::Isolation;
+use crate::{broker::Storage, handler::Isolation};
 
 /// Reloads of each kind.
 const RELOADS: usize = 20;
@@ -37,6 +37,8 @@ pub(super) fn run(handler: PathBuf, runtime: &tokio::runtime::Handle) -> anyhow:
         scenario,
         work: flow::Work::Json,
         native: false,
+        storage: Storage::Memory,
+        directory: None,
         messages: RATE * 3600,
         payload_bytes: original.len(),
         handler: Some(handler.clone()),

@@ -6,13 +6,14 @@
 mod grants;
 mod queue;
 mod suspects;
+mod topic;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use self::grants::Safe;
-pub(super) use self::queue::DiskQueue;
+pub(super) use self::{queue::DiskQueue, topic::DiskTopic};
 use crate::{
     broker::{BrokerError, PublishError},
     message::Address,

@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::sleep_until};
 
-use self::state::{State, Taken, Wake};
+use self::state::{EVICTOR, State, Taken, Wake};
 use super::{
     clock::Clock,
     readers::{ReaderId, renew_every},
@@ -63,6 +63,16 @@ impl Queue {
         let id = self.lock().join(prefetch, Arc::clone(&room));
         let member = Arc::new(Member { queue: Arc::clone(self), id, room });
         QueueSubscription { settler: Arc::<Member>::clone(&member), member }
+    }
+
+    /// See [`Broker::evict`](crate::broker::Broker::evict).
+    pub(super) fn evict(self: &Arc<Self>, max: BatchMax) -> Deliveries {
+        let now = self.clock.now();
+        let items = self.change(|state, wake| state.evict(max, now, wake));
+        if items.is_empty() {
+            return Deliveries::none();
+        }
+        Deliveries::new(items, Arc::new(Member { queue: Arc::clone(self), id: EVICTOR, room: Arc::default() }))
     }
 
     pub(super) fn browse(&self, request: &Browse) -> Result<Page, BrokerError> {

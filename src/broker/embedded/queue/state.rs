@@ -20,6 +20,9 @@ use crate::{
     message::{Address, FailedAttempt, Message, PRIORITY_MAX, Settlement},
 };
 
+/// The reader that evicted messages are out to.
+pub(super) const EVICTOR: ReaderId = 0;
+
 /// The queue behind its lock.
 #[derive(Debug)]
 pub(super) struct State {
@@ -68,18 +71,20 @@ pub(super) enum Taken {
 
 impl State {
     pub(super) fn new(address: Address, settings: QueueSettings) -> Self {
+        let mut readers = Readers::default();
+        readers.join_for_ever(EVICTOR);
         Self {
             address,
+            readers,
             lanes: (0..=settings.priority_max.min(PRIORITY_MAX)).map(|_| Lane::default()).collect(),
             occupied: 0,
             ready: 0,
             delayed: Delayed::default(),
             leases: Leases::new(settings.lease),
-            readers: Readers::default(),
             bytes: 0,
             bytes_out: 0,
             arrivals: 0,
-            last_reader: 0,
+            last_reader: EVICTOR,
             dropped: 0,
             dead_lettered: 0,
             closed: false,
@@ -142,10 +147,7 @@ impl State {
         if self.closed {
             return Taken::Ended;
         }
-        self.lapse(now, wake);
-        while let Some((_, item)) = self.delayed.pop_due(now.tick) {
-            self.give_back(item);
-        }
+        self.catch_up(now, wake);
         let room = self.readers.room(reader);
         if self.ready == 0 || room == 0 {
             wake.one |= self.ready > 0;
@@ -159,15 +161,30 @@ impl State {
         while items.len() < count {
             let Some(item) = self.pop(if items.is_empty() { usize::MAX } else { bytes_left }) else { break };
             bytes_left = bytes_left.saturating_sub(item.bytes as usize);
-            let message = Arc::clone(&item.message);
-            let (attempt, failures) = (item.tries.attempt(), item.tries.failures());
-            self.bytes_out += u64::from(item.bytes);
-            let tag = self.leases.put(item, reader, now);
-            items.push(Delivery { message, tag, attempt, position: None, failures });
+            items.push(self.hand_out(item, reader, now));
         }
         self.readers.took(reader, items.len());
         wake.one |= self.ready > 0;
         Taken::Some(items)
+    }
+
+    /// Hands over what nobody should wait for any more, with no regard to who reads.
+    pub(super) fn evict(&mut self, max: BatchMax, now: Now, wake: &mut Wake) -> Vec<Delivery> {
+        let mut items = Vec::new();
+        if self.closed {
+            return items;
+        }
+        self.catch_up(now, wake);
+        let mut bytes_left = max.bytes;
+        while items.len() < max.count.max(1) && (items.is_empty() || bytes_left > 0) {
+            let Some(item) = self.pop_expired(now).or_else(|| self.pop_overflowing()) else { break };
+            bytes_left = bytes_left.saturating_sub(item.bytes as usize);
+            self.bytes = self.bytes.saturating_sub(u64::from(item.bytes));
+            items.push(self.hand_out(item, EVICTOR, now));
+        }
+        self.readers.took(EVICTOR, items.len());
+        wake.one |= self.ready > 0;
+        items
     }
 
     /// Carries out settlements; those that come after their lease ran out find nothing to do.
@@ -286,18 +303,52 @@ impl State {
     }
 
     fn drop_beyond_limits(&mut self) {
-        if self.settings.overflow != Overflow::DropOldest {
-            return;
-        }
-        while self.settings.length_max.is_some_and(|max| self.length() > max)
-            || self.settings.bytes_max.is_some_and(|max| self.bytes > max)
-        {
-            let lowest = self.occupied.trailing_zeros() as usize;
-            // Only where nothing could be delivered now does something that waits for its time go.
-            let Some(item) = self.pop_from(lowest).or_else(|| self.delayed.pop_oldest()) else { return };
+        while self.settings.overflow == Overflow::DropOldest && self.overflows() {
+            let Some(item) = self.pop_lowest() else { return };
             self.bytes = self.bytes.saturating_sub(u64::from(item.bytes));
             self.dropped += 1;
         }
+    }
+
+    /// Whether it holds more than its limits.
+    fn overflows(&self) -> bool {
+        self.settings.length_max.is_some_and(|max| self.length() > max)
+            || self.settings.bytes_max.is_some_and(|max| self.bytes > max)
+    }
+
+    /// What is to leave for the dead letters because there is too much.
+    fn pop_overflowing(&mut self) -> Option<Item> {
+        let leaves = self.settings.overflow == Overflow::DeadLetterOldest && self.overflows();
+        leaves.then(|| self.pop_lowest())?
+    }
+
+    /// What has expired at the head of a priority.
+    fn pop_expired(&mut self, now: Now) -> Option<Item> {
+        let expired = |lane: &Lane| lane.front().is_some_and(|item| item.message.expired(now.unix));
+        let lane = self.lanes.iter().position(expired)?;
+        self.pop_from(lane)
+    }
+
+    /// The oldest of the lowest priority. Only where nothing could be delivered now, something that waits for its time.
+    fn pop_lowest(&mut self) -> Option<Item> {
+        let lowest = self.occupied.trailing_zeros() as usize;
+        self.pop_from(lowest).or_else(|| self.delayed.pop_oldest())
+    }
+
+    /// Whoever has had it for too long has it no more, and what waited for its time is there.
+    fn catch_up(&mut self, now: Now, wake: &mut Wake) {
+        self.lapse(now, wake);
+        while let Some((_, item)) = self.delayed.pop_due(now.tick) {
+            self.give_back(item);
+        }
+    }
+
+    fn hand_out(&mut self, item: Item, reader: ReaderId, now: Now) -> Delivery {
+        let message = Arc::clone(&item.message);
+        let (attempt, failures) = (item.tries.attempt(), item.tries.failures());
+        self.bytes_out += u64::from(item.bytes);
+        let tag = self.leases.put(item, reader, now);
+        Delivery { message, tag, attempt, position: None, failures }
     }
 
     /// Takes what is next, if it has at most that many bytes.

@@ -8,7 +8,7 @@
 mod browse;
 mod group;
 mod log;
-mod partition;
+pub(super) mod partition;
 mod progress;
 mod state;
 mod window;

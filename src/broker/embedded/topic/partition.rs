@@ -8,7 +8,7 @@ const M: u32 = 0x5bd1_e995;
 const R: u32 = 24;
 
 /// The partition of a key, out of so many.
-pub(super) fn of_key(key: &[u8], partitions: u32) -> u32 {
+pub(in crate::broker::embedded) fn of_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions.max(1)
 }
 

@@ -1,0 +1,146 @@
+//! The threads that read, each with a connection of its own that cannot write.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    thread::{self, JoinHandle},
+};
+
+use rusqlite::Connection;
+
+use super::Reader;
+use crate::store::{StoreError, state::State};
+
+/// What a thread runs; says of itself what came of it.
+type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) + Send>;
+
+/// Jobs in the order they came, and the threads that take them.
+pub(in crate::store) struct Pool {
+    jobs: Arc<Jobs>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Pool {
+    /// A thread for each connection. `gate` is held for reading while a job runs, so that the writer can wait for a
+    /// moment without any.
+    pub(in crate::store) fn new(
+        connections: Vec<Connection>,
+        gate: &Arc<RwLock<()>>,
+        state: &Arc<State>,
+    ) -> std::io::Result<Self> {
+        let pool = Self { jobs: Arc::default(), threads: Mutex::default() };
+        for (place, connection) in connections.into_iter().enumerate() {
+            let (jobs, gate, state) = (Arc::clone(&pool.jobs), Arc::clone(gate), Arc::clone(state));
+            let thread = thread::Builder::new()
+                .name(format!("store-read-{place}"))
+                .spawn(move || jobs.work(&connection, &gate, &state))?;
+            pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// Runs a job when a thread is free. `then` is called there; with [`StoreError::Closed`] once the pool is closed.
+    pub(in crate::store) fn run<T>(
+        &self,
+        job: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
+        then: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+    ) {
+        let job: Job = Box::new(move |reader| {
+            let result = match reader {
+                // The job has nothing of ours to leave in disorder: it reads.
+                Ok(reader) => catch_unwind(AssertUnwindSafe(|| job(reader))).unwrap_or_else(|_| {
+                    Err(StoreError::Damaged { what: "a reader panicked; the log says where".to_owned() })
+                }),
+                Err(error) => Err(error),
+            };
+            if catch_unwind(AssertUnwindSafe(|| then(result))).is_err() {
+                tracing::error!("what was to happen with pages from disk panicked");
+            }
+        });
+        let mut queue = self.jobs.lock();
+        if queue.closed {
+            drop(queue);
+            job(Err(StoreError::Closed));
+        } else {
+            queue.jobs.push_back(job);
+            drop(queue);
+            self.jobs.arrived.notify_one();
+        }
+    }
+
+    /// Ends the threads. Jobs that were not begun are told.
+    pub(in crate::store) fn close(&self) {
+        let left = {
+            let mut queue = self.jobs.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.jobs)
+        };
+        self.jobs.arrived.notify_all();
+        for job in left {
+            job(Err(StoreError::Closed));
+        }
+        for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
+            // A job may be what closes the store: it cannot wait for itself.
+            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread that reads the store panicked");
+            }
+        }
+    }
+}
+
+impl Jobs {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if queue.closed {
+                return None;
+            }
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self, connection: &Connection, gate: &RwLock<()>, state: &State) {
+        while let Some(job) = self.next() {
+            let _open = gate.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(error) = state.failed() {
+                job(Err(error));
+                continue;
+            }
+            // All queries of a job see the same state.
+            match connection.unchecked_transaction() {
+                Ok(transaction) => {
+                    job(Ok(&Reader::new(connection)));
+                    drop(transaction);
+                }
+                Err(cause) => job(Err(StoreError::sqlite("beginning to read", cause))),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
