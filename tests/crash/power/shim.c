@@ -6,7 +6,8 @@
  * HELIXMQ_SHIM_FAULTS     a directory; files in it are faults, for as long as they are there:
  *                           full        what makes a file longer fails with ENOSPC
  *                           sync-fails  the next fsync fails with EIO, once: the file is removed by that
- *                           read-only   opening for writing fails with EROFS, as do unlink and rename
+ *                           read-only   opening for writing fails with EROFS, as do mkdir, unlink and rename
+ *                           denied      the same, with EACCES
  *
  * One lock is held over a call and its record, so that the trace has one order. -shm files are left out: they are shared
  * memory, which no one expects to survive. What is not seen: changes through mmap, writev, io_uring, raw system calls and
@@ -56,6 +57,7 @@ static int (*real_fallocate)(int, int, off_t, off_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_rename)(const char *, const char *);
+static int (*real_mkdir)(const char *, mode_t);
 static int (*real_unlink)(const char *);
 
 static void die(const char *why) {
@@ -81,6 +83,7 @@ __attribute__((constructor)) static void begin(void) {
     real_fsync = real("fsync");
     real_fdatasync = real("fdatasync");
     real_rename = real("rename");
+    real_mkdir = real("mkdir");
     real_unlink = real("unlink");
     const char *text = getenv("HELIXMQ_SHIM_DIRECTORY");
     if (!text || !*text) return;
@@ -107,6 +110,11 @@ static int fault_once(const char *name) {
     if (!*faults) return 0;
     snprintf(path, sizeof path, "%s/%s", faults, name);
     return real_unlink(path) == 0;
+}
+
+/* Why nothing may be written, or 0. */
+static int may_not_write(void) {
+    return fault("read-only") ? EROFS : fault("denied") ? EACCES : 0;
 }
 
 /* The rest of a path below the directory; the empty text for the directory itself; NULL for all others. */
@@ -179,9 +187,10 @@ static int opened(const char *given, int flags, mode_t mode) {
     pthread_mutex_lock(&lock);
     struct stat status;
     int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_CREAT | O_TRUNC);
-    if (writes && below_given(given, whole) && fault("read-only")) {
+    int why = writes && below_given(given, whole) ? may_not_write() : 0;
+    if (why) {
         pthread_mutex_unlock(&lock);
-        errno = EROFS;
+        errno = why;
         return -1;
     }
     int made = stat(given, &status) != 0;
@@ -350,9 +359,9 @@ int unlink(const char *path) {
     const char *name = below_given(path, whole);
     if (!name) return real_unlink(path);
     pthread_mutex_lock(&lock);
-    int result;
-    if (fault("read-only")) {
-        errno = EROFS;
+    int result, why = may_not_write();
+    if (why) {
+        errno = why;
         result = -1;
     } else {
         forget(path);
@@ -373,9 +382,9 @@ int rename(const char *from, const char *to) {
     if (!name_from && !name_to) return real_rename(from, to);
     if (!name_from || !name_to) die("a rename across the border of the directory");
     pthread_mutex_lock(&lock);
-    int result;
-    if (fault("read-only")) {
-        errno = EROFS;
+    int result, why = may_not_write();
+    if (why) {
+        errno = why;
         result = -1;
     } else {
         forget(to);
@@ -386,4 +395,15 @@ int rename(const char *from, const char *to) {
     pthread_mutex_unlock(&lock);
     errno = saved;
     return result;
+}
+
+/* Directories are taken to be there when the power fails: those who make one sync the one above. */
+int mkdir(const char *path, mode_t mode) {
+    if (!real_mkdir) begin();
+    char whole[PATH_MAX];
+    struct stat status;
+    int why = below_given(path, whole) && stat(path, &status) ? may_not_write() : 0;
+    if (!why) return real_mkdir(path, mode);
+    errno = why;
+    return -1;
 }

@@ -28,6 +28,7 @@ pub(crate) enum Fault {
     Full,
     SyncFails,
     ReadOnly,
+    Denied,
 }
 
 impl Shim {
@@ -103,6 +104,7 @@ impl Faults {
             Fault::Full => "full",
             Fault::SyncFails => "sync-fails",
             Fault::ReadOnly => "read-only",
+            Fault::Denied => "denied",
         })
     }
 }
