@@ -289,7 +289,7 @@ impl Settler for CountingSettler {
             let (answer, safe) = oneshot::channel();
             self.ledger.write([note], Some(answer));
             match safe.await {
-                Ok(result) => result.map_err(BrokerError::Storage)?,
+                Ok(result) => result.map_err(|error| BrokerError::Storage(error))?,
                 Err(_) => return Err(BrokerError::Closed),
             }
         }

@@ -56,6 +56,15 @@ pub struct StoredTopic {
     pub partitions: Vec<StoredPartition>,
 }
 
+impl StoredTopic {
+    /// One that was just made.
+    #[must_use]
+    pub fn new(id: PlaceId, name: Arc<str>, partitions: impl IntoIterator<Item = PartitionId>) -> Self {
+        let empty = |id| StoredPartition { id, start: 0, end: 0, bytes: 0, appended_last: 0 };
+        Self { id, name, partitions: partitions.into_iter().map(empty).collect() }
+    }
+}
+
 /// A partition of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredPartition {

@@ -8,6 +8,7 @@
 //! reached the disk. Nothing is read on that way. Start at [`Store`], then `write/mod.rs`.
 
 mod admission;
+mod bare;
 mod catalog;
 mod change;
 mod error;
@@ -41,6 +42,7 @@ use self::{
 };
 pub use self::{
     admission::Permit,
+    bare::bare,
     catalog::{Catalog, StoredGroup, StoredLane, StoredPartition, StoredQueue, StoredTopic},
     change::{Batch, Change, FORGET_MAX, LedgerKey, Need, Note, Noted, Then},
     error::StoreError,

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     message::{Address, Kind, Message},
-    store::{Store, StoreStatus, StoredGroup, StoredQueue, StoredTopic},
+    store::{Store, StoreError, StoreStatus, StoredGroup, StoredQueue, StoredTopic},
 };
 
 /// How an embedded broker behaves.
@@ -200,7 +200,7 @@ impl Embedded {
                 None => Place::Topic(Arc::new(Topic::new(name, settings.clone(), self.clock))),
                 Some(store) => {
                     let (id, partitions) = store.create_topic(&name, settings.partitions).map_err(storage)?;
-                    let stored = StoredTopic::empty(id, name, partitions);
+                    let stored = StoredTopic::new(id, name, partitions);
                     Place::DiskTopic(DiskTopic::open(Arc::clone(store), &stored, &[], settings.clone(), self.clock))
                 }
             },
@@ -229,7 +229,7 @@ impl Embedded {
     }
 }
 
-fn storage(error: crate::store::StoreError) -> BrokerError {
+fn storage(error: StoreError) -> BrokerError {
     BrokerError::Storage(Arc::new(error))
 }
 
@@ -256,8 +256,12 @@ impl Broker for Embedded {
     fn status(&self) -> BrokerStatus {
         match self.store.as_ref().map(|store| store.status()) {
             None | Some(StoreStatus::Ready) => BrokerStatus::Ready,
-            Some(StoreStatus::NoSpace { reason }) => BrokerStatus::Degraded { reason },
-            Some(StoreStatus::Failed { reason }) => BrokerStatus::Failed { reason },
+            Some(StoreStatus::NoSpace { limit }) => {
+                BrokerStatus::Degraded { reason: StoreError::NoSpace { limit }.to_string() }
+            }
+            Some(StoreStatus::Failed { what }) => {
+                BrokerStatus::Failed { reason: StoreError::Failed { what }.to_string() }
+            }
         }
     }
 

@@ -72,7 +72,7 @@ pub struct Drained {
 
 /// What is left on disk after messages came and went.
 #[derive(Clone, Debug, Serialize)]
-pub struct Churn {
+pub(super) struct Churn {
     messages: u64,
     live_messages: u64,
     /// Payload and headers of those.

@@ -67,6 +67,22 @@ impl<'a> Reader<'a> {
         let found = statement.query_row((&*of.place, &of.message), |row| Ok(note::read(row, 0)));
         found.optional().map_err(failed)?.transpose()
     }
+
+    /// All attempts that are noted at a place of another broker, by the names of its messages there.
+    ///
+    /// # Errors
+    /// As the other questions.
+    pub fn ledger(&self, place: &str) -> Result<Vec<(String, Note)>, StoreError> {
+        let failed = |cause| StoreError::sqlite("reading the attempt ledger", cause);
+        const SQL: &str = concat!("SELECT message, ", note_columns!(), " FROM ledger WHERE place = ?1");
+        let mut statement = self.connection.prepare_cached(SQL).map_err(failed)?;
+        let rows = statement.query_map([place], |row| Ok((row.get(0)?, note::read(row, 1)))).map_err(failed)?;
+        rows.map(|row| {
+            let (message, note) = row.map_err(failed)?;
+            Ok((message, note?))
+        })
+        .collect()
+    }
 }
 
 /// A message out of the columns `id, type, timestamp, rest, payload`, which begin there.

@@ -29,7 +29,7 @@ fn answering(answer: oneshot::Sender<Result<(), Arc<StoreError>>>) -> Then {
 /// Waits until what was submitted is on disk.
 async fn safely(safe: Safe) -> Result<(), BrokerError> {
     match safe.await {
-        Ok(result) => result.map_err(BrokerError::Storage),
+        Ok(result) => result.map_err(|error| BrokerError::Storage(error)),
         Err(_) => Err(BrokerError::Closed),
     }
 }
@@ -37,7 +37,7 @@ async fn safely(safe: Safe) -> Result<(), BrokerError> {
 /// Fails where nothing is written any more.
 fn check(store: &Store) -> Result<(), BrokerError> {
     match store.status() {
-        StoreStatus::Failed { reason } => Err(BrokerError::Storage(Arc::new(StoreError::Failed { reason }))),
+        StoreStatus::Failed { what } => Err(BrokerError::Storage(Arc::new(StoreError::Failed { what }))),
         _ => Ok(()),
     }
 }

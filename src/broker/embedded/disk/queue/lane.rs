@@ -56,11 +56,6 @@ impl Lane {
         (self.fresh.len() + self.returned.len()) as u64 + u64::try_from(self.cold).unwrap_or(0)
     }
 
-    /// Whether there is something, but not in memory.
-    pub(super) fn is_cold(&self) -> bool {
-        self.fresh.is_empty() && self.returned.is_empty() && self.cold > 0
-    }
-
     /// Takes the newest, just committed; keeps it in memory where all before it are.
     pub(super) fn arrived(&mut self, item: Item) {
         let full = self.fresh.len() >= WINDOW || self.fresh_bytes >= WINDOW_BYTES;

@@ -137,7 +137,7 @@ mod tests {
     fn finds_everything_by_its_time_though_memory_holds_only_the_first() {
         let mut disk: BTreeSet<Entry> = (0..30_000).map(|n| entry(n * 7919 % 30_000, n)).collect();
         let mut later = Later::new(disk.len() as u64);
-        let mut found = Vec::new();
+        let mut found: Vec<QueueKey> = Vec::new();
         let mut now = 0;
         let mut number = 30_000;
         while later.len() > 0 {

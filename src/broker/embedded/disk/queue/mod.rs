@@ -22,8 +22,8 @@ use tokio::{
     time::sleep_until,
 };
 
-use self::state::{Effects, Load, State, Taken};
-use super::grants::{Grants, Safe};
+use self::state::{EVICTOR, Effects, Load, State, Taken};
+use super::grants::Grants;
 use crate::{
     broker::{
         AddressStats, BatchMax, BrokerError, Browse, BrowseAt, Browsed, Deliveries, KeepAlive, Page, PublishError,
@@ -45,8 +45,6 @@ pub(in crate::broker::embedded) struct DiskQueue {
     clock: Clock,
     state: Mutex<State>,
     ready: Notify,
-    /// Whom evicted messages are out to; joined when the first is.
-    evictor: Mutex<Option<ReaderId>>,
 }
 
 impl DiskQueue {
@@ -59,7 +57,7 @@ impl DiskQueue {
     ) -> Arc<Self> {
         let address = Address::queue(Arc::clone(&stored.name));
         let state = Mutex::new(State::new(address.clone(), stored, settings));
-        Arc::new(Self { address, store, clock, state, ready: Notify::new(), evictor: Mutex::default() })
+        Arc::new(Self { address, store, clock, state, ready: Notify::new() })
     }
 
     pub(in crate::broker::embedded) fn settings(&self) -> QueueSettings {
@@ -135,20 +133,17 @@ impl DiskQueue {
     /// See [`crate::broker::Broker::evict`].
     pub(in crate::broker::embedded) async fn evict(self: &Arc<Self>, max: BatchMax) -> Result<Deliveries, BrokerError> {
         let now = self.clock.now();
-        let id = {
-            let mut evictor = self.evictor.lock().unwrap_or_else(PoisonError::into_inner);
-            *evictor.get_or_insert_with(|| self.lock().join(max.count.max(1), Arc::new(Notify::new())))
-        };
         let (answer, safe) = oneshot::channel();
         let items = self.change_then(|state, effects| {
-            let items = state.evict(id, max, now, effects);
+            let items = state.evict(max, now, effects);
             (items, Some(super::answering(answer)))
         });
-        let member: Arc<dyn Settler> = Arc::new(Member { queue: Arc::clone(self), id, room: Arc::new(Notify::new()) });
-        let deliveries = Deliveries::new(items, member);
-        if !deliveries.is_empty() {
-            super::safely(safe).await?;
+        if items.is_empty() {
+            return Ok(Deliveries::none());
         }
+        let member = Member { queue: Arc::clone(self), id: EVICTOR, room: Arc::default() };
+        let deliveries = Deliveries::new(items, Arc::new(member));
+        super::safely(safe).await?;
         Ok(deliveries)
     }
 

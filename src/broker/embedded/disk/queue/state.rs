@@ -25,6 +25,8 @@ use crate::{
     store::{Change, LANE_LATER, LaneId, PlaceId, QueueKey, StoredMessage, StoredQueue},
 };
 
+/// The reader that evicted messages are out to.
+pub(super) const EVICTOR: ReaderId = 0;
 /// Messages whose time has come that are read at a time.
 const DUE_MAX: usize = 500;
 
@@ -104,6 +106,8 @@ impl State {
             let (cold, handed) = found.map_or((0, 0), |lane| (lane.count.saturating_sub(lane.waiting), lane.handed));
             Lane::new(id, cold, handed)
         });
+        let mut readers = Readers::default();
+        readers.join_for_ever(EVICTOR);
         Self {
             id: stored.id,
             address,
@@ -112,13 +116,13 @@ impl State {
             leases: Leases::new(settings.lease),
             sole_waiting: VecDeque::new(),
             sole_out: false,
-            readers: Readers::default(),
+            readers,
             sequence: stored.sequence_next.saturating_sub(1),
             count: stored.lanes.iter().map(|lane| lane.count).sum(),
             bytes: stored.lanes.iter().map(|lane| lane.bytes).sum(),
             arriving: 0,
             bytes_out: 0,
-            last_reader: 0,
+            last_reader: EVICTOR,
             dropped: 0,
             dead_lettered: 0,
             closed: false,
@@ -330,15 +334,16 @@ impl State {
 
     /// Messages at the head of each priority that have expired, and the oldest beyond the limits where they leave for
     /// the dead letters.
-    pub(super) fn evict(&mut self, reader: ReaderId, max: BatchMax, now: Now, out: &mut Effects) -> Vec<Delivery> {
+    pub(super) fn evict(&mut self, max: BatchMax, now: Now, out: &mut Effects) -> Vec<Delivery> {
         if self.closed {
             return Vec::new();
         }
         let mut items = Vec::new();
-        let count = self.readers.room(reader).min(max.count);
+        self.lapse(now, out);
+        self.bring_due(now, out);
         for priority in 0..self.lanes.len() {
             self.load(priority, out);
-            while items.len() < count
+            while items.len() < max.count.max(1)
                 && let Some(lane) = self.lanes.get_mut(priority)
                 && (lane.front().is_some_and(|item| item.message.expired(now.unix))
                     || lane.len() > 0 && self.overflows())
@@ -349,11 +354,11 @@ impl State {
                 out.changes.push(item.note(false));
                 let (message, attempt, failures) =
                     (Arc::clone(&item.message), item.tries.attempt(), item.tries.failures());
-                let tag = self.leases.put(item, reader, now);
+                let tag = self.leases.put(item, EVICTOR, now);
                 items.push(Delivery { message, tag, attempt, position: None, failures });
             }
         }
-        self.readers.took(reader, items.len());
+        self.readers.took(EVICTOR, items.len());
         items
     }
 
