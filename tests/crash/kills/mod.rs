@@ -166,14 +166,13 @@ fn nothing_that_was_confirmed_is_lost_however_often_the_engine_is_killed() {
         }
     }
     let verdict = run.judge();
-    say(&format!(
-        "\n{verdict}\nin {:.0} s; the store has {} bytes",
-        began.elapsed().as_secs_f64(),
-        run.site.store_bytes()
-    ));
+    let (took, left) = (began.elapsed().as_secs_f64(), run.site.store_bytes());
+    say(&format!("\n{verdict}in {took:.0} s; the store had {largest} bytes at most, and has {left}"));
     assert!(verdict.wrong.is_empty(), "{verdict}");
     assert_eq!(verdict.rows.iter().map(|row| row.kills).sum::<u64>(), kills);
-    assert!(verdict.rows.iter().map(|row| row.published).sum::<usize>() > 0, "nothing was published");
+    // A life may end before anything is confirmed; not every one of them.
+    let idle = verdict.rows.iter().find(|row| row.kills > 3 && row.published == 0);
+    assert!(idle.is_none() && verdict.rows.iter().any(|row| row.published > 0), "{idle:?} did nothing");
 }
 
 /// So that it is known that losses would be seen.

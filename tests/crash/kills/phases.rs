@@ -85,12 +85,14 @@ pub(crate) fn all() -> Vec<Phase> {
             let fails = if random.once_in(16) { random.between(1, 6) } else { 0 };
             message.insert("headers".into(), json!({"fail-attempts": fails.to_string(), "quiet": "1"}));
         }),
-        // Large, and gone again: pages become free, and are given back.
+        // Large, waiting on disk until a later life, and gone again: pages become free, and are given back.
         phase("shrink", To::Queue, 2, 8, 100, |random, _, message| {
             let length = random.between(5_000, 40_000) as usize;
             let text: String = random.bytes(length).iter().map(|byte| format!("{byte:02x}")).collect();
             message.insert("payload".into(), text.into());
             message.insert("headers".into(), json!({"quiet": "1"}));
+            let at = helixmq::message::now_ms() + random.between(0, 4000);
+            message.insert("scheduled_at".into(), at.into());
         }),
         phase("retention", To::Brief, 1, 32, 800, |random, _, message| {
             message.insert("data".into(), "x".repeat(random.between(500, 4000) as usize).into());
