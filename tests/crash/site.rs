@@ -13,6 +13,8 @@ use crate::api::Api;
 
 /// Longer than anything takes that does happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Of an engine's log, where a test fails.
+const LINES_SHOWN: usize = 12;
 pub(crate) const TOKEN: &str = "crash";
 
 /// A directory of configuration, plugins and data. It stays where a test fails.
@@ -160,8 +162,11 @@ impl Engine {
         assert!(status.success(), "{status}\n{}", self.log());
     }
 
+    /// The end of what it said.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
     }
 }
 
