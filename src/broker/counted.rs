@@ -30,13 +30,37 @@ const FAILURES_MAX: usize = 32;
 pub struct Counted {
     inner: Arc<dyn Broker>,
     store: Arc<Store>,
+    /// One for each place that was read from: subscriptions share it, as they share its messages.
+    ledgers: Mutex<HashMap<Arc<str>, Arc<Ledger>>>,
 }
 
 impl Counted {
     /// Counts for `inner`, in a store that belongs to this engine.
     #[must_use]
     pub fn new(inner: Arc<dyn Broker>, store: Arc<Store>) -> Self {
-        Self { inner, store }
+        Self { inner, store, ledgers: Mutex::default() }
+    }
+
+    /// The ledger of a place, with what was noted there before.
+    async fn ledger(&self, place: Arc<str>) -> Result<Arc<Ledger>, BrokerError> {
+        let there = |ledgers: &HashMap<Arc<str>, Arc<Ledger>>| ledgers.get(&place).cloned();
+        if let Some(ledger) = there(&self.lock()) {
+            return Ok(ledger);
+        }
+        let of = Arc::clone(&place);
+        let known = self.store.read_async(move |reader| reader.ledger(&of)).await;
+        let known = known.map_err(|error| BrokerError::Storage(Arc::new(error)))?.into_iter().collect();
+        let mut ledgers = self.lock();
+        // Another may have been as quick.
+        let ledger = there(&ledgers).unwrap_or_else(|| {
+            Arc::new(Ledger { place: Arc::clone(&place), store: Arc::clone(&self.store), known: Mutex::new(known) })
+        });
+        ledgers.insert(place, Arc::clone(&ledger));
+        Ok(ledger)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Ledger>>> {
+        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,11 +92,7 @@ impl Broker for Counted {
             // Each group tries for itself.
             Kind::Topic => format!("{}/{}/{}", self.inner.name(), request.from, request.group),
         };
-        let place: Arc<str> = place.into();
-        let of = Arc::clone(&place);
-        let known = self.store.read_async(move |reader| reader.ledger(&of)).await;
-        let known = known.map_err(|error| BrokerError::Storage(Arc::new(error)))?.into_iter().collect();
-        let ledger = Arc::new(Ledger { place, store: Arc::clone(&self.store), known: Mutex::new(known) });
+        let ledger = self.ledger(place.into()).await?;
         Ok(Box::new(CountedSubscription {
             inner: self.inner.subscribe(request).await?,
             ledger,

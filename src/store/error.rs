@@ -81,6 +81,12 @@ pub enum StoreError {
     /// It has been closed: stop.
     #[error("the store has been closed")]
     Closed,
+    /// There is a file of that name already, and it stays as it is.
+    #[error("{} is there already; give the backup another name", .path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
+    },
     /// No number is left for another queue, topic, partition or group.
     #[error(
         "the store has no room for another {what} ({max} is the most); remove it and begin anew, or use a second store"
@@ -119,8 +125,9 @@ impl StoreError {
 
     /// Of SQLite, in words: what is damaged says so.
     pub(super) fn sqlite(what: &'static str, cause: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
         match cause.sqlite_error_code() {
+            Some(DiskFull) => Self::NoSpace { limit: format!("{what}: there is no space left; free some").into() },
             Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { what: format!("{what}: {cause}") },
             _ => Self::Sqlite { what, cause: Arc::new(cause) },
         }

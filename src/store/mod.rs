@@ -20,9 +20,11 @@ mod read;
 pub mod record;
 mod schema;
 mod settings;
+mod space;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod write;
 
 use std::{
@@ -31,15 +33,9 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use self::{
-    admission::Admission,
-    open::Directory,
-    read::Pool,
-    state::State,
-    write::{Owner, Pending, Writer},
-};
 pub use self::{
     admission::Permit,
     bare::bare,
@@ -50,6 +46,16 @@ pub use self::{
     read::{Reader, StoredMessage, StoredRecord},
     settings::{Settings, Synchronous},
     state::{StoreStats, StoreStatus},
+    tools::{Backup, Checked, GroupFigures, QueueFigures, StoreFigures, TopicFigures, backup, check, stats},
+};
+
+use self::{
+    admission::Admission,
+    open::{Directory, Opened},
+    read::Pool,
+    space::Space,
+    state::State,
+    write::{Owner, Pending, Shared, Writer},
 };
 
 /// Threads that read: one can wait for the disk while the other answers.
@@ -57,10 +63,7 @@ const READERS: usize = 2;
 
 /// A store that is open. Everything but opening, closing and making queues and topics can be called from async code.
 pub struct Store {
-    admission: Admission,
-    pending: Arc<Pending>,
-    owner: Arc<Owner>,
-    state: Arc<State>,
+    shared: Arc<Shared>,
     pool: Pool,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Let go of last.
@@ -72,28 +75,27 @@ impl Store {
     /// process found the disk failing, and starts the threads. How long it takes does not depend on the backlog.
     ///
     /// # Errors
-    /// Each says what to do. Nothing of what was there has been touched, unless it was ours and is [`StoreError::Damaged`].
+    /// Each says what to do. Nothing of what was there has been touched.
     pub fn open(settings: Settings) -> Result<Arc<Self>, StoreError> {
-        let directory = Directory::open(&settings.directory)?;
-        let database = directory.database();
-        let owner = Arc::new(Owner::new(open::writer(&database, &settings)?));
-        let (state, pending) = (Arc::new(State::new()), Arc::<Pending>::default());
+        let Opened { directory, database, writer } = open::open(&settings)?;
         let readers = (0..READERS).map(|_| open::reader(&database)).collect::<Result<_, _>>()?;
-        let gate = Arc::new(RwLock::new(()));
-        let threads = |cause| StoreError::io("starting the store's threads", cause);
-        let pool = Pool::new(readers, &gate, &state).map_err(threads)?;
-        let writer = Writer::new(Arc::clone(&owner), Arc::clone(&pending), Arc::clone(&state));
-        let writer =
-            thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run()).map_err(threads)?;
-        Ok(Arc::new(Self {
+        let shared = Arc::new(Shared {
+            owner: Owner::new(writer),
+            pending: Pending::default(),
+            state: State::new(&settings.directory),
+            space: Space::new(&settings),
             admission: Admission::new(),
-            pending,
-            owner,
-            state,
-            pool,
-            writer: Mutex::new(Some(writer)),
-            directory: Mutex::new(Some(directory)),
-        }))
+            gate: RwLock::new(()),
+            #[cfg(test)]
+            faults: Mutex::default(),
+        });
+        let failed = |cause| StoreError::io("starting the store's threads", cause);
+        let pool = Pool::new(readers, &shared).map_err(failed)?;
+        let writer = Writer::new(Arc::clone(&shared), database);
+        let writer = thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run());
+        let store = Self { shared, pool, writer: Mutex::new(None), directory: Mutex::new(Some(directory)) };
+        *store.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.map_err(failed)?);
+        Ok(Arc::new(store))
     }
 
     /// What is there. Blocking, and meant to be called once, before anything is submitted.
@@ -101,7 +103,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`], or the database cannot be read.
     pub fn catalog(&self) -> Result<Catalog, StoreError> {
-        self.owner.with(|connection| places::catalog(connection))?
+        self.with(|connection| places::catalog(connection))
     }
 
     /// Makes a queue; one of that name that is there stays as it is. Blocking until it is safe. May be called under a
@@ -110,7 +112,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Full`]: there are too many. Otherwise as for a publish.
     pub fn create_queue(&self, name: &str) -> Result<PlaceId, StoreError> {
-        self.owner.with(|connection| places::create_queue(connection, name))?
+        self.with(|connection| places::create_queue(connection, name))
     }
 
     /// Makes a topic, as [`Store::create_queue`] does; one of that name that is there gets the partitions that it lacks.
@@ -119,7 +121,7 @@ impl Store {
     /// # Errors
     /// As [`Store::create_queue`].
     pub fn create_topic(&self, name: &str, partitions: u32) -> Result<(PlaceId, Vec<PartitionId>), StoreError> {
-        self.owner.with(|connection| places::create_topic(connection, name, partitions))?
+        self.with(|connection| places::create_topic(connection, name, partitions))
     }
 
     /// Makes a consumer group of a topic, as [`Store::create_queue`] does.
@@ -127,7 +129,23 @@ impl Store {
     /// # Errors
     /// As [`Store::create_queue`].
     pub fn create_group(&self, topic: PlaceId, name: &str) -> Result<GroupId, StoreError> {
-        self.owner.with(|connection| places::create_group(connection, topic, name))?
+        self.with(|connection| places::create_group(connection, topic, name))
+    }
+
+    fn with<T>(&self, job: impl FnOnce(&mut Connection) -> Result<T, places::PlaceError>) -> Result<T, StoreError> {
+        let done = self.shared.owner.with(job).ok_or_else(|| self.gone())?;
+        done.map_err(|error| match error {
+            places::PlaceError::Store(error) => error,
+            places::PlaceError::Database(cause) => {
+                self.shared.note_error(&cause);
+                self.shared.state.refused().unwrap_or_else(|| StoreError::sqlite("making a queue or topic", cause))
+            }
+        })
+    }
+
+    /// Why there is nothing to write with.
+    fn gone(&self) -> StoreError {
+        self.shared.state.failed().unwrap_or(StoreError::Closed)
     }
 
     /// Room for a publish: waits, in order, while too much waits for the disk.
@@ -139,21 +157,24 @@ impl Store {
     /// Cancel safe.
     pub async fn admit(&self, messages: usize, bytes: usize) -> Result<Permit, StoreError> {
         self.check()?;
-        let permit = self.admission.wait(messages, bytes).await.ok_or(StoreError::Closed)?;
+        let permit = self.shared.admission.wait(messages, bytes).await.ok_or_else(|| self.gone())?;
         // It may have become otherwise meanwhile.
         self.check()?;
         Ok(permit)
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        self.state.refused().map_or(Ok(()), Err)
+        if self.shared.space.is_stale() {
+            self.shared.space.look(&self.shared.state);
+        }
+        self.shared.state.refused().map_or(Ok(()), Err)
     }
 
     /// Hands changes to the writer, in the order of the calls. Never blocks. Once the store has been closed a batch is
     /// dropped, and what was to follow is not called: whoever waits for it sees its sender dropped, which means
     /// [`StoreError::Closed`].
     pub fn submit(&self, batch: Batch) {
-        drop(self.pending.push(batch));
+        drop(self.shared.pending.push(batch));
     }
 
     /// Runs a question on a reader's thread, on one state of the database: whatever was answered before is in it.
@@ -196,8 +217,8 @@ impl Store {
     /// Makes safe what was submitted, ends the threads and gives the directory back. Blocking. Dropping the store does
     /// the same.
     pub fn close(&self) {
-        self.admission.close();
-        self.pending.close();
+        self.shared.admission.close();
+        self.shared.pending.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())
             && writer.join().is_err()
@@ -205,20 +226,20 @@ impl Store {
             tracing::error!("the thread that writes the store panicked");
         }
         self.pool.close();
-        self.owner.end();
+        self.shared.owner.end();
         drop(self.directory.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// How it is.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
-        self.state.status()
+        self.shared.state.status()
     }
 
     /// Numbers about it.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
-        StoreStats { waiting: self.pending.len() as u64, ..self.state.stats() }
+        StoreStats { waiting: self.shared.pending.len() as u64, ..self.shared.state.stats() }
     }
 }
 
@@ -230,6 +251,9 @@ impl Drop for Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("pending", &self.pending).field("status", &self.status()).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("pending", &self.shared.pending)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
     }
 }

@@ -11,8 +11,27 @@ use super::{
 };
 use crate::message::now_ms;
 
+/// Why a queue or topic was not made. An error of the database concerns the store as a whole.
+#[derive(Debug)]
+pub(super) enum PlaceError {
+    Store(StoreError),
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for PlaceError {
+    fn from(cause: rusqlite::Error) -> Self {
+        Self::Database(cause)
+    }
+}
+
+impl From<StoreError> for PlaceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// Makes a queue; one of that name that is there stays as it is.
-pub(super) fn create_queue(connection: &mut Connection, name: &str) -> Result<PlaceId, StoreError> {
+pub(super) fn create_queue(connection: &mut Connection, name: &str) -> Result<PlaceId, PlaceError> {
     create(connection, |transaction| place(transaction, "queue", name))
 }
 
@@ -21,7 +40,7 @@ pub(super) fn create_topic(
     connection: &mut Connection,
     name: &str,
     partitions: u32,
-) -> Result<(PlaceId, Vec<PartitionId>), StoreError> {
+) -> Result<(PlaceId, Vec<PartitionId>), PlaceError> {
     create(connection, |transaction| {
         let Some(topic) = place(transaction, "topic", name)? else { return Ok(None) };
         let mut ids = Vec::new();
@@ -40,7 +59,7 @@ pub(super) fn create_topic(
 }
 
 /// Makes a group of a topic; one of that name that is there stays as it is.
-pub(super) fn create_group(connection: &mut Connection, topic: PlaceId, name: &str) -> Result<GroupId, StoreError> {
+pub(super) fn create_group(connection: &mut Connection, topic: PlaceId, name: &str) -> Result<GroupId, PlaceError> {
     create(connection, |transaction| {
         let sql = "INSERT INTO consumer_group (place, name, created) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
         transaction.execute(sql, (topic.0, name, time(now_ms())))?;
@@ -53,12 +72,11 @@ pub(super) fn create_group(connection: &mut Connection, topic: PlaceId, name: &s
 fn create<T>(
     connection: &mut Connection,
     job: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Option<T>>,
-) -> Result<T, StoreError> {
-    let failed = |cause| StoreError::sqlite("making a queue or topic", cause);
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    let made = job(&transaction).map_err(failed)?;
-    let made = made.ok_or(StoreError::Full { what: "queue, topic or partition", max: u64::from(PLACES_MAX) })?;
-    transaction.commit().map_err(failed)?;
+) -> Result<T, PlaceError> {
+    let transaction = connection.transaction()?;
+    let full = || StoreError::Full { what: "queue, topic or partition", max: u64::from(PLACES_MAX) };
+    let made = job(&transaction)?.ok_or_else(full)?;
+    transaction.commit()?;
     Ok(made)
 }
 
@@ -71,12 +89,11 @@ fn place(transaction: &Transaction<'_>, kind: &str, name: &str) -> rusqlite::Res
 }
 
 /// What is there.
-pub(super) fn catalog(connection: &Connection) -> Result<Catalog, StoreError> {
-    let failed = |cause| StoreError::sqlite("reading what the store holds", cause);
+pub(super) fn catalog(connection: &Connection) -> Result<Catalog, PlaceError> {
     // One state for all of it.
-    let connection = connection.unchecked_transaction().map_err(failed)?;
+    let connection = rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
     let groups = groups(&connection)?;
-    let (queues, topics) = (queues(&connection).map_err(failed)?, topics(&connection).map_err(failed)?);
+    let (queues, topics) = (queues(&connection)?, topics(&connection)?);
     Ok(Catalog { queues, topics, groups })
 }
 

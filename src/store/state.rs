@@ -1,11 +1,12 @@
 //! Whether a store can be relied on: ready, without room, or failed for good.
 
+use std::path::{Path, PathBuf};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
-use super::StoreError;
+use super::{StoreError, open::marker};
 
 /// How a store is, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,7 @@ pub struct StoreStats {
 /// What the writer knows and the others ask.
 #[derive(Debug)]
 pub(super) struct State {
+    directory: PathBuf,
     status: Mutex<StoreStatus>,
     pub(super) commits: AtomicU64,
     pub(super) changes: AtomicU64,
@@ -56,8 +58,9 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(directory: &Path) -> Self {
         Self {
+            directory: directory.to_owned(),
             status: Mutex::new(StoreStatus::Ready),
             commits: AtomicU64::new(0),
             changes: AtomicU64::new(0),
@@ -95,6 +98,14 @@ impl State {
         let kind = std::mem::discriminant(&*current) != std::mem::discriminant(&status);
         *current = status;
         kind
+    }
+
+    /// Nothing is confirmed from here on, and whoever opens the store next verifies it.
+    pub(super) fn fail(&self, what: &str) {
+        if self.set(StoreStatus::Failed { what: what.into() }) {
+            tracing::error!(what, "the store has failed: nothing is confirmed any more");
+            marker::leave(&self.directory, what);
+        }
     }
 
     pub(super) fn stats(&self) -> StoreStats {

@@ -1,34 +1,33 @@
 //! The directory of a store: made for this user alone, used by one process at a time.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::DATABASE;
+use super::{DATABASE, LOCK, LOCK_TEXT, inspect::failed};
 use crate::store::StoreError;
-
-/// Held locked by the process that has the store.
-const LOCK: &str = "store.lock";
 
 /// A directory in use by this process, until it is dropped.
 #[derive(Debug)]
 pub(in crate::store) struct Directory {
     path: PathBuf,
-    /// Kept: closing it gives the lock back, a crash as well.
+    /// Kept: closing it gives the lock back, and so does a crash.
     _lock: File,
 }
 
 impl Directory {
     /// Makes it where it is not there, and keeps other processes out.
-    pub(in crate::store) fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |cause| StoreError::io(format!("making {}", path.display()), cause);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path.join(LOCK));
-        let mut lock = lock.map_err(failed)?;
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |cause| failed(path, "making", cause);
+        if !path.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+            sync(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+                .map_err(failed)?;
+        }
+        let mut lock = private().create(true).truncate(false).open(path.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
@@ -38,24 +37,55 @@ impl Directory {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    pub(in crate::store) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(in crate::store) fn database(&self) -> PathBuf {
+    /// Where the database is, or will be.
+    pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
+
+    /// Has a file made beside its place, and puts it there once it is whole: what a crash leaves behind is no store.
+    pub(super) fn make_database(&self, make: impl FnOnce(&Path) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let failed = |cause| failed(&self.path, "making", cause);
+        let part = self.path.join(format!("{DATABASE}.part"));
+        for left in [part.clone(), self.path.join(format!("{DATABASE}.part-journal"))] {
+            match fs::remove_file(left) {
+                Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(failed(cause)),
+                _ => {}
+            }
+        }
+        // SQLite gives what it makes beside it the same mode.
+        let file = private().create_new(true).open(&part).map_err(failed)?;
+        make(&part)?;
+        file.sync_all().and_then(|()| fs::rename(&part, self.database())).map_err(failed)?;
+        sync(&self.path).map_err(failed)
+    }
+}
+
+/// Makes names in a directory safe.
+pub(in crate::store) fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// For this user alone.
+pub(super) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
 }
 
 /// For whoever finds it locked.
 fn say_who(lock: &mut File) -> io::Result<()> {
     lock.set_len(0)?;
-    writeln!(lock, "{}", std::process::id())
+    lock.rewind()?;
+    writeln!(lock, "{LOCK_TEXT}{}", std::process::id())
 }
 
 fn locked(path: &Path, lock: &mut File) -> StoreError {
     let mut text = String::new();
-    let pid = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok());
-    let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+    let read = lock.read_to_string(&mut text);
+    let pid = text.trim().strip_prefix(LOCK_TEXT.trim()).and_then(|pid| pid.trim().parse::<u32>().ok());
+    let holder = match pid.filter(|_| read.is_ok()) {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    };
     StoreError::Locked { directory: path.to_owned(), holder }
 }

@@ -4,17 +4,18 @@ use std::{
     collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
 };
 
 use rusqlite::Connection;
 
 use super::Reader;
-use crate::store::{StoreError, state::State};
+use crate::store::{StoreError, write::Shared};
 
-/// What a thread runs; says of itself what came of it.
-type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) + Send>;
+/// What a thread runs, and what it calls then, when it holds nothing any more.
+type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) -> Then + Send>;
+type Then = Box<dyn FnOnce() + Send>;
 
 /// Jobs in the order they came, and the threads that take them.
 pub(in crate::store) struct Pool {
@@ -35,26 +36,22 @@ struct Queue {
 }
 
 impl Pool {
-    /// A thread for each connection. `gate` is held for reading while a job runs, so that the writer can wait for a
+    /// A thread for each connection. The gate is held for reading while a job runs, so that the writer can wait for a
     /// moment without any.
-    pub(in crate::store) fn new(
-        connections: Vec<Connection>,
-        gate: &Arc<RwLock<()>>,
-        state: &Arc<State>,
-    ) -> std::io::Result<Self> {
+    pub(in crate::store) fn new(connections: Vec<Connection>, shared: &Arc<Shared>) -> std::io::Result<Self> {
         let pool = Self { jobs: Arc::default(), threads: Mutex::default() };
         for (place, connection) in connections.into_iter().enumerate() {
-            let (jobs, gate, state) = (Arc::clone(&pool.jobs), Arc::clone(gate), Arc::clone(state));
+            let (jobs, shared) = (Arc::clone(&pool.jobs), Arc::clone(shared));
             let thread = thread::Builder::new()
                 .name(format!("store-read-{place}"))
-                .spawn(move || jobs.work(&connection, &gate, &state))?;
+                .spawn(move || jobs.work(&connection, &shared))?;
             pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(pool)
     }
 
     /// Runs a job when a thread is free. `then` is called there; with [`StoreError::Closed`] once the pool is closed.
-    pub(in crate::store) fn run<T>(
+    pub(in crate::store) fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
         then: impl FnOnce(Result<T, StoreError>) + Send + 'static,
@@ -67,14 +64,16 @@ impl Pool {
                 }),
                 Err(error) => Err(error),
             };
-            if catch_unwind(AssertUnwindSafe(|| then(result))).is_err() {
-                tracing::error!("what was to happen with pages from disk panicked");
-            }
+            Box::new(move || {
+                if catch_unwind(AssertUnwindSafe(|| then(result))).is_err() {
+                    tracing::error!("what was to happen with pages from disk panicked");
+                }
+            })
         });
         let mut queue = self.jobs.lock();
         if queue.closed {
             drop(queue);
-            job(Err(StoreError::Closed));
+            job(Err(StoreError::Closed))();
         } else {
             queue.jobs.push_back(job);
             drop(queue);
@@ -91,7 +90,7 @@ impl Pool {
         };
         self.jobs.arrived.notify_all();
         for job in left {
-            job(Err(StoreError::Closed));
+            job(Err(StoreError::Closed))();
         }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A job may be what closes the store: it cannot wait for itself.
@@ -120,22 +119,25 @@ impl Jobs {
         }
     }
 
-    fn work(&self, connection: &Connection, gate: &RwLock<()>, state: &State) {
+    fn work(&self, connection: &Connection, shared: &Shared) {
         while let Some(job) = self.next() {
-            let _open = gate.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(error) = state.failed() {
-                job(Err(error));
-                continue;
-            }
-            // All queries of a job see the same state.
-            match connection.unchecked_transaction() {
-                Ok(transaction) => {
-                    job(Ok(&Reader::new(connection)));
-                    drop(transaction);
-                }
-                Err(cause) => job(Err(StoreError::sqlite("beginning to read", cause))),
-            }
+            let then = {
+                let _open = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
+                run(job, connection, shared)
+            };
+            then();
         }
+    }
+}
+
+/// One job, all of whose queries see the same state.
+fn run(job: Job, connection: &Connection, shared: &Shared) -> Then {
+    if let Some(error) = shared.state.failed() {
+        return job(Err(error));
+    }
+    match connection.unchecked_transaction() {
+        Ok(_ended_when_dropped) => job(Ok(&Reader::new(connection))),
+        Err(cause) => job(Err(StoreError::sqlite("beginning to read", cause))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use rusqlite::{CachedStatement, Connection, params};
 
-use super::{TIME_OFFSETS, sums::Sums};
+use super::{TIME_OFFSETS, pending::size, sums::Sums};
 use crate::{
     message::{Message, MessageId, UnixMs},
     store::{
@@ -30,6 +30,8 @@ pub(super) struct Commit<'a> {
     attempts: Vec<(&'a LedgerKey, Option<&'a Note>)>,
     sums: Sums<'a>,
     pub(super) changes: usize,
+    /// About what is written.
+    pub(super) bytes: u64,
 }
 
 struct Put<'a> {
@@ -68,6 +70,7 @@ impl<'a> Commit<'a> {
 
     fn add(&mut self, change: &'a Change) {
         self.changes += 1;
+        self.bytes += size(change) as u64;
         match change {
             Change::Put { key, message, rest, bytes, due } => {
                 self.puts.push(Put { key: *key, message, rest, bytes: *bytes });

@@ -1,24 +1,25 @@
-//! The one thread that writes: takes what has come together, commits it, and then says so.
+//! The one thread that writes: takes what has come together, commits it, says so, and keeps the files in order.
 //!
 //! Start at [`Writer::run`].
 
 mod commit;
+mod owner;
 mod pending;
 mod sums;
+mod tend;
 
 use std::{
-    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, RwLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 use rustc_hash::FxHashMap;
 
-pub(super) use self::pending::Pending;
 use self::{commit::Commit, pending::Next};
-use super::{Batch, Need, PlaceId, StoreError, StoreStatus, Then, state::State};
+pub(super) use self::{owner::Owner, pending::Pending, tend::Files};
+use super::{Batch, Need, PlaceId, StoreError, Then, admission::Admission, space::Space, state::State};
 use crate::message::now_ms;
 
 /// Offsets that share one row of `log_time`.
@@ -32,67 +33,85 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Before a commit that found no room is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The connection that writes, shared with whoever makes a queue or topic. `None` once it must not be used any more.
+/// What the thread and those who call it share.
 #[derive(Debug)]
-pub(super) struct Owner {
-    connection: Mutex<Option<Connection>>,
-    /// Taken before the connection, so that the writer cannot keep the others out.
-    turn: Mutex<()>,
+pub(super) struct Shared {
+    pub(super) owner: Owner,
+    pub(super) pending: Pending,
+    pub(super) state: State,
+    pub(super) space: Space,
+    pub(super) admission: Admission,
+    /// Held for reading by whoever reads, for a moment for writing by who needs the write-ahead log for itself.
+    pub(super) gate: RwLock<()>,
+    /// What the next commits come to, in tests: disks do not fail when asked to.
+    #[cfg(test)]
+    pub(super) faults: std::sync::Mutex<Vec<i32>>,
 }
 
 /// What the thread has.
+#[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) owner: Arc<Owner>,
-    pub(super) pending: Arc<Pending>,
-    pub(super) state: Arc<State>,
+    shared: Arc<Shared>,
+    files: Files,
     /// Sequences below are reserved, by queue.
     reserved: FxHashMap<PlaceId, u64>,
 }
 
-impl Owner {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection: Mutex::new(Some(connection)), turn: Mutex::new(()) }
+impl Shared {
+    /// Nothing is confirmed from here on, and the connection is not used again.
+    pub(super) fn fail(&self, what: &str) {
+        self.state.fail(what);
+        self.owner.end();
+        self.admission.close();
     }
 
-    /// Does something with the connection, in turn.
-    pub(super) fn with<T>(&self, job: impl FnOnce(&mut Connection) -> T) -> Result<T, StoreError> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(turn);
-        connection.as_mut().map(job).ok_or(StoreError::Closed)
-    }
-
-    /// Lets go of it.
-    pub(super) fn end(&self) {
-        drop(self.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
+    /// What an error of the database means for the store as a whole.
+    pub(super) fn note_error(&self, cause: &rusqlite::Error) {
+        if is_full(cause) {
+            self.space.ran_out(&self.state, &cause.to_string());
+        } else if !is_busy(cause) {
+            self.fail(&cause.to_string());
+        }
     }
 }
 
 impl Writer {
-    pub(super) fn new(owner: Arc<Owner>, pending: Arc<Pending>, state: Arc<State>) -> Self {
-        Self { owner, pending, state, reserved: FxHashMap::default() }
+    pub(super) fn new(shared: Arc<Shared>, database: std::path::PathBuf) -> Self {
+        let mut files = Files::new(database);
+        // What there is room for is known before anybody publishes.
+        files.tend(&shared, true);
+        Self { shared, files, reserved: FxHashMap::default() }
     }
 
-    /// Until nothing comes any more.
+    /// Until nothing comes any more. A bug here must not leave those waiting who wait for the disk.
     pub(super) fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            self.shared.fail("the thread that writes panicked; the log says where");
+        }
+        self.files.finish(&self.shared);
+    }
+
+    fn work(&mut self) {
         let (mut batches, mut linger) = (Vec::new(), Duration::ZERO);
         loop {
-            match self.pending.take(&mut batches, IDLE, linger) {
-                Next::Commit => {}
-                Next::Nothing => continue,
-                Next::End => break,
-            }
+            let patience = if self.files.has_work() { Duration::ZERO } else { IDLE };
+            let idle = match self.shared.pending.take(&mut batches, patience, linger) {
+                Next::Commit => false,
+                Next::Nothing => true,
+                Next::End => return,
+            };
             let changes = self.commit(&mut batches);
             linger = if changes > LINGER_CHANGES_MIN { LINGER } else { Duration::ZERO };
+            self.files.tend(&self.shared, idle);
         }
     }
 
     /// Makes batches safe, or refuses them. Says how many changes there were.
     fn commit(&mut self, batches: &mut Vec<Batch>) -> usize {
-        loop {
-            if let Some(error) = self.state.failed() {
+        while !batches.is_empty() {
+            if let Some(error) = self.shared.state.failed() {
                 answer(batches.drain(..), &Err(Arc::new(error)));
-                return 0;
+                break;
             }
             match self.write(batches) {
                 Ok(changes) => {
@@ -100,17 +119,14 @@ impl Writer {
                     return changes;
                 }
                 Err(cause) if is_full(&cause) => self.no_room(batches, &cause),
-                Err(cause) => {
-                    let what: Arc<str> = cause.to_string().into();
-                    tracing::error!(%what, "the store has failed: nothing is confirmed any more");
-                    self.state.set(StoreStatus::Failed { what });
-                    self.owner.end();
+                Err(cause) if is_busy(&cause) && !self.shared.pending.is_closed() => {
+                    tracing::warn!("another process holds the store's database; everything waits for it");
+                    self.shared.pending.pause(RETRY);
                 }
-            }
-            if batches.is_empty() {
-                return 0;
+                Err(cause) => self.shared.fail(&cause.to_string()),
             }
         }
+        0
     }
 
     /// One transaction.
@@ -121,35 +137,42 @@ impl Writer {
         }
         let begun = Instant::now();
         let reserved = &self.reserved;
-        let written = self.owner.with(|connection| {
-            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let write = |connection: &mut Connection| -> rusqlite::Result<_> {
+            let transaction = connection.transaction()?;
             commit.write(&transaction, now_ms())?;
             let raised = commit.sums().reserve(&transaction, reserved)?;
+            #[cfg(test)]
+            if let Some(code) = self.shared.faults.lock().ok().and_then(|mut faults| faults.pop()) {
+                return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+            }
             transaction.commit()?;
             Ok(raised)
-        });
-        let raised = written.unwrap_or(Err(rusqlite::Error::InvalidQuery))?;
-        self.reserved.extend(raised);
-        let (commits, changes) = (&self.state.commits, &self.state.changes);
-        commits.fetch_add(1, Ordering::Relaxed);
-        changes.fetch_add(commit.changes as u64, Ordering::Relaxed);
+        };
+        // Without a connection the store has failed, which the caller sees next.
+        let Some(raised) = self.shared.owner.with(write) else { return Ok(0) };
+        self.reserved.extend(raised?);
+        let state = &self.shared.state;
+        state.commits.fetch_add(1, Ordering::Relaxed);
+        state.changes.fetch_add(commit.changes as u64, Ordering::Relaxed);
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.state.commit_last_ns.store(took, Ordering::Relaxed);
+        state.commit_last_ns.store(took, Ordering::Relaxed);
+        self.shared.space.wrote(commit.bytes);
         Ok(commit.changes)
     }
 
-    /// Refuses what may be refused; the rest waits a moment.
+    /// Refuses what may be refused; the rest waits a moment, or for ever if all is to end.
     fn no_room(&self, batches: &mut Vec<Batch>, cause: &rusqlite::Error) {
-        let limit: Arc<str> = format!("the disk is full ({cause}); free some space").into();
-        self.state.set(StoreStatus::NoSpace { limit: Arc::clone(&limit) });
-        let ends = self.pending.is_closed();
+        self.shared.space.ran_out(&self.shared.state, &cause.to_string());
+        let ends = self.shared.pending.is_closed();
         let (kept, refused): (Vec<_>, Vec<_>) =
             batches.drain(..).partition(|batch| batch.need == Need::MustHappen && !ends);
         let none = refused.is_empty();
         *batches = kept;
-        answer(refused, &Err(Arc::new(StoreError::NoSpace { limit })));
+        if let Some(error) = self.shared.state.refused() {
+            answer(refused, &Err(Arc::new(error)));
+        }
         if none {
-            self.pending.pause(RETRY);
+            self.shared.pending.pause(RETRY);
         }
     }
 }
@@ -161,19 +184,20 @@ fn answer(batches: impl IntoIterator<Item = Batch>, result: &Result<(), Arc<Stor
         let Some(then) = batch.then else { continue };
         let result = result.clone();
         let call = |then: Then| then(result);
+        // What follows is the broker's: the commit stands, and others wait for theirs.
         if catch_unwind(AssertUnwindSafe(|| call(then))).is_err() {
             tracing::error!("what follows a commit panicked; the commit stands");
         }
     }
 }
 
-/// Whether room is all that is missing.
+/// Whether room is all that is missing. The shared memory beside the write-ahead log needs some as well.
 fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+    let shared = error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE);
+    shared || error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
-impl fmt::Debug for Writer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("pending", &self.pending).finish_non_exhaustive()
-    }
+/// Whether another process is in the way.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }

@@ -156,7 +156,7 @@ impl fmt::Debug for Pending {
 }
 
 /// About what a change writes.
-fn size(change: &Change) -> usize {
+pub(super) fn size(change: &Change) -> usize {
     match change {
         Change::Put { bytes, rest, .. } | Change::Append { bytes, rest, .. } => *bytes as usize + rest.len(),
         Change::Progress { settled, .. } => settled.len(),

@@ -156,7 +156,11 @@ impl DiskQueue {
                 .map_err(|_| BrokerError::Invalid(format!("{text:?} is not a cursor of {}", self.address)))?,
         };
         let (id, limit) = (self.lock().id, request.limit.max(1));
-        let found = self.store.read_async(move |reader| reader.queue_browse(id, after, limit)).await;
+        // What was settled a moment ago is not shown.
+        let found = match self.store.flush().await {
+            Ok(()) => self.store.read_async(move |reader| reader.queue_browse(id, after, limit)).await,
+            Err(error) => Err(error),
+        };
         let found = found.map_err(|error| BrokerError::Storage(Arc::new(error)))?;
         Ok(Page {
             next: found.last().map_or(after, |stored| stored.key.sequence()).to_string(),

@@ -1,0 +1,42 @@
+//! A file that says that the disk failed: it outlives the process, so that whoever opens the store next verifies it
+//! before anything is confirmed again.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use super::directory::{private, sync};
+use crate::message::now_ms;
+
+/// Its name in the store's directory.
+const MARKER: &str = "failed";
+
+/// Leaves it. The disk that failed may not take it: then the log is all that says so.
+pub(in crate::store) fn leave(directory: &Path, what: &str) {
+    let write = || -> io::Result<()> {
+        let mut file = private().create(true).truncate(true).open(directory.join(MARKER))?;
+        writeln!(file, "at {} ms since 1970: {what}", now_ms())?;
+        file.sync_all()?;
+        sync(directory)
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, "it could not be written down that the store has failed");
+    }
+}
+
+/// What it says, if it is there.
+pub(in crate::store) fn find(directory: &Path) -> io::Result<Option<String>> {
+    match fs::read(directory.join(MARKER)) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes it away: the store was verified.
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
+    fs::remove_file(directory.join(MARKER))?;
+    sync(directory)
+}

@@ -1,0 +1,109 @@
+//! Whether a store is whole: every page, and what the tables must say of each other.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use serde::Serialize;
+
+use crate::store::{StoreError, open};
+
+/// Most findings of one kind that are told.
+const FINDINGS_MAX: i64 = 20;
+
+/// What a check came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// What is wrong, in words; empty: nothing.
+    pub findings: Vec<String>,
+    /// Messages that were looked at.
+    pub messages: u64,
+    /// That the disk failed in an earlier run, as it was written down then; the next start verifies the store.
+    pub failed: Option<String>,
+}
+
+/// What must hold between tables. Each gives one row of text for each mistake.
+const RULES: &[&str] = &[
+    "SELECT format('lane %d of queue %s says %d messages of %d bytes and has %d of %d', lane & 15,
+         coalesce(place.name, '?'), lane.count, lane.bytes, coalesce(there.count, 0), coalesce(there.bytes, 0))
+     FROM lane LEFT JOIN place ON place.place = lane >> 4
+     LEFT JOIN (SELECT key >> 47 AS id, count(*) AS count, sum(bytes) AS bytes FROM message GROUP BY 1) AS there
+         ON there.id = lane.lane
+     WHERE lane.count <> coalesce(there.count, 0) OR lane.bytes <> coalesce(there.bytes, 0)",
+    "SELECT format('queue %d has %d messages in lane %d, which is not counted', id >> 4, count, id & 15)
+     FROM (SELECT key >> 47 AS id, count(*) AS count FROM message GROUP BY 1)
+     WHERE id NOT IN (SELECT lane FROM lane)",
+    "SELECT format('lane %d of queue %d says %d messages wait, and %d do', lane & 15, lane >> 4, waiting,
+         coalesce(there.count, 0))
+     FROM lane LEFT JOIN
+         (SELECT key >> 47 AS id, count(*) AS count FROM attempt WHERE due IS NOT NULL GROUP BY 1) AS there
+         ON there.id = lane.lane
+     WHERE waiting <> coalesce(there.count, 0)",
+    "SELECT format('lane %d belongs to place %d, which is no queue', lane & 15, lane >> 4)
+     FROM lane WHERE lane >> 4 NOT IN (SELECT place FROM place WHERE kind = 'queue')",
+    "SELECT format('queue %s has used sequence %d and says that the next is %d', name, used, sequence_next)
+     FROM (SELECT lane >> 4 AS id, max(max(handed),
+             (SELECT coalesce(max(key) & 140737488355327, 0) FROM message
+              WHERE key BETWEEN lane << 47 AND (lane << 47 | 140737488355327))) AS used
+         FROM lane GROUP BY lane)
+     JOIN place ON place = id WHERE used >= sequence_next",
+    "SELECT format('message %d of queue %d is noted and is not there', key & 140737488355327, key >> 51)
+     FROM attempt WHERE key NOT IN (SELECT key FROM message)",
+    "SELECT format('partition %d of topic %s says %d messages of %d bytes and has %d of %d', number,
+         coalesce(place.name, '?'), next - start, partition.bytes, coalesce(there.count, 0), coalesce(there.bytes, 0))
+     FROM partition LEFT JOIN place USING (place)
+     LEFT JOIN (SELECT key >> 43 AS id, count(*) AS count, sum(log.bytes) AS bytes FROM log
+         JOIN partition ON partition.partition = key >> 43
+         WHERE key & 8796093022207 >= start GROUP BY 1) AS there ON there.id = partition.partition
+     WHERE next - start <> coalesce(there.count, 0) OR partition.bytes <> coalesce(there.bytes, 0)",
+    "SELECT format('partition %d has a message at %d and ends at %d', partition, last, next)
+     FROM (SELECT partition, next, (SELECT coalesce(max(key) & 8796093022207, -1) FROM log
+             WHERE key BETWEEN partition << 43 AND (partition << 43 | 8796093022207)) AS last FROM partition)
+     WHERE last >= next",
+    "SELECT format('%d messages belong to partition %d, which does not exist', count(*), key >> 43)
+     FROM log WHERE key >> 43 NOT IN (SELECT partition FROM partition) GROUP BY key >> 43",
+    "SELECT format('group %d is at %d of partition %d, which ends at %d', consumer_group, handed, partition, next)
+     FROM progress LEFT JOIN partition USING (partition) WHERE next IS NULL OR handed > next",
+    "SELECT format('offset %d of partition %d is noted for group %d and is not there', key & 8796093022207, key >> 43,
+         consumer_group)
+     FROM retry WHERE key NOT IN (SELECT key FROM log)",
+    "SELECT format('group %d is noted somewhere and does not exist', consumer_group)
+     FROM (SELECT consumer_group FROM progress UNION SELECT consumer_group FROM retry)
+     WHERE consumer_group NOT IN (SELECT consumer_group FROM consumer_group)",
+];
+
+/// Blocking. Reads the whole store of a directory, at about the speed of the disk.
+///
+/// # Errors
+/// The store cannot be read at all. What is wrong with it otherwise is a finding.
+pub fn check(directory: &Path) -> Result<Checked, StoreError> {
+    let database = open::existing(directory)?;
+    let failed = open::marker::find(directory).map_err(|cause| open::failed(directory, "looking at", cause))?;
+    let connection = open::reader(&database)?;
+    let mut checked = Checked { failed, ..Checked::default() };
+    match look(&connection, &mut checked) {
+        Ok(()) => {}
+        Err(cause) => match StoreError::sqlite("reading the store", cause) {
+            StoreError::Damaged { what } => checked.findings.push(what),
+            error => return Err(error),
+        },
+    }
+    Ok(checked)
+}
+
+fn look(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+    // All of one moment: a running engine changes sums and rows together.
+    let connection = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
+    checked.findings = open::verify::findings(&connection)?;
+    if !checked.findings.is_empty() {
+        // What the tables say is worth nothing then.
+        return Ok(());
+    }
+    for rule in RULES {
+        let mut mistakes = connection.prepare(&format!("{rule} LIMIT {FINDINGS_MAX}"))?;
+        let mistakes = mistakes.query_map([], |row| row.get::<_, String>(0))?;
+        checked.findings.extend(mistakes.collect::<Result<Vec<_>, _>>()?);
+    }
+    let count = "SELECT (SELECT count(*) FROM message) + (SELECT count(*) FROM log)";
+    checked.messages = connection.query_row(count, [], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    Ok(())
+}
