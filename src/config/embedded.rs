@@ -27,8 +27,8 @@ const KEEP_MS: std::ops::RangeInclusive<u64> = 1..=100 * 365 * 24 * 60 * 60 * 10
 
 /// What the file system must have free at least: what the store still writes while publishers are refused.
 const FREE_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=u64::MAX;
-/// Room for the store: its log of changes alone may take 64 MiB.
-const STORE_BYTES: std::ops::RangeInclusive<u64> = 128 << 20..=u64::MAX;
+/// What the store keeps: with less, one large message fills it.
+const STORE_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=u64::MAX;
 
 /// Also who names the dead letter queue.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, data_directory: &Path) -> (Embedded, Origin) {

@@ -3,7 +3,10 @@
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, BrokerStatus};
+use crate::{
+    broker::{Broker, BrokerStatus},
+    telemetry::metrics,
+};
 
 /// What was last seen of a broker.
 #[derive(Debug)]
@@ -22,6 +25,11 @@ impl Condition {
     /// Looks, and acts on what has changed.
     pub(super) fn look(&mut self, broker: &dyn Broker) {
         let status = broker.status();
+        metrics().broker_state.with_label_values(&[broker.name()]).set(match &status {
+            BrokerStatus::Ready => 0,
+            BrokerStatus::Degraded { .. } => 1,
+            BrokerStatus::Failed { .. } => 2,
+        });
         if status == self.last {
             return;
         }

@@ -83,13 +83,15 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
 pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters: Vec<Arc<Message>>) -> Vec<bool> {
     let mut kept = vec![true; letters.len()];
     if let Err(failures) = broker.publish(to, letters).await {
-        for (place, error) in failures.0 {
-            count_failure(broker, &error);
-            if let Some(kept) = kept.get_mut(place) {
+        for (place, error) in &failures.0 {
+            count_failure(broker, error);
+            if let Some(kept) = kept.get_mut(*place) {
                 *kept = false;
             }
-            tracing::error!(dead_letters = %to, "a dead letter could not be kept; its message stays where it is: {error}");
         }
+        let (count, error) = (failures.0.len(), failures.0.first().map(|(_, error)| error.to_string()));
+        let error = error.unwrap_or_default();
+        tracing::error!(dead_letters = %to, count, "dead letters could not be kept; their messages stay: {error}");
     }
     kept
 }

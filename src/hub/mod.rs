@@ -19,6 +19,7 @@ mod parts;
 mod plugins;
 mod running;
 mod supervisor;
+mod sweep;
 mod verdict;
 pub mod watch;
 

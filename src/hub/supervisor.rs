@@ -20,6 +20,7 @@ use super::{
     parts::Ending,
     plugins::{Loader, LoaderSettings},
     running::{LaneEnd, RouteStatus, Running},
+    sweep::Sweep,
 };
 use crate::{
     broker::{Broker, BrokerError, Declaration},
@@ -264,6 +265,8 @@ impl Supervisor {
         let mut tasks: JoinSet<()> = JoinSet::new();
         let late_stop = CancellationToken::new();
         tasks.spawn(loader.run(stop.clone()));
+        let sweep = Sweep { broker: Arc::clone(&self.broker), settings: Arc::clone(&self.settings) };
+        tasks.spawn(sweep.run(stop.clone()));
         let (outlet, answers_stop) = (Arc::clone(&self.outlet), late_stop.clone());
         tasks.spawn(async move {
             if let Err(error) = outlet.run(answers_stop).await {

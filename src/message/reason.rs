@@ -74,6 +74,8 @@ reason_codes! {
     MessageTooLarge = "MESSAGE_TOO_LARGE",
     /// The message was due before it could be handled.
     MessageExpired = "MESSAGE_EXPIRED",
+    /// The message was the oldest in a queue that held more than its limits.
+    QueueOverflow = "QUEUE_OVERFLOW",
     /// The message is not what its format says.
     MessageInvalid = "MESSAGE_INVALID",
     /// The configuration cannot be used.

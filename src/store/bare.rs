@@ -18,8 +18,7 @@ const ROWS: u64 = 2048;
 pub fn bare(directory: &Path, messages: u64, size: usize) -> Result<f64, StoreError> {
     let failed = |cause| StoreError::sqlite("measuring", cause);
     let settings = Settings::new(directory);
-    let directory = open::Directory::open(&settings.directory)?;
-    let connection = open::writer(&directory.database(), &settings)?;
+    let open::Opened { directory: _kept, writer: connection, .. } = open::open(&settings)?;
     connection.execute_batch("CREATE TABLE bare (k INTEGER PRIMARY KEY, v BLOB NOT NULL) STRICT").map_err(failed)?;
     let value = vec![b'x'; size];
     let from = Instant::now();

@@ -4,8 +4,8 @@
 use std::sync::OnceLock;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 macro_rules! metrics {
@@ -56,6 +56,14 @@ metrics! {
     headers_dropped: IntCounter("helixmq_guest_headers_dropped_total") = "Headers that guests may not set",
     publisher_headers_dropped: IntCounter("helixmq_publisher_headers_dropped_total") = "Headers that publishers may not set",
     settle_failures: IntCounterVec("helixmq_settle_failures_total", ["broker"]) = "Batches whose settlement failed; they are delivered again",
+    broker_state: IntGaugeVec("helixmq_broker_state", ["broker"]) = "0 ready, 1 does part of its work (no room on disk), 2 failed",
+    store_commits: IntCounterVec("helixmq_store_commits_total", ["broker"]) = "Times that the store made safe what waited, one flush of the disk each",
+    store_changes: IntCounterVec("helixmq_store_changes_total", ["broker"]) = "Changes in these commits: messages in and out, and what is noted of them",
+    store_commit: GaugeVec("helixmq_store_commit_seconds", ["broker"]) = "How long the last commit took, to the end of its flush",
+    store_waiting: IntGaugeVec("helixmq_store_waiting_batches", ["broker"]) = "Batches of changes that wait for the disk",
+    store_bytes: IntGaugeVec("helixmq_store_database_bytes", ["broker"]) = "Size of the database",
+    store_free_bytes: IntGaugeVec("helixmq_store_database_free_bytes", ["broker"]) = "How much of the database is free for reuse",
+    store_wal_bytes: IntGaugeVec("helixmq_store_wal_bytes", ["broker"]) = "Size of the write-ahead log",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }
 
@@ -81,6 +89,9 @@ mod make {
     }
     pub(super) fn Histogram(name: &str, help: &str) -> Made<Histogram> {
         Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))
+    }
+    pub(super) fn GaugeVec(name: &str, help: &str, labels: &[&str]) -> Made<GaugeVec> {
+        GaugeVec::new(Opts::new(name, help), labels)
     }
     pub(super) fn IntCounterVec(name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
         IntCounterVec::new(Opts::new(name, help), labels)

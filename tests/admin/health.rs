@@ -80,7 +80,8 @@ async fn a_broker_without_room_degrades_and_publishers_hear_why() {
     assert_eq!((&shown["status"], &shown["reason"]), (&json!("degraded"), &json!("10 MiB are free, make room")));
     assert_eq!(served.bare("GET", "/health/ready").send().await.status, 200, "what is there is still handled");
     let reply = served.post("/v1/messaging/tasks/quiet", "{}").await;
-    assert_eq!(problem(&reply, 507, "PUBLISH_REJECTED"), "the disk is full; make room on it");
+    let said = problem(&reply, 507, "PUBLISH_REJECTED");
+    assert_eq!(said, "queue:quiet is on a disk without room: it is full; make room on it");
     assert!(reply.header("retry-after").is_some());
     broker.is(BrokerStatus::Ready);
     assert_eq!(served.bare("GET", "/health").send().await.json()["status"], "ok");

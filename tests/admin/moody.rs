@@ -44,9 +44,9 @@ impl Broker for Moody {
         if self.status() == BrokerStatus::Ready {
             return self.inner.publish(to, messages).await;
         }
-        let reason: Arc<str> = "the disk is full; make room on it".into();
-        let failures = (0..messages.len()).map(|place| (place, PublishError::NoSpace { reason: Arc::clone(&reason) }));
-        Err(PublishFailures(failures.collect()))
+        let (address, reason) = (to.clone(), "it is full; make room on it".to_owned());
+        let error = PublishError::NoSpace { address, reason };
+        Err(PublishFailures((0..messages.len()).map(|place| (place, error.clone())).collect()))
     }
 
     async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use helixmq::{
     broker::{BatchMax, Ordering, Overflow, PublishError, QueueSettings},
-    message::{Message, now_ms},
+    message::{Message, ReasonCode, Settlement, now_ms},
 };
 use tokio::time::Instant;
 
@@ -155,6 +155,58 @@ pub(crate) async fn drops_the_oldest_of_the_lowest_priority_where_told_to(system
     at.publish(&queue, [ranked(8, "a"), ranked(1, "b"), ranked(1, "c"), ranked(8, "d"), ranked(8, "e")]).await;
     assert_eq!(at.stats(&queue).dropped, 2);
     assert_eq!(at.read(&queue).await.consume(3).await, ["a", "d", "e"]);
+}
+
+pub(crate) async fn evicts_what_has_expired_at_the_head_of_each_priority(system: &dyn System) {
+    let at = At::new(system).await;
+    if !at.claims("expiry", |can| can.expiry) || !at.claims("priority", |can| can.priority) {
+        return;
+    }
+    let Some(queue) = at.queue(QueueSettings::default()).await else { return };
+    let late = |priority: u8, name: &str| Message { priority, expires_at: Some(now_ms() - 1), ..message(name) };
+    let fresh = |priority: u8, name: &str| Message { priority, expires_at: Some(now_ms() + 600_000), ..message(name) };
+    at.publish(&queue, [late(1, "a"), late(1, "b"), fresh(1, "c"), late(1, "behind c"), late(8, "d"), fresh(8, "e")])
+        .await;
+    assert_eq!(at.evict(&queue, 2).await.len(), 2, "no more than asked for");
+    // What was not settled went back, as the same attempt.
+    let evicted = at.evict(&queue, 100).await;
+    let all: BTreeSet<String> = names(&evicted).into_iter().collect();
+    assert_eq!(all, ["a", "b", "d"].map(str::to_owned).into());
+    assert_eq!(attempts(&evicted), [1; 3]);
+    assert_eq!(at.depth(&queue), (3, 0, 3));
+    settle(evicted, Settlement::DeadLetter { code: ReasonCode::MessageExpired }).await;
+    assert!(at.evict(&queue, 100).await.is_empty());
+    assert_eq!((at.depth(&queue), at.stats(&queue).dead_lettered), ((3, 0, 0), 3));
+    assert_eq!(at.read(&queue).await.consume(3).await, ["e", "c", "behind c"]);
+}
+
+pub(crate) async fn evicts_the_oldest_of_the_lowest_priority_beyond_the_limit(system: &dyn System) {
+    let at = At::new(system).await;
+    let settings =
+        QueueSettings { length_max: Some(3), overflow: Overflow::DeadLetterOldest, ..QueueSettings::default() };
+    let Some(queue) = at.queue(settings).await else { return };
+    if !at.claims("priority", |can| can.priority) {
+        return;
+    }
+    let ranked = |priority: u8, name: &str| Message { priority, ..message(name) };
+    at.publish(&queue, [ranked(8, "a"), ranked(1, "b"), ranked(1, "c"), ranked(8, "d"), ranked(8, "e")]).await;
+    let failures = at.try_publish(&queue, [ranked(8, "f"), ranked(8, "too many")]).await.unwrap_err().0;
+    assert_eq!(failures.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1], "twice the limit is the end");
+    let evicted = at.evict(&queue, 100).await;
+    assert_eq!(names(&evicted), ["b", "c", "a"]);
+    settle(evicted, Settlement::DeadLetter { code: ReasonCode::QueueOverflow }).await;
+    assert!(at.evict(&queue, 100).await.is_empty());
+    assert_eq!((at.stats(&queue).dropped, at.stats(&queue).dead_lettered), (0, 3));
+    assert_eq!(at.read(&queue).await.consume(3).await, ["d", "e", "f"]);
+}
+
+pub(crate) async fn evicts_nothing_where_nothing_has_to_leave(system: &dyn System) {
+    let at = At::new(system).await;
+    for place in at.one_of_each(Duration::from_secs(30)).await {
+        at.publish(&place, numbered(0..10)).await;
+        assert!(at.evict(&place, 100).await.is_empty(), "{place}");
+        assert_eq!(at.read(&place).await.consume(10).await, number_names(0..10), "{place}");
+    }
 }
 
 pub(crate) async fn gives_each_message_to_one_of_the_competing_readers(system: &dyn System) {

@@ -275,7 +275,8 @@ pub(crate) async fn ends_each_lease_in_its_own_time(system: &dyn System) {
         let next = reader.consume(1).await;
         assert_eq!((next, reader.consume(1).await), (number_names(0..1), number_names(1..2)), "{place}");
         let second_after = begin.elapsed().as_millis();
-        assert!((2000..2500).contains(&second_after), "{place}: the second came after {second_after} ms");
+        // It began when the second was handed over, which is before that was written and the reader had it.
+        assert!((1900..2500).contains(&second_after), "{place}: the second came after {second_after} ms");
         drop((first, second));
     }
 }

@@ -159,6 +159,10 @@ impl At {
         self.broker.browse(Browse { from: from.clone(), at, limit }).await
     }
 
+    pub(crate) async fn evict(&self, from: &Address, count: usize) -> Deliveries {
+        self.broker.evict(from, BatchMax { count, ..ALL }).await.unwrap()
+    }
+
     pub(crate) fn stats(&self, address: &Address) -> AddressStats {
         self.broker.stats().into_iter().find(|stats| stats.address == *address).unwrap()
     }

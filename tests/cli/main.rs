@@ -13,4 +13,5 @@ mod help;
 mod messages;
 mod plugins;
 mod sandbox;
+mod store;
 mod usage;

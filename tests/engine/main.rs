@@ -25,3 +25,4 @@ mod reload;
 mod results;
 mod routes;
 mod support;
+mod sweep;

@@ -12,6 +12,7 @@ mod clock;
 mod declare;
 mod delayed;
 mod disk;
+mod figures;
 mod leases;
 mod place;
 mod queue;
@@ -31,6 +32,7 @@ use self::{
     clock::Clock,
     declare::Settings as _,
     disk::{DiskQueue, DiskTopic},
+    figures::Figures,
     place::Place,
     queue::Queue,
     topic::Topic,
@@ -66,7 +68,7 @@ pub struct DiskSettings {
     pub directory: PathBuf,
     /// Publishers are refused while the file system has less free than this, in bytes.
     pub free_min: u64,
-    /// Publishers are refused while the store's files take more than this, in bytes. `None`: no limit but the disk's.
+    /// Publishers are refused while what is kept takes more than this, in bytes. `None`: no limit but the disk's.
     pub bytes_max: Option<u64>,
 }
 
@@ -98,6 +100,7 @@ pub struct Embedded {
     settings: Settings,
     clock: Clock,
     store: Option<Arc<Store>>,
+    figures: Figures,
     places: RwLock<Places>,
 }
 
@@ -118,8 +121,14 @@ impl Embedded {
     pub fn new(name: impl Into<Arc<str>>, settings: Settings) -> Result<Self, BrokerError> {
         settings.queue.check()?;
         settings.topic.check()?;
-        let mut embedded =
-            Self { name: name.into(), settings, clock: Clock::new(), store: None, places: RwLock::default() };
+        let mut embedded = Self {
+            name: name.into(),
+            settings,
+            clock: Clock::new(),
+            store: None,
+            figures: Figures::default(),
+            places: RwLock::default(),
+        };
         if let Some(disk) = &embedded.settings.disk {
             let mut settings = crate::store::Settings::new(&disk.directory);
             (settings.free_min, settings.bytes_max) = (disk.free_min, disk.bytes_max);
@@ -332,6 +341,9 @@ impl Broker for Embedded {
     }
 
     fn stats(&self) -> Vec<AddressStats> {
+        if let Some(store) = &self.store {
+            self.figures.tell(&self.name, store);
+        }
         let places = self.read();
         let mut all: Vec<_> = places.all.values().map(Place::stats).collect();
         all.sort_unstable_by(|a, b| a.address.cmp(&b.address));

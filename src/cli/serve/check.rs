@@ -20,7 +20,7 @@ type Plugins = BTreeMap<String, Result<Arc<Component>, LoadError>>;
 
 pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
     let config = context.load_with_warnings()?.config;
-    settings::broker(&config)
+    settings::check(&config)
         .map_err(|error| Failure::new(Exit::Refused, "INVALID_CONFIG", error.to_string(), "correct `embedded`"))?;
     let cache = settings::cache_directory(&config);
     data::make(&config.data_directory)

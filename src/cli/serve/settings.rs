@@ -31,18 +31,24 @@ pub(super) fn cache_directory(config: &Config) -> PathBuf {
     config.data_directory.join(CACHE_DIRECTORY)
 }
 
-/// The broker inside the engine.
+/// The broker inside the engine, with its store opened. Blocking.
 pub(super) fn broker(config: &Config) -> Result<embedded::Embedded, BrokerError> {
-    embedded::Embedded::new(
-        "embedded",
-        embedded::Settings {
-            auto_create: config.embedded.auto_create,
-            queue: config.embedded.queue_defaults.clone(),
-            topic: config.embedded.topic_defaults.clone(),
-            message_bytes_max: config.embedded.message_bytes_max,
-            disk: disk(config),
-        },
-    )
+    embedded::Embedded::new("embedded", embedded(config, disk(config)))
+}
+
+/// Whether there could be such a broker; its store is left alone.
+pub(super) fn check(config: &Config) -> Result<(), BrokerError> {
+    embedded::Embedded::new("embedded", embedded(config, None)).map(drop)
+}
+
+fn embedded(config: &Config, disk: Option<embedded::DiskSettings>) -> embedded::Settings {
+    embedded::Settings {
+        auto_create: config.embedded.auto_create,
+        queue: config.embedded.queue_defaults.clone(),
+        topic: config.embedded.topic_defaults.clone(),
+        message_bytes_max: config.embedded.message_bytes_max,
+        disk,
+    }
 }
 
 /// The store, where anything is kept on disk.

@@ -166,6 +166,10 @@ impl Broker for Tap {
         Ok(Box::new(TapSubscription { inner, settler: Arc::new(settler) }))
     }
 
+    async fn evict(&self, from: &Address, max: BatchMax) -> Result<Deliveries, BrokerError> {
+        self.inner.evict(from, max).await
+    }
+
     async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
         self.inner.browse(request).await
     }

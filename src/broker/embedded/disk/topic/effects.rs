@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{log::Entry, pages::Stretch, progress::Wanted, retention::Oldest, state::GroupKey};
+use super::{
+    log::Entry,
+    pages::Stretch,
+    progress::{Again, Wanted},
+    retention::Oldest,
+    state::GroupKey,
+};
 use crate::{
     broker::embedded::readers::Wakes,
-    message::Message,
     store::{Change, PartitionId, StoreError},
 };
 
@@ -52,7 +57,7 @@ pub(super) enum Read {
 #[derive(Debug)]
 pub(super) enum Found {
     Page(Stretch, Result<Vec<Entry>, Arc<StoreError>>),
-    Again(Result<Vec<(u64, Option<Arc<Message>>)>, Arc<StoreError>>),
+    Again(Result<Vec<Again>, Arc<StoreError>>),
 }
 
 impl Found {

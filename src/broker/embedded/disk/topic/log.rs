@@ -133,7 +133,7 @@ impl Log {
             return None;
         }
         // Where there are no gaps, its place is known.
-        let place = usize::try_from(offset.checked_sub(self.tail.front()?.offset).unwrap_or(0)).ok()?;
+        let place = usize::try_from(offset.saturating_sub(self.tail.front()?.offset)).ok()?;
         match self.tail.get(place) {
             Some(entry) if entry.offset == offset => Some(entry),
             _ => self.tail.get(self.tail.partition_point(|entry| entry.offset < offset)),

@@ -30,7 +30,7 @@ use self::{
     effects::{Batch, Effects, Follow, Found, Read},
     log::Entry,
     pages::{PAGE_BYTES_MAX, PAGE_MAX},
-    progress::Wanted,
+    progress::{Again, Wanted},
     retention::Oldest,
     state::{GroupKey, New, State},
     subscription::Member,
@@ -298,11 +298,7 @@ fn unusable(error: Arc<StoreError>) -> BrokerError {
 }
 
 /// Messages one by one, as many of them as are not too large together; `None`: it is not there.
-fn read_each(
-    reader: &Reader<'_>,
-    partition: PartitionId,
-    offsets: Vec<u64>,
-) -> Result<Vec<(u64, Option<Arc<Message>>)>, StoreError> {
+fn read_each(reader: &Reader<'_>, partition: PartitionId, offsets: Vec<u64>) -> Result<Vec<Again>, StoreError> {
     let mut found = Vec::with_capacity(offsets.len());
     let mut bytes = 0;
     for offset in offsets {

@@ -98,7 +98,7 @@ mod tests {
             assert!(pages.entries.len() <= PAGE_MAX + PAGE_MAX / 2);
             seen.push(found);
             next = found + 1;
-            if found == 15_000 {
+            if found == 15_500 {
                 append(&mut log, 500);
                 log.trim();
             }

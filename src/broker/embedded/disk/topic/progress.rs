@@ -69,6 +69,9 @@ pub(super) enum Wanted {
     Again(Vec<u64>),
 }
 
+/// A message that came back and was read again; `None`: it is not there any more.
+pub(super) type Again = (u64, Option<Arc<Message>>);
+
 impl Progress {
     /// Of a group that begins here.
     pub(super) fn starting_at(offset: u64) -> Self {
@@ -203,7 +206,7 @@ impl Progress {
     }
 
     /// What came back was read; what is not there any more, nobody can handle. Gives those.
-    pub(super) fn put_again(&mut self, read: Option<Vec<(u64, Option<Arc<Message>>)>>) -> Vec<(u64, Trial)> {
+    pub(super) fn put_again(&mut self, read: Option<Vec<Again>>) -> Vec<(u64, Trial)> {
         self.reading_again = false;
         let mut gone = Vec::new();
         for (offset, message) in read.into_iter().flatten() {
@@ -345,7 +348,7 @@ mod tests {
         let taken: Vec<u64> = (0..1000).map(|_| take(&mut progress, &log).unwrap().offset).collect();
         taken.iter().rev().skip(10).for_each(|offset| progress.settle(*offset));
         assert_eq!(progress.open(0, 2000).collect::<Vec<_>>(), (990..1000).collect::<Vec<_>>());
-        (0..1800).for_each(|_| drop(log.pop()));
+        assert_eq!((0..1800).map(|_| log.pop()).sum::<u64>(), 1800);
         assert_eq!((progress.refresh(&log, 0), progress.lag(&log)), (800, 210));
         taken.iter().rev().take(10).for_each(|offset| progress.settle(*offset));
         assert_eq!((progress.submitted(), progress.lag(&log)), ((1800, Settled::below(1800).encode()), 200));

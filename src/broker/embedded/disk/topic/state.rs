@@ -196,13 +196,12 @@ impl State {
         if let Some(error) = self.unread.take() {
             return Taken::Failed(error);
         }
-        let items = group.take(reader, ahead, &self.logs, max, now, &mut out.wakes);
+        let (items, until) = group.take(reader, ahead, &self.logs, max, now, &mut out.wakes);
         for (partition, wanted) in group.wanted_from_disk(reader, &self.logs) {
             let Some(log) = self.logs.get(partition) else { continue };
             out.reads.push(Read::Ahead { group: key, partition, id: log.id, wanted });
         }
         if items.is_empty() {
-            let until = group.look_again(now);
             flush(key, group, &self.logs, out);
             return Taken::Nothing { until };
         }
