@@ -16,6 +16,7 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Room that a new store takes at once, with some to spare.
 const NEW_BYTES: u64 = 4 * 1024 * 1024;
 
+#[cfg(target_os = "linux")]
 /// File systems where locks or flushes mean little. FUSE is not among them: local ones are, and nothing here tells them
 /// from the others. Source: Linux, `include/uapi/linux/magic.h`, and statfs(2).
 const NETWORK: &[(u32, &str)] = &[
@@ -40,6 +41,9 @@ pub(super) fn inspect(directory: &Path) -> Result<bool, StoreError> {
     }
     if let Some(kind) = network(&there).map_err(failed)? {
         return Err(StoreError::NetworkFileSystem { directory: directory.to_owned(), kind });
+    }
+    if is_fuse(&there) {
+        tracing::warn!("the store is on a FUSE file system: what it confirms is as safe as the program behind that");
     }
     let volume = rustix::fs::statvfs(&there).map_err(|error| failed(error.into()))?;
     if volume.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -72,6 +76,16 @@ fn existing(directory: &Path) -> PathBuf {
 fn network(path: &Path) -> io::Result<Option<&'static str>> {
     let found = rustix::fs::statfs(path)?.f_type as u32;
     Ok(NETWORK.iter().find(|(kind, _)| *kind == found).map(|(_, name)| *name))
+}
+
+#[cfg(target_os = "linux")]
+fn is_fuse(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type as u32 == 0x6573_5546)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_fuse(_path: &Path) -> bool {
+    false
 }
 
 /// Elsewhere the system has no numbers for them, and SQLite's own locks are what there is.

@@ -13,8 +13,8 @@ use rusqlite::Connection;
 use super::Reader;
 use crate::store::{StoreError, write::Shared};
 
-/// What a thread runs, and what it calls then, when it holds nothing any more.
-type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) -> Then + Send>;
+/// What a thread runs, and what it calls then, when it holds nothing any more; and what it found damaged.
+type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) -> (Then, Option<String>) + Send>;
 type Then = Box<dyn FnOnce() + Send>;
 
 /// Jobs in the order they came, and the threads that take them.
@@ -60,20 +60,25 @@ impl Pool {
             let result = match reader {
                 // The job has nothing of ours to leave in disorder: it reads.
                 Ok(reader) => catch_unwind(AssertUnwindSafe(|| job(reader))).unwrap_or_else(|_| {
-                    Err(StoreError::Damaged { what: "a reader panicked; the log says where".to_owned() })
+                    Err(StoreError::Unreadable { what: "a reader panicked; the log says where".to_owned() })
                 }),
                 Err(error) => Err(error),
             };
-            Box::new(move || {
+            let damaged = match &result {
+                Err(StoreError::Damaged { what }) => Some(what.clone()),
+                _ => None,
+            };
+            let then = move || {
                 if catch_unwind(AssertUnwindSafe(|| then(result))).is_err() {
                     tracing::error!("what was to happen with pages from disk panicked");
                 }
-            })
+            };
+            (Box::new(then), damaged)
         });
         let mut queue = self.jobs.lock();
         if queue.closed {
             drop(queue);
-            job(Err(StoreError::Closed))();
+            job(Err(StoreError::Closed)).0();
         } else {
             queue.jobs.push_back(job);
             drop(queue);
@@ -90,7 +95,7 @@ impl Pool {
         };
         self.jobs.arrived.notify_all();
         for job in left {
-            job(Err(StoreError::Closed))();
+            job(Err(StoreError::Closed)).0();
         }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A job may be what closes the store: it cannot wait for itself.
@@ -121,17 +126,21 @@ impl Jobs {
 
     fn work(&self, connection: &Connection, shared: &Shared) {
         while let Some(job) = self.next() {
-            let then = {
+            let (then, damaged) = {
                 let _open = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
                 run(job, connection, shared)
             };
+            if let Some(what) = damaged {
+                // To write on could damage more.
+                shared.fail(&what);
+            }
             then();
         }
     }
 }
 
 /// One job, all of whose queries see the same state.
-fn run(job: Job, connection: &Connection, shared: &Shared) -> Then {
+fn run(job: Job, connection: &Connection, shared: &Shared) -> (Then, Option<String>) {
     if let Some(error) = shared.state.failed() {
         return job(Err(error));
     }
