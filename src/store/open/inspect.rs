@@ -74,8 +74,12 @@ fn existing(directory: &Path) -> PathBuf {
 
 #[cfg(target_os = "linux")]
 fn network(path: &Path) -> io::Result<Option<&'static str>> {
-    let found = rustix::fs::statfs(path)?.f_type as u32;
-    Ok(NETWORK.iter().find(|(kind, _)| *kind == found).map(|(_, name)| *name))
+    Ok(network_name(rustix::fs::statfs(path)?.f_type as u32))
+}
+
+#[cfg(target_os = "linux")]
+fn network_name(number: u32) -> Option<&'static str> {
+    NETWORK.iter().find(|(kind, _)| *kind == number).map(|(_, name)| *name)
 }
 
 #[cfg(target_os = "linux")]
@@ -156,5 +160,28 @@ pub(in crate::store) fn failed(directory: &Path, what: &str, cause: io::Error) -
             limit: format!("there is no space left for the store {}; free some", directory.display()).into(),
         },
         _ => StoreError::io(format!("{what} {}", directory.display()), cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn network_file_systems_are_known_by_their_numbers() {
+        let numbers = [(0x6969, Some("NFS")), (0xff53_4d42, Some("CIFS")), (0xef53, None), (0x0102_1994, None)];
+        numbers.into_iter().for_each(|(number, name)| assert_eq!(network_name(number), name, "{number:x}"));
+    }
+
+    #[test]
+    fn what_the_system_says_becomes_what_to_do() {
+        let text = |kind: ErrorKind| failed(Path::new("/data"), "making", kind.into()).to_string();
+        assert!(
+            text(ErrorKind::PermissionDenied).contains("may not be written by this user; give the directory to it")
+        );
+        assert!(text(ErrorKind::ReadOnlyFilesystem).contains("is mounted read-only; mount it writable"));
+        assert!(text(ErrorKind::StorageFull).contains("no space left for the store /data; free some"));
+        assert_eq!(text(ErrorKind::Other), "making /data failed");
     }
 }

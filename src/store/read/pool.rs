@@ -50,7 +50,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs a job when a thread is free. `then` is called there; with [`StoreError::Closed`] once the pool is closed.
+    /// Runs a job when a thread is free. `then` is called there.
     pub(in crate::store) fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -76,27 +76,18 @@ impl Pool {
             (Box::new(then), damaged)
         });
         let mut queue = self.jobs.lock();
-        if queue.closed {
-            drop(queue);
-            job(Err(StoreError::Closed)).0();
-        } else {
+        // Dropped then, not called: the caller may hold a lock that is taken there.
+        if !queue.closed {
             queue.jobs.push_back(job);
             drop(queue);
             self.jobs.arrived.notify_one();
         }
     }
 
-    /// Ends the threads. Jobs that were not begun are told.
+    /// Ends the threads. Questions that were not begun are told there.
     pub(in crate::store) fn close(&self) {
-        let left = {
-            let mut queue = self.jobs.lock();
-            queue.closed = true;
-            std::mem::take(&mut queue.jobs)
-        };
+        self.jobs.lock().closed = true;
         self.jobs.arrived.notify_all();
-        for job in left {
-            job(Err(StoreError::Closed)).0();
-        }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A job may be what closes the store: it cannot wait for itself.
             if thread.thread().id() != thread::current().id() && thread.join().is_err() {
@@ -111,11 +102,12 @@ impl Jobs {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Job> {
+    /// The next, and whether all is to end.
+    fn next(&self) -> Option<(Job, bool)> {
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+                return Some((job, queue.closed));
             }
             if queue.closed {
                 return None;
@@ -125,8 +117,10 @@ impl Jobs {
     }
 
     fn work(&self, connection: &Connection, shared: &Shared) {
-        while let Some(job) = self.next() {
-            let (then, damaged) = {
+        while let Some((job, closed)) = self.next() {
+            let (then, damaged) = if closed {
+                job(Err(StoreError::Closed))
+            } else {
                 let _open = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
                 run(job, connection, shared)
             };

@@ -215,3 +215,33 @@ fn what_was_submitted_before_it_is_closed_is_safe_and_what_comes_later_is_droppe
     assert_eq!(wal, 0, "everything is in the database");
     assert_eq!(open(directory.path()).catalog().unwrap().queues[0].lanes[0].count, 500);
 }
+
+#[test]
+fn whoever_is_answered_may_be_the_last_to_have_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lane = lane(&store);
+    let (last, (sender, answer)) = (Arc::clone(&store), mpsc::sync_channel(1));
+    let kept = Arc::clone(&store);
+    let then = move |result: Result<(), Arc<StoreError>>| {
+        // Submitted after this one, and safe all the same.
+        let changes = vec![put(lane.key(2), &message("second"))];
+        let later = move |result: Result<(), Arc<StoreError>>| sender.send(result).unwrap();
+        last.submit(Batch { changes, need: Need::MayFail, permit: None, then: Some(Box::new(later)) });
+        result.unwrap();
+        drop(last);
+    };
+    let changes = vec![put(lane.key(1), &message("first"))];
+    // The writer cannot begin before nobody else has the store.
+    let shared = Arc::clone(&store.shared);
+    shared.owner.with(|_| {
+        kept.submit(Batch { changes, need: Need::MayFail, permit: None, then: Some(Box::new(then)) });
+        drop((store, kept));
+    });
+    answer.recv().unwrap().unwrap();
+    while shared.directory.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    let store = open(directory.path());
+    assert_eq!(texts(&store, lane, 0), ["first", "second"]);
+}
