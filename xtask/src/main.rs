@@ -1,10 +1,11 @@
 //! `cargo xtask TASK`: what is done with this repository, each step printed before it runs. In: a task's name. Out: exit
 //! code 0, or 1 with one sentence that says what to do, or 2 for a call that makes no sense.
 //!
-//! [`plugins`] builds components, [`check`] tests and lints, [`demo`] shows the engine at work.
+//! [`plugins`] builds components, [`check`] tests and lints, [`crash`] kills the engine, [`demo`] shows it at work.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "telling people what happens is what this program does")]
 
 mod check;
+mod crash;
 mod demo;
 mod needs;
 mod plugins;
@@ -20,6 +21,8 @@ cargo xtask TASK
 
   demo [--keep-running]       builds the engine and its plugins, runs a week of earthquakes through them, counts
   test                        builds all plugins, runs every test
+  crash [--kills N] [--seed S]
+                              kills the engine under traffic, cuts the power, and counts what is lost
   plugins [--examples-only]   builds plugins/ and, unless told otherwise, the plugins that tests use
   ci                          formatting, lints, documentation, test, plugin template, demo, dependencies";
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["demo"] => at_root(|| demo::run(false)),
         ["demo", "--keep-running"] => at_root(|| demo::run(true)),
         ["test"] => at_root(check::test),
+        ["crash", rest @ ..] if let Some(options) = crash::Options::parse(rest) => at_root(|| crash::run(&options)),
         ["plugins"] => at_root(plugins::all),
         ["plugins", "--examples-only"] => at_root(plugins::examples),
         ["ci"] => at_root(check::ci),
