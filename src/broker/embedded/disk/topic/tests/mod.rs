@@ -148,7 +148,7 @@ async fn thousands_that_are_settled_one_by_one_out_of_order_survive() {
     let mut reader = before.read("group", Start::Earliest).await;
     let mut kept = Vec::new();
     for one in take(&mut reader, 3000).await.into_each() {
-        if tried(&one)[0].0 % 2 == 0 {
+        if tried(&one)[0].0.is_multiple_of(2) {
             kept.push(one);
         } else {
             accept(one).await;
