@@ -1,6 +1,7 @@
 //! The whole topic on a store in a directory of its own. What every broker does is in `tests/brokers`.
 
 mod chance;
+mod group;
 
 use std::{
     path::{Path, PathBuf},
