@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use crate::sandbox::{ANY_PORT, Sandbox, eventually};
 
 const DISK: &str = "embedded: {storage: disk, disk: {free_min: 16 MiB}}\n";
-const ROUTES: &str = "routes:\n  - {name: orders, queue: orders, handler: echo, destinations: {out: 'queue:results'}}\n";
+const ROUTES: &str =
+    "routes:\n  - {name: orders, queue: orders, handler: echo, destinations: {out: 'queue:results'}}\n";
 
 fn sandbox() -> Sandbox {
     Sandbox::with_config(&format!("{ANY_PORT}{DISK}{ROUTES}"))
