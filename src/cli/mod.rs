@@ -17,6 +17,7 @@ mod publish;
 mod route;
 mod serve;
 mod shown;
+mod store;
 mod tail;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -80,6 +81,9 @@ enum Command {
     /// List and show dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Verify, measure and copy what lies on disk
+    #[command(subcommand)]
+    Store(store::Command),
     /// Look for what would keep the engine from doing its work
     Doctor,
     /// Measure how fast it is here
@@ -119,6 +123,7 @@ fn done(command: Command, context: Context) -> Result<Exit, Failure> {
         Command::Route(command) => route::run(&command, &context),
         Command::Plugin(command) => plugin::run(&command, &context),
         Command::Dlq(command) => dlq::run(&command, &context),
+        Command::Store(command) => store::run(&command, &context),
         Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(&command, &context),
         Command::Bench(args) => {

@@ -3,6 +3,7 @@
 use serde_json::{Value, value::RawValue};
 
 use super::output::safe;
+use crate::message::UnixMs;
 
 /// The text at the first of these places that has any; `-` where none has.
 pub(super) fn text(value: &Value, places: &[&str]) -> String {
@@ -64,6 +65,26 @@ pub(super) fn beginning(text: &str, characters_max: usize) -> String {
     }
 }
 
+/// A size as people write it, not larger than it is.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, unit)| bytes >= 10 * unit) {
+        Some((name, unit)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// How long ago something was, in the largest unit of which it is at least two; `-` where it was not.
+pub(super) fn age(at: Option<UnixMs>, now: UnixMs) -> String {
+    let Some(at) = at else { return "-".to_owned() };
+    let seconds = now.saturating_sub(at) / 1000;
+    let units = [("d", 24 * 3600), ("h", 3600), ("min", 60)];
+    match units.into_iter().find(|(_, unit)| seconds >= 2 * unit) {
+        Some((name, unit)) => format!("{} {name} ago", seconds / unit),
+        None => format!("{seconds} s ago"),
+    }
+}
+
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -78,6 +99,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn sizes_and_ages_are_short() {
+        for (size, wanted) in [(0, "0 B"), (10_239, "10239 B"), (10_240, "10 KiB"), (3 << 30, "3072 MiB")] {
+            assert_eq!(bytes(size), wanted);
+        }
+        for (at, wanted) in
+            [(Some(0), "2 d ago"), (Some(172_799_000), "1 s ago"), (None, "-"), (Some(u64::MAX), "0 s ago")]
+        {
+            assert_eq!(age(at, 172_800_000), wanted);
+        }
+    }
 
     #[test]
     fn finds_what_is_there_and_flattens_it() {

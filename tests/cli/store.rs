@@ -55,3 +55,78 @@ fn a_check_leaves_the_store_alone() {
     sandbox.run(&["serve", "--check"]).ended(0);
     assert!(fs::metadata(sandbox.path("data/store")).unwrap().is_dir());
 }
+
+#[test]
+fn a_store_is_verified_measured_and_copied_while_the_engine_runs() {
+    let sandbox = sandbox();
+    let engine = sandbox.serve();
+    let input: String = (0..100).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    sandbox.feed(&["publish", "--queue", "orders", "--raw"], &input).ended(0);
+    sandbox.feed(&["publish", "--topic", "events", "--raw"], &input).ended(0);
+    for running in [true, false] {
+        let checked = sandbox.run(&["store", "check"]).ended(0).stdout;
+        assert_eq!(
+            checked, "data/store is whole: every page, and what is noted of 200 messages\n",
+            "running: {running}"
+        );
+        let figures = sandbox.run(&["store", "stats", "--json"]).ended(0).json();
+        let of = |kind: &str, name: &str| {
+            figures[kind].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap()["messages"].clone()
+        };
+        assert_eq!((of("queues", "orders"), of("topics", "events")), (100.into(), 100.into()));
+        let shown = sandbox.run(&["store", "stats"]).ended(0).stdout;
+        let row = shown.lines().find(|line| line.starts_with("orders ")).unwrap();
+        assert!(row.contains(" 100 ") && row.ends_with(" ago"), "{shown}");
+        if running {
+            engine.signal(Signal::TERM);
+            eventually(|| (!sandbox.path(".helixmq/address").exists()).then_some(()), || engine.log());
+        }
+    }
+    assert_eq!(engine.end().code(), Some(0));
+
+    // A backup is a store again, and the messages are in it.
+    let made = sandbox.run(&["store", "backup", "copy.db", "--json"]).ended(0).json();
+    assert_eq!(made["bytes"].as_u64(), Some(fs::metadata(sandbox.path("copy.db")).unwrap().len()));
+    let again = sandbox.run(&["store", "backup", "copy.db"]).ended(1);
+    assert!(again.sentence().contains("copy.db is there already"), "{}", again.stderr);
+    fs::create_dir(sandbox.path("restored")).unwrap();
+    fs::rename(sandbox.path("copy.db"), sandbox.path("restored/store.db")).unwrap();
+    let restored = sandbox.run(&["store", "check", "--directory", "restored", "--json"]).ended(0).json();
+    assert_eq!((&restored["whole"], &restored["messages"]), (&true.into(), &200.into()));
+    sandbox.write(
+        "configs/messaging.yaml",
+        format!("{ANY_PORT}{ROUTES}embedded: {{storage: disk, disk: {{directory: restored}}}}\n"),
+    );
+    let _engine = sandbox.serve();
+    assert_eq!(count(&sandbox, "orders"), 100);
+}
+
+#[test]
+fn what_is_no_store_or_no_whole_one_is_said_in_a_sentence() {
+    let sandbox = sandbox();
+    for verb in [&["store", "check"][..], &["store", "stats"], &["store", "backup", "copy.db"]] {
+        let none = sandbox.run(verb).ended(5);
+        assert!(none.sentence().contains("data/store holds no store; name the directory"), "{}", none.stderr);
+    }
+    assert!(!sandbox.path("data").exists() && !sandbox.path("copy.db").exists(), "a look makes nothing");
+    sandbox.write("text/store.db", "This is a text, and a rather long one, for no database begins as it does.");
+    let text = sandbox.run(&["store", "check", "--directory", "text", "--json"]).ended(5);
+    assert_eq!(text.json()["error"]["code"], "NO_STORE");
+
+    let engine = sandbox.serve();
+    // Enough that some pages hold nothing but messages.
+    let input: String = (0..500).map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(500))).collect();
+    sandbox.feed(&["publish", "--queue", "orders", "--raw"], &input).ended(0);
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+    let database = sandbox.path("data/store/store.db");
+    let mut bytes = fs::read(&database).unwrap();
+    let end = bytes.len();
+    bytes[end - 40_000..end - 8000].fill(0xa5);
+    fs::write(&database, bytes).unwrap();
+    let damaged = sandbox.run(&["store", "check"]).ended(1);
+    assert!(damaged.stderr.starts_with("error: the store data/store is damaged, with "), "{}", damaged.stderr);
+    let said = sandbox.run(&["store", "check", "--json"]).ended(1).json();
+    assert_eq!(said["error"]["code"], "STORE_DAMAGED");
+    assert!(!said["error"]["findings"].as_array().unwrap().is_empty());
+}

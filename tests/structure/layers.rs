@@ -16,7 +16,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hub", &["message", "codec", "telemetry", "broker", "handler", "settle", "route"]),
     ("config", &["message", "codec", "telemetry", "broker", "handler", "settle", "route"]),
     ("admin", &["message", "codec", "telemetry", "broker", "handler", "settle", "route", "hub", "config"]),
-    ("cli", &["message", "codec", "telemetry", "broker", "handler", "settle", "route", "hub", "config", "admin"]),
+    (
+        "cli",
+        &["message", "codec", "telemetry", "broker", "handler", "settle", "route", "hub", "config", "admin", "store"],
+    ),
 ];
 
 #[test]

@@ -24,7 +24,7 @@ use self::{
     data::DataDirectory,
     files::{Files, Seen},
 };
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, store};
 use crate::{
     admin::http,
     broker::{BrokerError, Declaration, Storage},
@@ -359,8 +359,10 @@ fn not_listening(config: &Config, error: &io::Error) -> Failure {
 
 fn not_started(error: &StartError) -> Failure {
     let (exit, hint) = match error {
-        // It says what to do itself.
-        StartError::Broker { error: BrokerError::Storage(_), .. } => (Exit::Failed, ""),
+        StartError::Broker { error: error @ BrokerError::Storage(_), .. } => {
+            let (message, hint) = store::sentence(error);
+            return Failure::new(Exit::Failed, "NOT_STARTED", format!("the engine cannot start: {message}"), hint);
+        }
         StartError::Broker { .. } => (Exit::Refused, "correct the configuration of what it names"),
         StartError::Engine(_) => (Exit::Failed, "see `helixmq doctor` for the limits of this machine"),
         StartError::Stopping => (Exit::Failed, "start it again"),

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod failing;
+mod files;
+mod model;
 mod rows;
 mod support;
 mod tools;

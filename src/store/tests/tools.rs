@@ -95,3 +95,31 @@ fn what_contradicts_itself_is_found() {
         assert!(findings.iter().any(|finding| finding == wanted), "{mistake}: {findings:?}");
     }
 }
+
+#[test]
+fn what_operators_are_told_to_ask_has_an_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    filled(&store);
+    let page = fs::read_to_string("docs/storage.md").unwrap();
+    let database = Connection::open(directory.path().join("store.db")).unwrap();
+    let questions = page.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let questions: Vec<_> = questions.flat_map(|block| block.split_inclusive(";\n")).collect();
+    assert_eq!(questions.len(), 6);
+    for question in questions.iter().map(|question| question.trim()).filter(|question| !question.is_empty()) {
+        database.prepare(question).unwrap().query([]).unwrap().next().unwrap();
+    }
+    let mut names = database.prepare("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')").unwrap();
+    for name in names.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap) {
+        assert!(page.contains(&format!("| `{name}` |")), "docs/storage.md does not say what {name} is");
+    }
+    let oldest = database.query_row(questions[1], [], |row| row.get::<_, String>(1)).unwrap();
+    assert_eq!(oldest, "2026-01-01 00:00:00");
+    let lag = database.query_row("SELECT sum(lag) FROM groups", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(lag, 3);
+    let state = |sequence: i64| {
+        let sql = "SELECT state, id FROM queue_messages WHERE sequence = ?1";
+        database.query_row(sql, [sequence], |row| Ok((row.get(0)?, row.get::<_, String>(1)?.len()))).unwrap()
+    };
+    assert_eq!([state(3), state(4)], [("out".to_owned(), 36), ("ready".to_owned(), 36)]);
+}

@@ -48,7 +48,7 @@ impl Files {
     }
 
     /// Whether there is something to do as soon as nothing else is.
-    pub(super) fn has_work(&self) -> bool {
+    pub(in crate::store) fn has_work(&self) -> bool {
         self.shrinks
     }
 

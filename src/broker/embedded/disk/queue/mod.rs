@@ -287,10 +287,10 @@ impl Subscription for DiskQueueSubscription {
             let ready = queue.ready.notified();
             let mut wait = (queue.clock.now().tick, false);
             while self.grants.wants_more() {
-                let now = queue.clock.now();
+                let (now, ahead) = (queue.clock.now(), !self.grants.is_empty());
                 let (answer, safe) = oneshot::channel();
                 let taken = queue.change_then(|state, effects| {
-                    let taken = state.take(*id, max, now, effects);
+                    let taken = state.take(*id, ahead, max, now, effects);
                     let then = matches!(taken, Taken::Some(_)).then(|| super::answering(answer));
                     (taken, then)
                 });

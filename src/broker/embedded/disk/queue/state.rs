@@ -202,8 +202,8 @@ impl State {
     }
 
     /// Hands over what is there: highest priority first, then by arrival. They may be worked on once the changes are on
-    /// disk.
-    pub(super) fn take(&mut self, reader: ReaderId, max: BatchMax, now: Now, out: &mut Effects) -> Taken {
+    /// disk. `ahead`: the reader has not asked for them yet; nothing that may have ended the process is handed over so.
+    pub(super) fn take(&mut self, reader: ReaderId, ahead: bool, max: BatchMax, now: Now, out: &mut Effects) -> Taken {
         if self.closed {
             return Taken::Ended;
         }
@@ -214,7 +214,7 @@ impl State {
         let mut bytes_left = max.bytes;
         while items.len() < room.min(max.count.max(1)) {
             let Some(priority) = self.lanes.iter().rposition(|lane| lane.len() > 0) else { break };
-            let Some(item) = self.pop(priority, items.is_empty(), bytes_left, out) else {
+            let Some(item) = self.pop(priority, items.is_empty(), ahead, bytes_left, out) else {
                 if self.lanes.get(priority).is_some_and(|lane| lane.front().is_none() && lane.len() == 0) {
                     // What was there waits for another of its kind to end.
                     continue;
@@ -442,13 +442,21 @@ impl State {
     }
 
     /// Takes the next of a lane, if it is in memory and fits.
-    fn pop(&mut self, priority: usize, is_first: bool, bytes_max: usize, out: &mut Effects) -> Option<Item> {
+    fn pop(
+        &mut self,
+        priority: usize,
+        is_first: bool,
+        ahead: bool,
+        bytes_max: usize,
+        out: &mut Effects,
+    ) -> Option<Item> {
         self.load(priority, out);
         let sole_out = self.sole_out;
         let lane = self.lanes.get_mut(priority)?;
         loop {
             let front = lane.front()?;
-            if !is_first && (front.bytes as usize > bytes_max || suspects::is_alone(front.crashes)) {
+            let too_large = !is_first && front.bytes as usize > bytes_max;
+            if too_large || suspects::is_alone(front.crashes) && (ahead || !is_first) {
                 return None;
             }
             let item = lane.pop()?;

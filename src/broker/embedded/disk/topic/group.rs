@@ -22,6 +22,9 @@ use crate::{
     store::{Change, GroupId},
 };
 
+/// Gaps in what is settled that are written down with every settlement.
+const GAPS_MAX: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) name: Arc<str>,
@@ -36,7 +39,7 @@ pub(super) struct Group {
     sole_out: bool,
     /// To be submitted with the progress, in this order.
     changes: Vec<Change>,
-    /// What was settled is on its way to the disk; what is settled meanwhile goes with the next.
+    /// What was settled is on its way to the disk, and took long to write down.
     pub(super) flushing: bool,
     /// Messages that retention took before this group had read them.
     pub(super) lost: u64,
@@ -248,6 +251,11 @@ impl Group {
             changes.push(Change::Progress { group, partition: log.id, handed, settled });
         }
         changes
+    }
+
+    /// Whether its progress takes long to write down.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.progress.iter().filter(|progress| progress.changed).map(Progress::gaps).sum::<usize>() > GAPS_MAX
     }
 
     /// Where the group is in each partition, for the disk.

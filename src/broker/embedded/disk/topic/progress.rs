@@ -262,6 +262,11 @@ impl Progress {
         self.settled.missing(start..end.min(self.next))
     }
 
+    /// How many gaps there are in what is settled.
+    pub(super) fn gaps(&self) -> usize {
+        self.settled.runs()
+    }
+
     pub(super) fn delayed(&self) -> usize {
         self.delayed.len()
     }

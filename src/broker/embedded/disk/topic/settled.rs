@@ -23,6 +23,11 @@ impl Settled {
         self.gap
     }
 
+    /// How many runs there are above the gap.
+    pub(super) fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     pub(super) fn insert(&mut self, offset: u64) {
         self.insert_all(offset..offset.saturating_add(1));
     }

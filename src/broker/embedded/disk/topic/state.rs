@@ -335,14 +335,17 @@ impl State {
     }
 }
 
-/// Submits what a group has to be on disk, one batch at a time: what is settled meanwhile goes together with the next.
+/// Submits what a group has to be on disk. Where that takes long to write down, one batch at a time: what is settled
+/// meanwhile goes together with the next.
 fn flush(key: GroupKey, group: &mut Group, logs: &[Log], out: &mut Effects) {
-    if group.flushing {
+    let heavy = group.is_heavy();
+    if heavy && group.flushing {
         return;
     }
     let changes = group.take_changes(logs);
     if !changes.is_empty() {
-        group.flushing = true;
-        out.batches.push(Batch { changes, follow: Follow::Flushed(key) });
+        group.flushing |= heavy;
+        let follow = if heavy { Follow::Flushed(key) } else { Follow::Nothing };
+        out.batches.push(Batch { changes, follow });
     }
 }

@@ -1,5 +1,7 @@
 //! `doctor`: what on this machine, or in this configuration, would keep the engine from doing its work.
 
+mod store;
+
 use std::{
     fmt::Display,
     fs,
@@ -82,6 +84,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
 fn examine(context: &Context) -> Vec<Finding> {
     let (config, mut findings) = configuration(context);
     findings.extend([plugins(&config.plugins.directory), data(&config.data_directory)]);
+    findings.extend(store::examine(&config));
     findings.extend(port(&config));
     findings.extend([
         engine(),
@@ -136,8 +139,7 @@ fn plugins(directory: &Path) -> Finding {
 /// Nothing is made that a look should not make: where it is not there, what is above it counts.
 fn data(directory: &Path) -> Finding {
     const NAME: &str = "data directory";
-    let there = directory.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    let there = there.into_iter().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let there = nearest(directory);
     let written = tempfile::Builder::new().prefix(".helixmq-doctor-").tempfile_in(there);
     match written {
         Ok(_) if there == directory => Finding::ok(NAME, format_args!("{} can be written", directory.display())),
@@ -148,6 +150,12 @@ fn data(directory: &Path) -> Finding {
             "set engine.data_directory to one that this user may write",
         ),
     }
+}
+
+/// The directory, or the nearest above it that is there.
+fn nearest(directory: &Path) -> &Path {
+    let all = directory.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    all.into_iter().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
 /// Also how the brokers of the engine are that runs there.
