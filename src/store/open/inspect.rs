@@ -106,7 +106,8 @@ fn lock_file(path: &Path) -> io::Result<Result<(), StoreError>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Ok(())),
         Err(error) => return Err(error),
     };
-    let ours = text.is_empty() || text.starts_with(LOCK_TEXT.as_bytes());
+    // It is never synced: a power loss may leave its length, and none or the end of its text.
+    let ours = text.first().is_none_or(|first| *first == 0) || text.starts_with(LOCK_TEXT.as_bytes());
     let foreign = || StoreError::Foreign { path: path.to_owned(), what: "was not written by helixmq".to_owned() };
     Ok(if ours { Ok(()) } else { Err(foreign()) })
 }

@@ -121,31 +121,23 @@ impl File {
         // What is in doubt has to stay before what came after it.
         let safe = self.later.iter().take_while(|(_, state)| *state == State::Safe).count();
         for (change, _) in self.later.drain(..safe) {
-            change.apply(&mut self.safe, bytes, |_| true);
+            change.apply(&mut self.safe, bytes);
         }
     }
 
     fn cut_off(self, unsynced: Unsynced, bytes: &[u8], random: &mut Random) -> Vec<u8> {
         let mut content = self.safe;
         for (change, state) in self.later {
-            match unsynced {
-                _ if state == State::Safe => change.apply(&mut content, bytes, |_| true),
-                Unsynced::Dropped => {}
-                Unsynced::Kept => change.apply(&mut content, bytes, |_| true),
-                Unsynced::Mixed { grain } => match random.between(0, 3) {
-                    0 => {}
-                    1 => change.apply(&mut content, bytes, |_| true),
-                    _ => {
-                        // All of one block together, however the write lies in it.
-                        let (mut block, mut kept) = (usize::MAX, false);
-                        change.apply(&mut content, bytes, |at| {
-                            if at / grain != block {
-                                (block, kept) = (at / grain, random.once_in(2));
-                            }
-                            kept
-                        });
-                    }
-                },
+            let fate = match unsynced {
+                _ if state == State::Safe => 1,
+                Unsynced::Dropped => 0,
+                Unsynced::Kept => 1,
+                Unsynced::Mixed { .. } => random.between(0, 3),
+            };
+            match (fate, unsynced) {
+                (0, _) => {}
+                (2, Unsynced::Mixed { grain }) => change.tear(&mut content, bytes, grain, || random.once_in(2)),
+                _ => change.apply(&mut content, bytes),
             }
         }
         content
@@ -153,25 +145,34 @@ impl File {
 }
 
 impl Change {
-    /// Carries it out on those bytes that are kept.
-    fn apply(&self, content: &mut Vec<u8>, bytes: &[u8], mut kept: impl FnMut(usize) -> bool) {
+    fn apply(&self, content: &mut Vec<u8>, bytes: &[u8]) {
         match *self {
             Self::Write { offset, from, to } => {
-                for (place, byte) in bytes[from..to].iter().enumerate() {
-                    let at = offset + place;
-                    if kept(at) {
-                        if content.len() <= at {
-                            content.resize(at + 1, 0);
-                        }
-                        content[at] = *byte;
-                    }
+                let end = offset + to - from;
+                if content.len() < end {
+                    content.resize(end, 0);
                 }
+                content[offset..end].copy_from_slice(&bytes[from..to]);
             }
-            Self::Length(length) => {
-                if kept(length) {
-                    content.resize(length, 0);
-                }
+            Self::Length(length) => content.resize(length, 0),
+        }
+    }
+
+    /// Carries out those of its blocks that are kept; blocks lie on the disk as its own do, however the write lies in them.
+    fn tear(&self, content: &mut Vec<u8>, bytes: &[u8], grain: usize, mut kept: impl FnMut() -> bool) {
+        let Self::Write { offset, from, to } = *self else {
+            if kept() {
+                self.apply(content, bytes);
             }
+            return;
+        };
+        let (mut offset, mut from) = (offset, from);
+        while from < to {
+            let next = (from + grain - offset % grain).min(to);
+            if kept() {
+                Self::Write { offset, from, to: next }.apply(content, bytes);
+            }
+            (offset, from) = (offset + next - from, next);
         }
     }
 }

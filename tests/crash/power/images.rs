@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, ffi::OsStr, fs};
 
-use helixmq::store::{Batch, Need, Settings, Store};
+use helixmq::store::{Batch, Need, Settings, Store, check};
 
 use super::{
     disk::{self, Disk, Unsynced},
     model::{Content, Model, Places},
     shim::Shim,
-    trace::Trace,
+    trace::{Op, Trace},
     work::{SEED, STEPS, STORE, SYNC_FAILS, SYNCHRONOUS, Said, said},
 };
 use crate::random::{Random, say, seed};
@@ -16,15 +16,14 @@ use crate::random::{Random, say, seed};
 const ROLE: &str = "power::work::works_on_a_store";
 /// At how many moments the power fails, where a number is wanted that is not the short form's. Each gives three images.
 const POINTS: &str = "HELIXMQ_CRASH_POINTS";
-const POINTS_SHORT: u64 = 24;
+const POINTS_SHORT: u64 = 20;
 
 /// A life under the shim, and all that is known of it.
 struct Life {
     trace: Trace,
     said: Vec<Said>,
     /// What the store holds after each number of steps.
-    contents: Vec<Content>,
-    seed: u64,
+    models: Vec<Model>,
 }
 
 impl Life {
@@ -39,7 +38,7 @@ impl Life {
         let said = said(&trace);
         let last = said.last().copied().unwrap_or_default();
         assert!(last.made && last.confirmed > 0, "{last:?}");
-        Self { contents: contents(seed, last.submitted), trace, said, seed }
+        Self { models: models(seed, last.submitted), trace, said }
     }
 
     /// Lets the power fail at random moments, and right after confirmations; gives what is wrong.
@@ -68,6 +67,27 @@ impl Life {
             }
         }
         wrong
+    }
+
+    /// The log was moved into the database while there was work, and the database became shorter again.
+    fn had_a_bit_of_everything(&self) {
+        let (mut database, mut moved, mut longest, mut shortest) = (None, 0, 0, u64::MAX);
+        for op in &self.trace.ops {
+            match op {
+                Op::Opened { file, name } | Op::Made { file, name } if name.ends_with(".db") => database = Some(*file),
+                Op::Written { file, offset, .. } if Some(*file) == database => {
+                    moved += 1;
+                    longest = longest.max(*offset);
+                }
+                Op::Length { file, length } if Some(*file) == database => shortest = shortest.min(*length),
+                _ => {}
+            }
+        }
+        let (bytes, steps) = (self.trace.bytes.len() / 1_000_000, self.models.len() - 1);
+        say(&format!(
+            "power loss: {steps} steps, {bytes} MB written, {moved} pages moved, {longest} bytes long, then {shortest}"
+        ));
+        assert!(moved > 1000 && shortest + (1 << 20) < longest, "the work does not do what it is for");
     }
 
     /// Opens what was found after the power failed.
@@ -101,40 +121,43 @@ impl Life {
         if found.steps > said.submitted {
             return Some(format!("{} steps were made of {}", found.steps, said.submitted));
         }
-        if let Some(difference) = found.difference(&self.contents[found.steps as usize]) {
+        let model = &self.models[found.steps as usize];
+        if let Some(difference) = found.difference(&model.content) {
             return Some(difference);
         }
-        self.goes_on(&store, found.steps)
-    }
-
-    /// And the next step can be made, safely.
-    fn goes_on(&self, store: &Store, steps: u64) -> Option<String> {
-        let mut model = Model::new(self.seed, Places::make(store).ok()?);
-        while model.content.steps < steps {
-            model.step();
+        if let Some(wrong) = goes_on(&store, model.clone()) {
+            return Some(wrong);
         }
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        let then = Box::new(move |result| answer.send(result).unwrap());
-        store.submit(Batch { changes: model.step(), need: Need::MustHappen, permit: None, then: Some(then) });
-        if let Err(error) = answered.recv().unwrap() {
-            return Some(format!("the next step fails: {error}"));
+        match check(directory) {
+            Ok(checked) if checked.findings.is_empty() => None,
+            checked => Some(format!("the check of the store says {checked:?}")),
         }
-        let found = Content::read(store).map(Option::unwrap_or_default);
-        found.map_or_else(|error| Some(error.to_string()), |found| found.difference(&model.content))
     }
 }
 
-/// What a store holds after 0, 1, … steps. Places have the same numbers in every store that is made anew.
-fn contents(seed: u64, steps: u64) -> Vec<Content> {
+/// The next step can be made, safely.
+fn goes_on(store: &Store, mut model: Model) -> Option<String> {
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    let then = Box::new(move |result| answer.send(result).unwrap());
+    store.submit(Batch { changes: model.step(), need: Need::MustHappen, permit: None, then: Some(then) });
+    if let Err(error) = answered.recv().unwrap() {
+        return Some(format!("the next step fails: {error}"));
+    }
+    let found = Content::read(store).map(Option::unwrap_or_default);
+    found.map_or_else(|error| Some(error.to_string()), |found| found.difference(&model.content))
+}
+
+/// After 0, 1, … steps. Places have the same numbers in every store that is made anew.
+fn models(seed: u64, steps: u64) -> Vec<Model> {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Settings { free_min: 0, ..Settings::new(directory.path()) }).unwrap();
-    let mut model = Model::new(seed, Places::make(&store).unwrap());
-    let mut contents = vec![model.content.clone()];
-    while model.content.steps < steps {
-        model.step();
-        contents.push(model.content.clone());
+    let mut models = vec![Model::new(seed, Places::make(&store).unwrap())];
+    for _ in 0..steps {
+        let mut next = models[models.len() - 1].clone();
+        next.step();
+        models.push(next);
     }
-    contents
+    models
 }
 
 fn points() -> u64 {
@@ -150,7 +173,8 @@ fn nothing(wrong: &[String], images: u64) {
 #[test]
 fn nothing_that_was_confirmed_is_lost_with_the_power() {
     let seed = seed("power loss");
-    let life = Life::lived(seed, 60, &[]);
+    let life = Life::lived(seed, 100, &[]);
+    life.had_a_bit_of_everything();
     let points = points();
     nothing(&life.fail(points, &mut Random::new(seed)), points * 3);
 }
@@ -172,7 +196,7 @@ fn nothing_is_confirmed_after_a_sync_failed_until_the_store_is_opened_anew() {
     for _ in 0..2 {
         let at = random.between(1, 25).to_string();
         let life = Life::lived(random.next() >> 32, 30, &[(SYNC_FAILS, &at)]);
-        let failed = life.trace.ops.iter().filter(|op| matches!(op, super::trace::Op::SyncFailed { .. })).count();
+        let failed = life.trace.ops.iter().filter(|op| matches!(op, Op::SyncFailed { .. })).count();
         assert_eq!(failed, 1, "one sync fails");
         let points = points() / 2;
         nothing(&life.fail(points, &mut random), points * 3);
@@ -186,7 +210,7 @@ fn the_shim_sees_every_change() {
     let shim = Shim::new();
     shim.play(ROLE, &[(SEED, OsStr::new("1")), (STEPS, OsStr::new("9"))]);
     let trace = Trace::read(&shim.trace());
-    assert!(trace.ops.iter().any(|op| matches!(op, super::trace::Op::DirectorySynced { .. })), "names are made safe");
+    assert!(trace.ops.iter().any(|op| matches!(op, Op::DirectorySynced { .. })), "names are made safe");
     fs::write(shim.directory().join("marks"), "something else").unwrap();
     let whole = std::panic::catch_unwind(|| disk::is_whole(&trace, &shim.directory()));
     assert!(whole.is_err(), "a change that is not in the trace is noticed");

@@ -171,7 +171,7 @@ fn works_on_a_store() {
             continue;
         }
         wait(&under);
-        if step == steps / 2 {
+        if step == steps * 3 / 4 {
             store.take().unwrap().close();
             store = Some(Store::open(settings.clone()).unwrap());
         }
