@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) leases: Leases<Item>,
     /// Those that may be out only one at a time, while one is.
     pub(super) sole_waiting: VecDeque<Item>,
-    pub(super) sole_out: bool,
+    pub(super) sole_out: Option<QueueKey>,
     /// The last number that was given away.
     pub(super) sequence: u64,
     /// Committed, wherever they are, or about to be.
@@ -115,7 +115,7 @@ impl State {
             later: Later::new(stored.lanes.iter().map(|lane| lane.waiting).sum()),
             leases: Leases::new(settings.lease),
             sole_waiting: VecDeque::new(),
-            sole_out: false,
+            sole_out: None,
             readers,
             sequence: stored.sequence_next.saturating_sub(1),
             count: stored.lanes.iter().map(|lane| lane.count).sum(),
@@ -252,6 +252,8 @@ impl State {
                 }
                 Settlement::Redeliver { after, failure } => {
                     item.tries.failed(*failure);
+                    // It was tried, and the process lives.
+                    item.crashes = 0;
                     self.come_back(item, now.steady_after(after), out);
                 }
                 Settlement::Release { after } => self.come_back(item, now.steady_after(after), out),
@@ -367,7 +369,7 @@ impl State {
         out: &mut Effects,
     ) -> Option<Item> {
         self.load(priority, out);
-        let sole_out = self.sole_out;
+        let sole_out = self.sole_out.is_some();
         let lane = self.lanes.get_mut(priority)?;
         loop {
             let front = lane.front()?;
@@ -381,7 +383,7 @@ impl State {
                     self.sole_waiting.push_back(item);
                     continue;
                 }
-                self.sole_out = true;
+                self.sole_out = Some(item.key);
             }
             return Some(item);
         }
@@ -443,14 +445,14 @@ impl State {
 
     fn ended(&mut self, item: &Item) {
         self.bytes_out = self.bytes_out.saturating_sub(u64::from(item.bytes));
-        if suspects::is_sole(item.crashes) {
-            self.sole_out = false;
+        if self.sole_out == Some(item.key) {
+            self.sole_out = None;
         }
     }
 
     /// The next that must be out alone may.
     fn free_sole(&mut self, out: &mut Effects) {
-        if !self.sole_out
+        if self.sole_out.is_none()
             && let Some(item) = self.sole_waiting.pop_front()
         {
             self.give_back(item);
