@@ -34,7 +34,7 @@ const PUBLISH_BATCH: u64 = 256;
 /// Messages published and not yet counted, at most: what a healthy system has under way.
 const WINDOW: u64 = 16 * 1024;
 /// The same on disk: what one commit may take of it, several times.
-const WINDOW_DISK: u64 = 64 * 1024;
+const WINDOW_DISK: u64 = 16 * 1024;
 /// Part of the messages that warms up and is not counted.
 const WARM_UP: u64 = 10;
 const STALLED: Duration = Duration::from_secs(20);
@@ -345,9 +345,13 @@ impl Publisher {
                 let share = self.plan.rate as f64 / self.plan.publishers.max(1) as f64;
                 pace(began + Duration::from_secs_f64(published as f64 / share));
             }
-            let window = if self.plan.storage == Storage::Disk { WINDOW_DISK } else { WINDOW };
+            let (window, pause) = match self.plan.storage {
+                Storage::Memory => (WINDOW, Duration::from_micros(100)),
+                // Many wait here, and looking costs.
+                Storage::Disk => (WINDOW_DISK, Duration::from_millis(1)),
+            };
             while first.saturating_sub(self.ledger.distinct()) > window {
-                thread::sleep(Duration::from_micros(100));
+                thread::sleep(pause);
             }
             let now = now_ms();
             let messages = (first..last).map(|number| Arc::new(self.message(number, now))).collect();

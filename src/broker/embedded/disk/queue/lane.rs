@@ -9,8 +9,8 @@ use super::item::Item;
 use crate::store::LaneId;
 
 /// Most messages, and about how many bytes of them, that wait in memory.
-const WINDOW: usize = 4096;
-const WINDOW_BYTES: usize = 4 << 20;
+const WINDOW: usize = 16 * 1024;
+const WINDOW_BYTES: usize = 16 << 20;
 /// What is read at a time.
 pub(super) const PAGE: usize = 1000;
 pub(super) const PAGE_BYTES: usize = 2 << 20;
