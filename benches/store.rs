@@ -123,7 +123,7 @@ fn lanes(store: &Store, queue: &str) -> [LaneId; 11] {
 
 fn lane(lanes: [LaneId; 11], sequence: u64) -> LaneId {
     // Most messages have no priority of their own.
-    *lanes.get(if sequence % 4 == 0 { (sequence / 4 % 11) as usize } else { 5 }).unwrap()
+    *lanes.get(if sequence.is_multiple_of(4) { (sequence / 4 % 11) as usize } else { 5 }).unwrap()
 }
 
 fn put(lanes: [LaneId; 11], sequence: u64, message: &Arc<Message>) -> Change {

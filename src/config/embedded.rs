@@ -53,9 +53,13 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, data_directory: &Path) -> 
     section.named("queues", |name, origin, section| {
         let place = standard.get(&Address::queue(name)).and_then(|place| declarations.get_mut(*place));
         match place {
-            Some(Declaration::Queue(_, settings)) => *settings = queue(section, settings),
+            Some(Declaration::Queue(_, settings)) => {
+                *settings = queue(section, settings);
+                warn_of_no_limit(section, settings);
+            }
             _ => {
                 let settings = queue(section, &queue_defaults);
+                warn_of_no_limit(section, &settings);
                 let name = checked(section, AddressKind::Queue, name, origin);
                 declarations.extend(name.map(|name| Declaration::Queue(name, settings)));
             }
@@ -76,6 +80,14 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, data_directory: &Path) -> 
         Embedded { auto_create, declarations, queue_defaults, topic_defaults, message_bytes_max, dead_letter, disk };
     refuse_circle(section, &embedded);
     (embedded, dead_letter_origin)
+}
+
+/// A queue without limits is never too full.
+fn warn_of_no_limit(section: &mut Section<'_, '_, '_>, settings: &QueueSettings) {
+    if section.has("overflow") && settings.length_max.is_none() && settings.bytes_max.is_none() {
+        let (path, origin) = (section.path_of("overflow"), section.origin_of("overflow"));
+        section.reader.warn(origin, &path, "has no effect on a queue without limits", "add length_max or bytes_max");
+    }
 }
 
 /// What leaves a queue that is too long becomes a dead letter. Dead letters that leave theirs would come back to it.

@@ -13,8 +13,9 @@ pub struct Batch {
     pub need: Need,
     /// Room that was asked for; given back once the batch is safe or refused.
     pub permit: Option<Permit>,
-    /// Called on the writer's thread once they are safe, or refused; batches are called in the order of submission. It
-    /// must not block and not wait for the store; it may take the lock under which it was submitted.
+    /// Called on the writer's thread once they are safe, or refused; batches are called in the order of submission, but
+    /// those that are refused for lack of room are told at once, while others before them wait for it. It must not block
+    /// and not wait for the store; it may take the lock under which it was submitted.
     pub then: Option<Then>,
 }
 
@@ -43,7 +44,8 @@ pub enum Change {
         rest: Vec<u8>,
         /// What it counts towards limits: [`Message::size`].
         bytes: u32,
-        /// Not to be delivered before.
+        /// Not to be delivered before. It is noted so: [`Note::attempt`] is 1, and from then on it is
+        /// [`Noted::Later`].
         due: Option<UnixMs>,
     },
     /// A message leaves its queue, and its note with it.
@@ -90,7 +92,7 @@ pub enum Change {
         start: u64,
         /// Where it begins from now on; at most [`FORGET_MAX`] beyond `start`.
         end: u64,
-        /// What those that go take.
+        /// What all of them count, those that are kept included: they count no more.
         bytes: u64,
         /// Offsets in between that a group still has to settle, in order.
         keep: Vec<u64>,

@@ -72,6 +72,12 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// One row cannot be understood, or whoever asked for it has a bug; everything else can be read.
+    #[error("a row of the store cannot be read: {what}")]
+    Unreadable {
+        /// Which, and why.
+        what: String,
+    },
     /// A write or a flush failed. Nothing is confirmed any more until the store has been opened anew, which verifies it.
     #[error("the store has failed: {what}; see to the disk and start the engine again, which verifies the store first")]
     Failed {

@@ -51,7 +51,7 @@ pub use self::{
 
 use self::{
     admission::Admission,
-    open::{Directory, Opened},
+    open::Opened,
     read::Pool,
     space::Space,
     state::State,
@@ -66,8 +66,6 @@ pub struct Store {
     shared: Arc<Shared>,
     pool: Pool,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// Let go of last.
-    directory: Mutex<Option<Directory>>,
 }
 
 impl Store {
@@ -80,6 +78,7 @@ impl Store {
         let Opened { directory, database, writer } = open::open(&settings)?;
         let readers = (0..READERS).map(|_| open::reader(&database)).collect::<Result<_, _>>()?;
         let shared = Arc::new(Shared {
+            directory: Mutex::new(Some(directory)),
             owner: Owner::new(writer),
             pending: Pending::default(),
             state: State::new(&settings.directory),
@@ -93,9 +92,8 @@ impl Store {
         let pool = Pool::new(readers, &shared).map_err(failed)?;
         let writer = Writer::new(Arc::clone(&shared), database);
         let writer = thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run());
-        let store = Self { shared, pool, writer: Mutex::new(None), directory: Mutex::new(Some(directory)) };
-        *store.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.map_err(failed)?);
-        Ok(Arc::new(store))
+        let writer = Mutex::new(Some(writer.map_err(failed)?));
+        Ok(Arc::new(Self { shared, pool, writer }))
     }
 
     /// What is there. Blocking, and meant to be called once, before anything is submitted.
@@ -178,7 +176,8 @@ impl Store {
     }
 
     /// Runs a question on a reader's thread, on one state of the database: whatever was answered before is in it.
-    /// `then` is called there with what came of it. Never blocks. Those who ask see to it that few questions wait.
+    /// `then` is called there with what came of it. Never blocks. Those who ask see to it that few questions wait. Once the
+    /// store has been closed both are dropped, as with [`Store::submit`].
     pub fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -214,20 +213,24 @@ impl Store {
         }
     }
 
-    /// Makes safe what was submitted, ends the threads and gives the directory back. Blocking. Dropping the store does
-    /// the same.
+    /// Makes safe what was submitted, ends the threads and gives the directory back. Blocking: not to be called under a
+    /// lock that is taken where batches are answered. Dropping the store does the same.
     pub fn close(&self) {
         self.shared.admission.close();
         self.shared.pending.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())
-            && writer.join().is_err()
-        {
-            tracing::error!("the thread that writes the store panicked");
-        }
         self.pool.close();
-        self.shared.owner.end();
-        drop(self.directory.lock().unwrap_or_else(PoisonError::into_inner).take());
+        match writer {
+            // What follows a commit may be the last to have the store: then the thread ends after this, by itself.
+            Some(writer) if writer.thread().id() == thread::current().id() => {}
+            Some(writer) => {
+                if writer.join().is_err() {
+                    tracing::error!("the thread that writes the store panicked");
+                }
+                self.shared.end();
+            }
+            None => {}
+        }
     }
 
     /// How it is.

@@ -34,11 +34,12 @@ pub(super) fn read(row: &Row<'_>, first: usize) -> Result<Note, StoreError> {
     let (attempt, out, crashes, due) = from(row).map_err(|cause| StoreError::sqlite("reading a note", cause))?;
     let failures = row.get_ref(first + 4).map_err(|cause| StoreError::sqlite("reading a note", cause))?;
     let failures: Vec<FailedAttempt> = match failures.as_str_or_null() {
-        Ok(Some(text)) => serde_json::from_str(text)
-            .map_err(|error| StoreError::Damaged { what: format!("failures of a message cannot be read: {error}") })?,
+        Ok(Some(text)) => serde_json::from_str(text).map_err(|error| StoreError::Unreadable {
+            what: format!("failures of a message cannot be read: {error}"),
+        })?,
         Ok(None) => Vec::new(),
         Err(error) => {
-            return Err(StoreError::Damaged { what: format!("failures of a message are no text: {error}") });
+            return Err(StoreError::Unreadable { what: format!("failures of a message are no text: {error}") });
         }
     };
     Ok(Note { attempt, out, crashes, due: due.map(|due| due.unsigned_abs()), failures })

@@ -113,7 +113,7 @@ fn mib(bytes: u64) -> u64 {
 /// Sets it, and logs what is news.
 fn announce(state: &State, status: StoreStatus) {
     let text = match &status {
-        StoreStatus::NoSpace { limit } => Some(limit.clone()),
+        StoreStatus::NoSpace { limit } => Some(std::sync::Arc::clone(limit)),
         _ => None,
     };
     if state.set(status) {

@@ -47,6 +47,25 @@ fn a_store_in_use_is_said_in_a_sentence() {
 }
 
 #[test]
+fn a_first_queue_on_disk_waits_for_a_restart() {
+    let sandbox = Sandbox::with_config(ANY_PORT);
+    let engine = sandbox.serve();
+    let first = format!("{ANY_PORT}embedded: {{queues: {{orders: {{storage: disk}}}}, disk: {{free_min: 16 MiB}}}}\n");
+    sandbox.write("configs/messaging.yaml", first);
+    engine.says("the configuration is refused");
+    assert!(engine.log().contains("storage is disk, and the store is opened when the engine starts: restart it"));
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+    let engine = sandbox.serve();
+    assert!(sandbox.path("data/store/store.db").exists());
+    // What is there stays as it is: the change would need its messages to go elsewhere.
+    sandbox
+        .write("configs/messaging.yaml", format!("{ANY_PORT}embedded: {{queues: {{orders: {{storage: memory}}}}}}\n"));
+    engine.says("the configuration is refused");
+    assert!(engine.log().contains("storage is"), "{}", engine.log());
+}
+
+#[test]
 fn a_check_leaves_the_store_alone() {
     let sandbox = sandbox();
     sandbox.run(&["serve", "--check"]).ended(0);

@@ -67,6 +67,19 @@ fn storage_is_a_queues_own_then_its_defaults_then_the_brokers() {
 }
 
 #[test]
+fn what_a_queue_without_limits_does_beyond_them_is_a_warning() {
+    for (queue, warnings) in [
+        ("{overflow: drop-oldest}", 1),
+        ("{overflow: dead-letter-oldest, length_max: 5}", 0),
+        ("{overflow: dead-letter-oldest, bytes_max: 5}", 0),
+        ("{}", 0),
+    ] {
+        let loaded = load(&format!("embedded: {{queues: {{mine: {queue}, helixagent.tasks.llm: {queue}}}}}"));
+        assert_eq!(loaded.warnings.len(), 2 * warnings, "{queue}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
 fn the_dead_letter_queue_refuses_what_does_not_fit_whatever_the_others_do() {
     let loaded = load("embedded: {queue_defaults: {overflow: dead-letter-oldest}}");
     assert_eq!(queue(&loaded, "helixagent.dlq").overflow, Overflow::RejectPublish);

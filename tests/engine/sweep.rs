@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use helixmq::{
-    broker::{Broker, Declaration, Overflow, QueueSettings, embedded},
+    broker::{
+        Broker, Declaration, Overflow, QueueSettings, Storage,
+        embedded::{self, DiskSettings},
+    },
     message::{Address, Message, ReasonCode, now_ms},
     route::Route,
     settle::DeadLetter,
@@ -45,9 +48,21 @@ async fn what_waits_for_a_handler_that_is_away_goes_where_its_route_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_too_long_gives_its_oldest_to_the_dead_letters() {
-    let broker = Arc::new(Tap::new(embedded::Settings { auto_create: true, ..embedded::Settings::default() }));
-    let settings =
-        QueueSettings { length_max: Some(300), overflow: Overflow::DeadLetterOldest, ..QueueSettings::default() };
+    too_long(Storage::Memory).await;
+    too_long(Storage::Disk).await;
+}
+
+async fn too_long(storage: Storage) {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = DiskSettings { free_min: 1 << 20, ..DiskSettings::new(directory.path().join("store")) };
+    let embedded = embedded::Settings { auto_create: true, disk: Some(disk), ..embedded::Settings::default() };
+    let broker = Arc::new(Tap::new(embedded));
+    let settings = QueueSettings {
+        storage,
+        length_max: Some(300),
+        overflow: Overflow::DeadLetterOldest,
+        ..QueueSettings::default()
+    };
     broker.declare(&[Declaration::Queue("full".into(), settings)]).await.unwrap();
     let engine = Plan::new().start_on(broker).await;
     // More than a batch has to leave.
@@ -58,7 +73,7 @@ async fn a_queue_that_is_too_long_gives_its_oldest_to_the_dead_letters() {
     assert!(dead.iter().all(|dead| dead.code() == ReasonCode::QueueOverflow));
     let full = Address::queue("full");
     eventually("they are settled", || engine.stats(&full).dead_lettered == 300).await;
-    assert_eq!((engine.stats(&full).ready, engine.stats(&full).dropped), (300, 0));
+    assert_eq!((engine.stats(&full).ready, engine.stats(&full).dropped), (300, 0), "{storage:?}");
     engine.stop().await;
 }
 

@@ -223,9 +223,9 @@ impl Embedded {
         match (storage, &self.store) {
             (Storage::Memory, _) => Ok(None),
             (Storage::Disk, Some(store)) => Ok(Some(store)),
-            (Storage::Disk, None) => {
-                Err(BrokerError::Invalid("storage is disk, and there is no directory for it".to_owned()))
-            }
+            (Storage::Disk, None) => Err(BrokerError::Invalid(
+                "storage is disk, and the store is opened when the engine starts: restart it".to_owned(),
+            )),
         }
     }
 

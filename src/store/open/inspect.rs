@@ -16,6 +16,7 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Room that a new store takes at once, with some to spare.
 const NEW_BYTES: u64 = 4 * 1024 * 1024;
 
+#[cfg(target_os = "linux")]
 /// File systems where locks or flushes mean little. FUSE is not among them: local ones are, and nothing here tells them
 /// from the others. Source: Linux, `include/uapi/linux/magic.h`, and statfs(2).
 const NETWORK: &[(u32, &str)] = &[
@@ -40,6 +41,9 @@ pub(super) fn inspect(directory: &Path) -> Result<bool, StoreError> {
     }
     if let Some(kind) = network(&there).map_err(failed)? {
         return Err(StoreError::NetworkFileSystem { directory: directory.to_owned(), kind });
+    }
+    if is_fuse(&there) {
+        tracing::warn!("the store is on a FUSE file system: what it confirms is as safe as the program behind that");
     }
     let volume = rustix::fs::statvfs(&there).map_err(|error| failed(error.into()))?;
     if volume.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -70,8 +74,22 @@ fn existing(directory: &Path) -> PathBuf {
 
 #[cfg(target_os = "linux")]
 fn network(path: &Path) -> io::Result<Option<&'static str>> {
-    let found = rustix::fs::statfs(path)?.f_type as u32;
-    Ok(NETWORK.iter().find(|(kind, _)| *kind == found).map(|(_, name)| *name))
+    Ok(network_name(rustix::fs::statfs(path)?.f_type as u32))
+}
+
+#[cfg(target_os = "linux")]
+fn network_name(number: u32) -> Option<&'static str> {
+    NETWORK.iter().find(|(kind, _)| *kind == number).map(|(_, name)| *name)
+}
+
+#[cfg(target_os = "linux")]
+fn is_fuse(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type as u32 == 0x6573_5546)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_fuse(_path: &Path) -> bool {
+    false
 }
 
 /// Elsewhere the system has no numbers for them, and SQLite's own locks are what there is.
@@ -143,5 +161,28 @@ pub(in crate::store) fn failed(directory: &Path, what: &str, cause: io::Error) -
             limit: format!("there is no space left for the store {}; free some", directory.display()).into(),
         },
         _ => StoreError::io(format!("{what} {}", directory.display()), cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn network_file_systems_are_known_by_their_numbers() {
+        let numbers = [(0x6969, Some("NFS")), (0xff53_4d42, Some("CIFS")), (0xef53, None), (0x0102_1994, None)];
+        numbers.into_iter().for_each(|(number, name)| assert_eq!(network_name(number), name, "{number:x}"));
+    }
+
+    #[test]
+    fn what_the_system_says_becomes_what_to_do() {
+        let text = |kind: ErrorKind| failed(Path::new("/data"), "making", kind.into()).to_string();
+        assert!(
+            text(ErrorKind::PermissionDenied).contains("may not be written by this user; give the directory to it")
+        );
+        assert!(text(ErrorKind::ReadOnlyFilesystem).contains("is mounted read-only; mount it writable"));
+        assert!(text(ErrorKind::StorageFull).contains("no space left for the store /data; free some"));
+        assert_eq!(text(ErrorKind::Other), "making /data failed");
     }
 }

@@ -13,7 +13,7 @@ impl Reader<'_> {
     /// to `bytes_max`; at least one, if there is one. Those that outlived retention are among them.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
     pub fn log_page(
         &self,
         partition: PartitionId,

@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
     /// What is noted of a message of another broker.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
     pub fn attempts(&self, of: &LedgerKey) -> Result<Option<Note>, StoreError> {
         let failed = |cause| StoreError::sqlite("reading the attempt ledger", cause);
         const SQL: &str = concat!("SELECT ", note_columns!(), " FROM ledger WHERE place = ?1 AND message = ?2");
@@ -102,5 +102,5 @@ fn message(row: &Row<'_>, first: usize) -> Result<Arc<Message>, StoreError> {
     let id = columns.id.to_string();
     record::decode(columns, rest)
         .map(Arc::new)
-        .map_err(|error| StoreError::Damaged { what: format!("the message {id} cannot be read: {error}") })
+        .map_err(|error| StoreError::Unreadable { what: format!("the message {id} cannot be read: {error}") })
 }

@@ -13,8 +13,8 @@ use rusqlite::Connection;
 use super::Reader;
 use crate::store::{StoreError, write::Shared};
 
-/// What a thread runs, and what it calls then, when it holds nothing any more.
-type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) -> Then + Send>;
+/// What a thread runs, and what it calls then, when it holds nothing any more; and what it found damaged.
+type Job = Box<dyn FnOnce(Result<&Reader<'_>, StoreError>) -> (Then, Option<String>) + Send>;
 type Then = Box<dyn FnOnce() + Send>;
 
 /// Jobs in the order they came, and the threads that take them.
@@ -50,7 +50,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs a job when a thread is free. `then` is called there; with [`StoreError::Closed`] once the pool is closed.
+    /// Runs a job when a thread is free. `then` is called there.
     pub(in crate::store) fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -60,38 +60,34 @@ impl Pool {
             let result = match reader {
                 // The job has nothing of ours to leave in disorder: it reads.
                 Ok(reader) => catch_unwind(AssertUnwindSafe(|| job(reader))).unwrap_or_else(|_| {
-                    Err(StoreError::Damaged { what: "a reader panicked; the log says where".to_owned() })
+                    Err(StoreError::Unreadable { what: "a reader panicked; the log says where".to_owned() })
                 }),
                 Err(error) => Err(error),
             };
-            Box::new(move || {
+            let damaged = match &result {
+                Err(StoreError::Damaged { what }) => Some(what.clone()),
+                _ => None,
+            };
+            let then = move || {
                 if catch_unwind(AssertUnwindSafe(|| then(result))).is_err() {
                     tracing::error!("what was to happen with pages from disk panicked");
                 }
-            })
+            };
+            (Box::new(then), damaged)
         });
         let mut queue = self.jobs.lock();
-        if queue.closed {
-            drop(queue);
-            job(Err(StoreError::Closed))();
-        } else {
+        // Dropped then, not called: the caller may hold a lock that is taken there.
+        if !queue.closed {
             queue.jobs.push_back(job);
             drop(queue);
             self.jobs.arrived.notify_one();
         }
     }
 
-    /// Ends the threads. Jobs that were not begun are told.
+    /// Ends the threads. Questions that were not begun are told there.
     pub(in crate::store) fn close(&self) {
-        let left = {
-            let mut queue = self.jobs.lock();
-            queue.closed = true;
-            std::mem::take(&mut queue.jobs)
-        };
+        self.jobs.lock().closed = true;
         self.jobs.arrived.notify_all();
-        for job in left {
-            job(Err(StoreError::Closed))();
-        }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A job may be what closes the store: it cannot wait for itself.
             if thread.thread().id() != thread::current().id() && thread.join().is_err() {
@@ -106,11 +102,12 @@ impl Jobs {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Job> {
+    /// The next, and whether all is to end.
+    fn next(&self) -> Option<(Job, bool)> {
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+                return Some((job, queue.closed));
             }
             if queue.closed {
                 return None;
@@ -120,18 +117,24 @@ impl Jobs {
     }
 
     fn work(&self, connection: &Connection, shared: &Shared) {
-        while let Some(job) = self.next() {
-            let then = {
+        while let Some((job, closed)) = self.next() {
+            let (then, damaged) = if closed {
+                job(Err(StoreError::Closed))
+            } else {
                 let _open = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
                 run(job, connection, shared)
             };
+            if let Some(what) = damaged {
+                // To write on could damage more.
+                shared.fail(&what);
+            }
             then();
         }
     }
 }
 
 /// One job, all of whose queries see the same state.
-fn run(job: Job, connection: &Connection, shared: &Shared) -> Then {
+fn run(job: Job, connection: &Connection, shared: &Shared) -> (Then, Option<String>) {
     if let Some(error) = shared.state.failed() {
         return job(Err(error));
     }

@@ -17,7 +17,7 @@ impl Reader<'_> {
     /// and no more once they come to `bytes_max`; at least one, if there is one.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
     pub fn queue_page(
         &self,
         lane: LaneId,
@@ -72,7 +72,7 @@ impl Reader<'_> {
     /// These messages, as far as they are there, in the order asked for.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
     pub fn queue_messages(&self, keys: &[QueueKey]) -> Result<Vec<StoredMessage>, StoreError> {
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
@@ -84,7 +84,7 @@ impl Reader<'_> {
     /// Messages of all lanes together by sequence, above `after`: for people, who see what waits as well.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
     pub fn queue_browse(&self, queue: PlaceId, after: u64, limit: usize) -> Result<Vec<StoredMessage>, StoreError> {
         let failed = |cause| StoreError::sqlite("browsing a queue", cause);
         let mut statement = self

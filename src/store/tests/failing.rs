@@ -56,6 +56,48 @@ fn nothing_is_confirmed_after_a_flush_that_failed_until_the_store_was_verified()
 }
 
 #[test]
+fn a_page_that_cannot_be_read_stops_everything_before_more_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lane = lane(&store);
+    commit(&store, (1..=300).map(|sequence| put(lane.key(sequence), &message(&"x".repeat(1000)))).collect());
+    let torn: StoreError = StoreError::Damaged { what: "page 7 is torn".to_owned() };
+    let (sender, answer) = mpsc::sync_channel(1);
+    store.read(move |_| Err::<(), _>(torn), move |result| sender.send(result).unwrap());
+    assert!(matches!(answer.recv().unwrap(), Err(StoreError::Damaged { .. })));
+    assert!(matches!(store.status(), StoreStatus::Failed { what } if what.contains("page 7")));
+    assert!(matches!(admitted(&store), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn another_process_that_writes_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lane = lane(&store);
+    let other = Connection::open(directory.path().join("store.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; INSERT INTO meta VALUES ('operator', 'was here')").unwrap();
+    let answer = submit(&store, Need::MayFail, vec![put(lane.key(1), &message("text"))]);
+    other.execute_batch("COMMIT").unwrap();
+    answer.blocking_recv().unwrap().unwrap();
+}
+
+#[test]
+fn what_was_confirmed_is_there_after_a_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lane = lane(&store);
+    commit(&store, (1..=100).map(|sequence| put(lane.key(sequence), &message("x"))).collect());
+    // As the files are now, without being closed.
+    let crashed = tempfile::tempdir().unwrap();
+    for name in ["store.db", "store.db-wal", "store.lock"] {
+        fs::copy(directory.path().join(name), crashed.path().join(name)).unwrap();
+    }
+    let store = open(crashed.path());
+    let queue = &store.catalog().unwrap().queues[0];
+    assert_eq!((queue.lanes[0].count, queue.sequence_next > 100), (100, true));
+}
+
+#[test]
 fn a_full_disk_refuses_publishers_keeps_settlements_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(Settings { free_min: 0, ..Settings::new(directory.path()) }).unwrap();
@@ -172,4 +214,34 @@ fn what_was_submitted_before_it_is_closed_is_safe_and_what_comes_later_is_droppe
     let wal = fs::metadata(directory.path().join("store.db-wal")).map_or(0, |wal| wal.len());
     assert_eq!(wal, 0, "everything is in the database");
     assert_eq!(open(directory.path()).catalog().unwrap().queues[0].lanes[0].count, 500);
+}
+
+#[test]
+fn whoever_is_answered_may_be_the_last_to_have_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lane = lane(&store);
+    let (last, (sender, answer)) = (Arc::clone(&store), mpsc::sync_channel(1));
+    let kept = Arc::clone(&store);
+    let then = move |result: Result<(), Arc<StoreError>>| {
+        // Submitted after this one, and safe all the same.
+        let changes = vec![put(lane.key(2), &message("second"))];
+        let later = move |result: Result<(), Arc<StoreError>>| sender.send(result).unwrap();
+        last.submit(Batch { changes, need: Need::MayFail, permit: None, then: Some(Box::new(later)) });
+        result.unwrap();
+        drop(last);
+    };
+    let changes = vec![put(lane.key(1), &message("first"))];
+    // The writer cannot begin before nobody else has the store.
+    let shared = Arc::clone(&store.shared);
+    shared.owner.with(|_| {
+        kept.submit(Batch { changes, need: Need::MayFail, permit: None, then: Some(Box::new(then)) });
+        drop((store, kept));
+    });
+    answer.recv().unwrap().unwrap();
+    while shared.directory.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    let store = open(directory.path());
+    assert_eq!(texts(&store, lane, 0), ["first", "second"]);
 }

@@ -24,14 +24,14 @@ pub struct Checked {
 /// What must hold between tables. Each gives one row of text for each mistake.
 const RULES: &[&str] = &[
     "SELECT format('lane %d of queue %s says %d messages of %d bytes and has %d of %d', lane & 15,
-         coalesce(place.name, '?'), lane.count, lane.bytes, coalesce(there.count, 0), coalesce(there.bytes, 0))
+         coalesce(place.name, '?'), lane.count, lane.bytes, count(key), coalesce(sum(message.bytes), 0))
      FROM lane LEFT JOIN place ON place.place = lane >> 4
-     LEFT JOIN (SELECT key >> 47 AS id, count(*) AS count, sum(bytes) AS bytes FROM message GROUP BY 1) AS there
-         ON there.id = lane.lane
-     WHERE lane.count <> coalesce(there.count, 0) OR lane.bytes <> coalesce(there.bytes, 0)",
-    "SELECT format('queue %d has %d messages in lane %d, which is not counted', id >> 4, count, id & 15)
-     FROM (SELECT key >> 47 AS id, count(*) AS count FROM message GROUP BY 1)
-     WHERE id NOT IN (SELECT lane FROM lane)",
+     LEFT JOIN message ON key BETWEEN lane << 47 AND (lane << 47 | 140737488355327)
+     GROUP BY lane
+     HAVING lane.count <> count(key) OR lane.bytes <> coalesce(sum(message.bytes), 0)",
+    "SELECT format('%d messages are in the queues and their lanes say %d', there, said)
+     FROM (SELECT (SELECT count(*) FROM message) AS there, (SELECT coalesce(sum(count), 0) FROM lane) AS said)
+     WHERE there <> said",
     "SELECT format('lane %d of queue %d says %d messages wait, and %d do', lane & 15, lane >> 4, waiting,
          coalesce(there.count, 0))
      FROM lane LEFT JOIN
@@ -47,14 +47,13 @@ const RULES: &[&str] = &[
          FROM lane GROUP BY lane)
      JOIN place ON place = id WHERE used >= sequence_next",
     "SELECT format('message %d of queue %d is noted and is not there', key & 140737488355327, key >> 51)
-     FROM attempt WHERE key NOT IN (SELECT key FROM message)",
+     FROM attempt WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.key = attempt.key)",
     "SELECT format('partition %d of topic %s says %d messages of %d bytes and has %d of %d', number,
-         coalesce(place.name, '?'), next - start, partition.bytes, coalesce(there.count, 0), coalesce(there.bytes, 0))
+         coalesce(place.name, '?'), next - start, partition.bytes, count(key), coalesce(sum(log.bytes), 0))
      FROM partition LEFT JOIN place USING (place)
-     LEFT JOIN (SELECT key >> 43 AS id, count(*) AS count, sum(log.bytes) AS bytes FROM log
-         JOIN partition ON partition.partition = key >> 43
-         WHERE key & 8796093022207 >= start GROUP BY 1) AS there ON there.id = partition.partition
-     WHERE next - start <> coalesce(there.count, 0) OR partition.bytes <> coalesce(there.bytes, 0)",
+     LEFT JOIN log ON key BETWEEN partition << 43 | start AND (partition << 43 | 8796093022207)
+     GROUP BY partition
+     HAVING next - start <> count(key) OR partition.bytes <> coalesce(sum(log.bytes), 0)",
     "SELECT format('partition %d has a message at %d and ends at %d', partition, last, next)
      FROM (SELECT partition, next, (SELECT coalesce(max(key) & 8796093022207, -1) FROM log
              WHERE key BETWEEN partition << 43 AND (partition << 43 | 8796093022207)) AS last FROM partition)
@@ -65,7 +64,7 @@ const RULES: &[&str] = &[
      FROM progress LEFT JOIN partition USING (partition) WHERE next IS NULL OR handed > next",
     "SELECT format('offset %d of partition %d is noted for group %d and is not there', key & 8796093022207, key >> 43,
          consumer_group)
-     FROM retry WHERE key NOT IN (SELECT key FROM log)",
+     FROM retry WHERE NOT EXISTS (SELECT 1 FROM log WHERE log.key = retry.key)",
     "SELECT format('group %d is noted somewhere and does not exist', consumer_group)
      FROM (SELECT consumer_group FROM progress UNION SELECT consumer_group FROM retry)
      WHERE consumer_group NOT IN (SELECT consumer_group FROM consumer_group)",

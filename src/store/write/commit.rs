@@ -64,7 +64,7 @@ impl<'a> Commit<'a> {
         }
         // Keys are never used twice, so what goes may go last, whatever came in between.
         commit.removed.sort_unstable();
-        commit.puts.sort_by_key(|put| put.key);
+        commit.puts.sort_unstable_by_key(|put| put.key);
         commit
     }
 

@@ -10,7 +10,7 @@ mod tend;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, RwLock, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,9 @@ use rustc_hash::FxHashMap;
 
 use self::{commit::Commit, pending::Next};
 pub(super) use self::{owner::Owner, pending::Pending, tend::Files};
-use super::{Batch, Need, PlaceId, StoreError, Then, admission::Admission, space::Space, state::State};
+use super::{
+    Batch, Need, PlaceId, StoreError, Then, admission::Admission, open::Directory, space::Space, state::State,
+};
 use crate::message::now_ms;
 
 /// Offsets that share one row of `log_time`.
@@ -36,6 +38,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// What the thread and those who call it share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// Held for this process until the end.
+    pub(super) directory: Mutex<Option<Directory>>,
     pub(super) owner: Owner,
     pub(super) pending: Pending,
     pub(super) state: State,
@@ -45,7 +49,7 @@ pub(super) struct Shared {
     pub(super) gate: RwLock<()>,
     /// What the next commits come to, in tests: disks do not fail when asked to.
     #[cfg(test)]
-    pub(super) faults: std::sync::Mutex<Vec<i32>>,
+    pub(super) faults: Mutex<Vec<i32>>,
 }
 
 /// What the thread has.
@@ -63,6 +67,12 @@ impl Shared {
         self.state.fail(what);
         self.owner.end();
         self.admission.close();
+    }
+
+    /// Lets go of the files, and then of the directory.
+    pub(super) fn end(&self) {
+        self.owner.end();
+        drop(self.directory.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// What an error of the database means for the store as a whole.
@@ -89,6 +99,7 @@ impl Writer {
             self.shared.fail("the thread that writes panicked; the log says where");
         }
         self.files.finish(&self.shared);
+        self.shared.end();
     }
 
     fn work(&mut self) {
@@ -114,10 +125,12 @@ impl Writer {
                 break;
             }
             match self.write(batches) {
-                Ok(changes) => {
+                Ok(Some(changes)) => {
                     answer(batches.drain(..), &Ok(()));
                     return changes;
                 }
+                // Failed meanwhile, by whoever made a queue or read a page; or there is a bug, and nothing is confirmed.
+                Ok(None) => self.shared.fail("there is no connection to write with"),
                 Err(cause) if is_full(&cause) => self.no_room(batches, &cause),
                 Err(cause) if is_busy(&cause) && !self.shared.pending.is_closed() => {
                     tracing::warn!("another process holds the store's database; everything waits for it");
@@ -129,11 +142,11 @@ impl Writer {
         0
     }
 
-    /// One transaction.
-    fn write(&mut self, batches: &[Batch]) -> rusqlite::Result<usize> {
+    /// One transaction. Says how many changes it had; `None`: there was nothing to write with.
+    fn write(&mut self, batches: &[Batch]) -> rusqlite::Result<Option<usize>> {
         let commit = Commit::of(batches);
         if commit.is_empty() {
-            return Ok(0);
+            return Ok(Some(0));
         }
         let begun = Instant::now();
         let reserved = &self.reserved;
@@ -148,8 +161,7 @@ impl Writer {
             transaction.commit()?;
             Ok(raised)
         };
-        // Without a connection the store has failed, which the caller sees next.
-        let Some(raised) = self.shared.owner.with(write) else { return Ok(0) };
+        let Some(raised) = self.shared.owner.with(write) else { return Ok(None) };
         self.reserved.extend(raised?);
         let state = &self.shared.state;
         state.commits.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +169,7 @@ impl Writer {
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         state.commit_last_ns.store(took, Ordering::Relaxed);
         self.shared.space.wrote(commit.bytes);
-        Ok(commit.changes)
+        Ok(Some(commit.changes))
     }
 
     /// Refuses what may be refused; the rest waits a moment, or for ever if all is to end.

@@ -39,12 +39,11 @@ pub(in crate::store) struct Files {
     alarmed: bool,
     shrinks: bool,
     shrunk: Instant,
-    looked: Option<Instant>,
 }
 
 impl Files {
     pub(in crate::store) fn new(database: PathBuf) -> Self {
-        Self { database, log: 0, moved: 0, alarmed: false, shrinks: false, shrunk: Instant::now(), looked: None }
+        Self { database, log: 0, moved: 0, alarmed: false, shrinks: false, shrunk: Instant::now() }
     }
 
     /// Whether there is something to do as soon as nothing else is.
@@ -129,7 +128,6 @@ impl Files {
             |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0).map(i64::unsigned_abs));
         let (pages, free, size) = (number("page_count")?, number("freelist_count")?, number("page_size")?);
         self.shrinks = free > SHRINK_FREE_MIN && free > pages / SHRINK_SHARE;
-        self.looked = Some(Instant::now());
         let state = &shared.state;
         state.database_bytes.store(pages * size, Ordering::Relaxed);
         state.database_free_bytes.store(free * size, Ordering::Relaxed);

@@ -62,20 +62,12 @@ impl Memory {
     /// Does it here, and says what to submit for it.
     pub(super) fn apply(&mut self, step: &Step) -> Vec<Change> {
         match step {
-            Step::Put { lane, text, due } => {
-                self.sequence += 1;
-                let lane = if due.is_some() { LANE_LATER } else { *lane };
-                let key = LaneId::new(self.queue, lane).key(self.sequence);
-                let message = message(text);
-                let note = due.map(|due| Note { attempt: 1, due: Some(due), ..Note::default() });
-                self.messages.insert(key, (Arc::clone(&message), note));
-                let (rest, bytes) = (record::encode(&message), message.size() as u32);
-                vec![Change::Put { key, message, rest, bytes, due: *due }]
-            }
+            Step::Put { lane, text, due, count } => (0..*count).map(|_| self.put(*lane, text, *due)).collect(),
             Step::Remove { which } => self.key(which).into_iter().map(|key| self.remove(key)).collect(),
-            Step::RemoveSome { first, count, backwards } => {
+            Step::RemoveSome { first, named, backwards } => {
                 let Some(first) = self.key(first) else { return Vec::new() };
-                let mut keys: Vec<_> = self.messages.range(first..).take(*count).map(|(key, _)| *key).collect();
+                let neighbours = self.messages.range(first..).zip(named);
+                let mut keys: Vec<_> = neighbours.filter(|(_, named)| **named).map(|((key, _), _)| *key).collect();
                 if *backwards {
                     keys.reverse();
                 }
@@ -249,6 +241,17 @@ impl Memory {
             Some(Note { due: Some(_), .. }) => Noted::Later,
             Some(_) => Noted::Something,
         }
+    }
+
+    fn put(&mut self, lane: u8, text: &str, due: Option<UnixMs>) -> Change {
+        self.sequence += 1;
+        let lane = if due.is_some() { LANE_LATER } else { lane };
+        let key = LaneId::new(self.queue, lane).key(self.sequence);
+        let message = message(text);
+        let note = due.map(|due| Note { attempt: 1, due: Some(due), ..Note::default() });
+        self.messages.insert(key, (Arc::clone(&message), note));
+        let (rest, bytes) = (record::encode(&message), message.size() as u32);
+        Change::Put { key, message, rest, bytes, due }
     }
 
     fn remove(&mut self, key: QueueKey) -> Change {

@@ -17,14 +17,15 @@ pub(super) enum Step {
         lane: u8,
         text: String,
         due: Option<u64>,
+        count: usize,
     },
     Remove {
         which: Index,
     },
-    /// Neighbours, in any order.
+    /// Of neighbours those that are named, in either order.
     RemoveSome {
         first: Index,
-        count: usize,
+        named: Vec<bool>,
         backwards: bool,
     },
     Note {
@@ -71,10 +72,11 @@ pub(super) enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let due = || option::weighted(0.3, 1_u64..1000);
     prop_oneof![
-        8 => (0_u8..4, "[a-z]{0,300}", due()).prop_map(|(lane, text, due)| Step::Put { lane, text, due }),
+        8 => (0_u8..4, "[a-z]{0,300}", due(), 1_usize..6)
+            .prop_map(|(lane, text, due, count)| Step::Put { lane, text, due, count }),
         2 => any::<Index>().prop_map(|which| Step::Remove { which }),
-        2 => (any::<Index>(), 1_usize..8, any::<bool>())
-            .prop_map(|(first, count, backwards)| Step::RemoveSome { first, count, backwards }),
+        2 => (any::<Index>(), vec(any::<bool>(), 1..12), any::<bool>())
+            .prop_map(|(first, named, backwards)| Step::RemoveSome { first, named, backwards }),
         3 => (any::<Index>(), any::<bool>(), due()).prop_map(|(which, out, due)| Step::Note { which, out, due }),
         1 => (0_u8..4).prop_map(|lane| Step::Handed { lane }),
         3 => (0_usize..3, 0_u64..100, 1_u64..700)

@@ -9,6 +9,7 @@
 mod item;
 mod lane;
 mod later;
+mod limits;
 mod state;
 
 use std::{

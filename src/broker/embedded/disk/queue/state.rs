@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{
-        AddressStats, BatchMax, Delivery, Overflow, PublishError, QueueSettings, Tag,
+        AddressStats, BatchMax, Delivery, PublishError, QueueSettings, Tag,
         embedded::{
             clock::{Now, Tick},
             disk::suspects,
@@ -34,28 +34,28 @@ const DUE_MAX: usize = 500;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) id: PlaceId,
-    address: Address,
+    pub(super) address: Address,
     pub(super) settings: QueueSettings,
     pub(super) readers: Readers,
     pub(super) closed: bool,
     /// One a priority.
-    lanes: Vec<Lane>,
-    later: Later,
-    leases: Leases<Item>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) later: Later,
+    pub(super) leases: Leases<Item>,
     /// Those that may be out only one at a time, while one is.
-    sole_waiting: VecDeque<Item>,
-    sole_out: bool,
+    pub(super) sole_waiting: VecDeque<Item>,
+    pub(super) sole_out: Option<QueueKey>,
     /// The last number that was given away.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// Committed, wherever they are, or about to be.
-    count: u64,
-    bytes: u64,
+    pub(super) count: u64,
+    pub(super) bytes: u64,
     /// Of these, published and not yet committed; and out, whose bytes do not count towards limits.
-    arriving: u64,
-    bytes_out: u64,
-    last_reader: ReaderId,
-    dropped: u64,
-    dead_lettered: u64,
+    pub(super) arriving: u64,
+    pub(super) bytes_out: u64,
+    pub(super) last_reader: ReaderId,
+    pub(super) dropped: u64,
+    pub(super) dead_lettered: u64,
 }
 
 /// What follows from a change.
@@ -115,7 +115,7 @@ impl State {
             later: Later::new(stored.lanes.iter().map(|lane| lane.waiting).sum()),
             leases: Leases::new(settings.lease),
             sole_waiting: VecDeque::new(),
-            sole_out: false,
+            sole_out: None,
             readers,
             sequence: stored.sequence_next.saturating_sub(1),
             count: stored.lanes.iter().map(|lane| lane.count).sum(),
@@ -252,6 +252,8 @@ impl State {
                 }
                 Settlement::Redeliver { after, failure } => {
                     item.tries.failed(*failure);
+                    // It was tried, and the process lives.
+                    item.crashes = 0;
                     self.come_back(item, now.steady_after(after), out);
                 }
                 Settlement::Release { after } => self.come_back(item, now.steady_after(after), out),
@@ -332,36 +334,6 @@ impl State {
         }
     }
 
-    /// Messages at the head of each priority that have expired, and the oldest beyond the limits where they leave for
-    /// the dead letters.
-    pub(super) fn evict(&mut self, max: BatchMax, now: Now, out: &mut Effects) -> Vec<Delivery> {
-        if self.closed {
-            return Vec::new();
-        }
-        let mut items = Vec::new();
-        self.lapse(now, out);
-        self.bring_due(now, out);
-        for priority in 0..self.lanes.len() {
-            self.load(priority, out);
-            while items.len() < max.count.max(1)
-                && let Some(lane) = self.lanes.get_mut(priority)
-                && (lane.front().is_some_and(|item| item.message.expired(now.unix))
-                    || lane.len() > 0 && self.overflows())
-                && let Some(mut item) = self.lanes.get_mut(priority).and_then(Lane::pop)
-            {
-                self.bytes_out += u64::from(item.bytes);
-                // It is not handed to a handler: should the process end now, no attempt was made.
-                out.changes.push(item.note(false));
-                let (message, attempt, failures) =
-                    (Arc::clone(&item.message), item.tries.attempt(), item.tries.failures());
-                let tag = self.leases.put(item, EVICTOR, now);
-                items.push(Delivery { message, tag, attempt, position: None, failures });
-            }
-        }
-        self.readers.took(EVICTOR, items.len());
-        items
-    }
-
     pub(super) fn last_sequence(&self) -> u64 {
         self.sequence
     }
@@ -387,60 +359,6 @@ impl State {
         message.priority.min(self.settings.priority_max).min(PRIORITY_MAX)
     }
 
-    /// Whether a message of that size may come in now.
-    fn admit(&self, size: usize, bytes_max: usize) -> Result<(), PublishError> {
-        if self.closed {
-            return Err(PublishError::Closed);
-        }
-        if size > bytes_max {
-            return Err(PublishError::TooLarge { address: self.address.clone(), bytes: size, max: bytes_max });
-        }
-        let full = |limit: String| Err(PublishError::Full { address: self.address.clone(), limit });
-        // What leaves for the dead letters takes a moment to do so.
-        let (factor, bounded) = match self.settings.overflow {
-            Overflow::RejectPublish => (1, true),
-            Overflow::DeadLetterOldest => (2, true),
-            Overflow::DropOldest => (1, false),
-        };
-        let (length, bytes) = (self.waiting(), self.bytes.saturating_sub(self.bytes_out) + size as u64);
-        match (self.settings.length_max, self.settings.bytes_max) {
-            (Some(max), _) if max == 0 || bounded && length >= max.saturating_mul(factor) => {
-                full(format!("length_max {max}"))
-            }
-            (_, Some(max)) if size as u64 > max || bounded && bytes > max.saturating_mul(factor) => {
-                full(format!("bytes_max {max}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Those that count towards limits: all but those that are out.
-    fn waiting(&self) -> u64 {
-        self.count.saturating_sub(self.leases.len() as u64)
-    }
-
-    fn is_over(&self) -> bool {
-        self.settings.length_max.is_some_and(|max| self.waiting() > max)
-            || self.settings.bytes_max.is_some_and(|max| self.bytes.saturating_sub(self.bytes_out) > max)
-    }
-
-    fn overflows(&self) -> bool {
-        self.settings.overflow == Overflow::DeadLetterOldest && self.is_over()
-    }
-
-    fn drop_beyond_limits(&mut self, out: &mut Effects) {
-        if self.settings.overflow != Overflow::DropOldest {
-            return;
-        }
-        while self.is_over() {
-            let Some(lowest) = self.lanes.iter().position(|lane| lane.len() > 0) else { return };
-            self.load(lowest, out);
-            let Some(item) = self.lanes.get_mut(lowest).and_then(Lane::pop) else { return };
-            self.remove(&item, out);
-            self.dropped += 1;
-        }
-    }
-
     /// Takes the next of a lane, if it is in memory and fits.
     fn pop(
         &mut self,
@@ -451,7 +369,7 @@ impl State {
         out: &mut Effects,
     ) -> Option<Item> {
         self.load(priority, out);
-        let sole_out = self.sole_out;
+        let sole_out = self.sole_out.is_some();
         let lane = self.lanes.get_mut(priority)?;
         loop {
             let front = lane.front()?;
@@ -465,7 +383,7 @@ impl State {
                     self.sole_waiting.push_back(item);
                     continue;
                 }
-                self.sole_out = true;
+                self.sole_out = Some(item.key);
             }
             return Some(item);
         }
@@ -500,7 +418,7 @@ impl State {
         }
     }
 
-    fn load(&mut self, priority: usize, out: &mut Effects) {
+    pub(super) fn load(&mut self, priority: usize, out: &mut Effects) {
         if let Some(lane) = self.lanes.get_mut(priority)
             && let Some(behind) = lane.page_wanted()
         {
@@ -508,7 +426,7 @@ impl State {
         }
     }
 
-    fn bring_due(&mut self, now: Now, out: &mut Effects) {
+    pub(super) fn bring_due(&mut self, now: Now, out: &mut Effects) {
         out.loads.extend(self.later.page_wanted().map(Load::Later));
         out.loads.extend(self.later.due(now.steady, DUE_MAX).map(Load::Due));
     }
@@ -527,14 +445,14 @@ impl State {
 
     fn ended(&mut self, item: &Item) {
         self.bytes_out = self.bytes_out.saturating_sub(u64::from(item.bytes));
-        if suspects::is_sole(item.crashes) {
-            self.sole_out = false;
+        if self.sole_out == Some(item.key) {
+            self.sole_out = None;
         }
     }
 
     /// The next that must be out alone may.
     fn free_sole(&mut self, out: &mut Effects) {
-        if !self.sole_out
+        if self.sole_out.is_none()
             && let Some(item) = self.sole_waiting.pop_front()
         {
             self.give_back(item);
@@ -542,7 +460,7 @@ impl State {
         }
     }
 
-    fn remove(&mut self, item: &Item, out: &mut Effects) {
+    pub(super) fn remove(&mut self, item: &Item, out: &mut Effects) {
         self.count -= 1;
         self.bytes = self.bytes.saturating_sub(u64::from(item.bytes));
         out.changes.push(item.remove());
@@ -572,7 +490,7 @@ impl State {
     }
 
     /// A lease that ran out is an attempt that failed.
-    fn lapse(&mut self, now: Now, out: &mut Effects) {
+    pub(super) fn lapse(&mut self, now: Now, out: &mut Effects) {
         for mut lapsed in self.leases.lapsed(&self.readers, now) {
             let failure = self.leases.failure(lapsed.what.tries.attempt(), now);
             lapsed.what.tries.failed(failure);

@@ -294,7 +294,10 @@ impl DiskTopic {
 
 /// What a reader is told.
 fn unusable(error: Arc<StoreError>) -> BrokerError {
-    BrokerError::Storage(error)
+    match *error {
+        StoreError::Closed => BrokerError::Closed,
+        _ => BrokerError::Storage(error),
+    }
 }
 
 /// Messages one by one, as many of them as are not too large together; `None`: it is not there.

@@ -12,6 +12,7 @@ pub(super) const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     entries: VecDeque<Entry>,
+    bytes: usize,
     /// Up to here everything was read.
     to: u64,
     /// Where the reading begins that is under way.
@@ -29,8 +30,8 @@ impl Pages {
     /// The first message at or behind `next`, which moves on over offsets that no message has. `None`: there is none, or
     /// it has to be read first.
     pub(super) fn peek<'a>(&'a mut self, next: &mut u64, log: &'a Log) -> Option<&'a Entry> {
-        while self.entries.front().is_some_and(|entry| entry.offset < *next) {
-            self.entries.pop_front();
+        while let Some(passed) = self.entries.pop_front_if(|entry| entry.offset < *next) {
+            self.bytes = self.bytes.saturating_sub(passed.bytes as usize);
         }
         if self.entries.is_empty() && *next < self.to {
             *next = self.to;
@@ -48,7 +49,8 @@ impl Pages {
     /// What should be read now, if anything; it counts as begun.
     pub(super) fn wanted(&mut self, next: u64, log: &Log) -> Option<Stretch> {
         let stretch = Stretch { from: self.to.max(next), end: log.tail_start() };
-        let wanted = self.reading.is_none() && self.entries.len() <= PAGE_MAX / 2 && stretch.from < stretch.end;
+        let low = self.entries.len() <= PAGE_MAX / 2 && self.bytes <= PAGE_BYTES_MAX / 2;
+        let wanted = low && self.reading.is_none() && stretch.from < stretch.end;
         wanted.then(|| {
             self.reading = Some(stretch.from);
             stretch
@@ -63,6 +65,7 @@ impl Pages {
         self.reading = None;
         if let Some(page) = page {
             self.to = page.last().map_or(stretch.end, |last| last.offset + 1);
+            self.bytes += page.iter().map(|entry| entry.bytes as usize).sum::<usize>();
             self.entries.extend(page);
         }
         true
@@ -107,6 +110,17 @@ mod tests {
         let expected = (0..20_500).filter(|offset| *offset >= first_in_memory || offset % 1000 > 3);
         assert!(seen.into_iter().eq(expected), "in order, each once");
         assert!(read >= 18, "{read} pages");
+    }
+
+    #[test]
+    fn reads_no_further_ahead_where_messages_are_large() {
+        let (log, mut pages) = (log_of(10_000), Pages::default());
+        let large = |offset| Entry { bytes: 1 << 20, ..entry(offset) };
+        let stretch = pages.wanted(0, &log).unwrap();
+        assert!(pages.put(stretch, Some((0..4).map(large).collect())));
+        assert_eq!(pages.wanted(0, &log), None);
+        assert_eq!(pages.peek(&mut 2, &log).map(|entry| entry.offset), Some(2));
+        assert_eq!(pages.wanted(2, &log).map(|stretch| stretch.from), Some(4));
     }
 
     #[test]

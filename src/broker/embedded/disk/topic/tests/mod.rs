@@ -1,6 +1,7 @@
 //! The whole topic on a store in a directory of its own. What every broker does is in `tests/brokers`.
 
 mod chance;
+mod group;
 
 use std::{
     path::{Path, PathBuf},
@@ -138,6 +139,32 @@ async fn every_group_goes_on_where_it_was_killed() {
     let mut late_again = after.read("late", Start::Earliest).await;
     assert_eq!(tried(&take(&mut late_again, 1).await), [(20, 1)], "where it began");
     drop(late);
+}
+
+#[tokio::test]
+async fn thousands_that_are_settled_one_by_one_out_of_order_survive() {
+    let directory = TempDir::new().unwrap();
+    let before = open(directory.path(), settings());
+    before.publish(0..3000).await;
+    let mut reader = before.read("group", Start::Earliest).await;
+    let mut kept = Vec::new();
+    for one in take(&mut reader, 3000).await.into_each() {
+        if tried(&one)[0].0.is_multiple_of(2) {
+            kept.push(one);
+        } else {
+            accept(one).await;
+        }
+    }
+    eventually("all of it was submitted", || !before.topic.lock().groups[0].1.flushing).await;
+    let (_copy, after) = before.killed(settings()).await;
+    assert_eq!(after.lag(), 1500);
+    let mut reader = after.read("group", Start::Earliest).await;
+    let mut out = Vec::new();
+    for n in 0..3 {
+        let next = reader.next(ALL).await.unwrap().unwrap();
+        assert_eq!(tried(&next), [(2 * n, 2)]);
+        out.push(next);
+    }
 }
 
 #[tokio::test]
