@@ -175,6 +175,30 @@ fn nothing_that_was_confirmed_is_lost_however_often_the_engine_is_killed() {
     assert!(idle.is_none() && verdict.rows.iter().any(|row| row.published > 0), "{idle:?} did nothing");
 }
 
+/// Nobody is killed here: what is handed over ahead on disk must not overtake what comes back.
+#[test]
+fn keys_keep_their_order_while_some_are_tried_again() {
+    let seed = seed("order");
+    let mut run = Run::new(ON_DISK, seed);
+    let ordered = run.phases.iter().position(|phase| phase.name == "ordered").unwrap();
+    run.phases[ordered].round_max = 1500;
+    let (engine, api) = run.site.start();
+    let (over, confirmed) = (AtomicBool::new(false), AtomicU64::new(0));
+    let phase = &run.phases[ordered];
+    thread::scope(|scope| {
+        for publisher in 0..phase.attempted.len() {
+            let (run, api, random, over, confirmed) =
+                (&run, &api, Random::new(seed + publisher as u64), &over, &confirmed);
+            scope.spawn(move || run.publish(phase, publisher, api, random, over, confirmed));
+        }
+    });
+    engine.stop();
+    let verdict = run.judge();
+    assert!(verdict.wrong.is_empty(), "{verdict}");
+    let row = &verdict.rows[ordered];
+    assert!(row.published == 1500 && row.handled > 1000 && row.dead_lettered > 0 && row.redelivered > 0, "{verdict}");
+}
+
 /// So that it is known that losses would be seen.
 #[test]
 fn a_broker_in_memory_loses_messages_and_that_is_noticed() {
