@@ -272,11 +272,11 @@ mod tests {
     #[test]
     fn sees_what_should_not_be() {
         check(
-            |found| drop(found.pending.insert("handle.0.0".into(), 1)),
+            |found| found.pending.extend([("handle.0.0".to_owned(), 1)]),
             &["handle: waiting after all was handled: 1 messages, such as handle.0.0"],
         );
         check(
-            |found| drop(found.pending.insert("publish.0.0".into(), 2)),
+            |found| found.pending.extend([("publish.0.0".to_owned(), 2)]),
             &["publish: there more than once: 1 messages, such as publish.0.0"],
         );
         check(

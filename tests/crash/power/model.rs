@@ -76,7 +76,7 @@ impl Model {
     pub(crate) fn step(&mut self) -> Vec<Change> {
         self.content.steps += 1;
         let mut changes = Vec::new();
-        let (puts, removals) = if self.content.steps / TIDE % 2 == 0 { (24, 4) } else { (4, 30) };
+        let (puts, removals) = if (self.content.steps / TIDE).is_multiple_of(2) { (24, 4) } else { (4, 30) };
         for _ in 0..self.random.between(0, puts) {
             changes.push(self.put());
         }
