@@ -46,7 +46,7 @@ fn handled(api: &Api, wanted: &BTreeSet<String>) {
         if missing.is_empty() {
             return;
         }
-        assert!(Instant::now() < end, "not handled: {missing:?}");
+        assert!(Instant::now() < end, "not handled: {missing:?}, of {} that are", found.len());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
