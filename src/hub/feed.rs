@@ -3,6 +3,7 @@
 //! everything is its own, and a message is never passed between threads.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,9 +12,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use async_channel::TrySendError;
 use rustc_hash::FxBuildHasher;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,16 +35,17 @@ const RESUBSCRIBE_MAX: Duration = Duration::from_secs(5);
 
 /// For how long messages go back whose route takes none now, where others share the source.
 const PUT_OFF: Duration = Duration::from_secs(1);
-/// How long a source waits for a route that is busy before its messages are put off, and how often it looks meanwhile.
+/// How long a source waits for a route that is busy before its messages are put off.
 const BUSY: Duration = Duration::from_millis(50);
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// One source and the lanes it feeds.
 #[derive(Debug)]
 pub(super) struct Feed {
     broker: Arc<dyn Broker>,
     request: Subscribe,
-    subscription: Mutex<Option<Box<dyn Subscription>>>,
+    lead: Mutex<Lead>,
+    /// A lane took something from its inbox: whoever leads may go on.
+    taken: Notify,
     /// Of the subscription.
     keep_alive: ArcSwap<Arc<dyn KeepAlive>>,
     routes: Vec<Arc<Route>>,
@@ -53,6 +54,23 @@ pub(super) struct Feed {
     /// For each route the inboxes of its lanes; one for all of them where it keeps no order.
     inboxes: Vec<Vec<Inbox>>,
     stop: CancellationToken,
+}
+
+/// What belongs to whoever leads.
+#[derive(Debug)]
+struct Lead {
+    subscription: Option<Box<dyn Subscription>>,
+    /// Fetched, and not yet with the lane it belongs to: a leader that turns to something else leaves them to the next one,
+    /// as they would be overtaken if they went back to the broker.
+    rest: VecDeque<Part>,
+}
+
+/// Deliveries of one fetch for one inbox.
+#[derive(Debug)]
+struct Part {
+    /// Places of route and inbox; `None`: no route takes these.
+    to: Option<(usize, usize)>,
+    deliveries: Deliveries,
 }
 
 #[derive(Debug)]
@@ -121,7 +139,9 @@ impl Feed {
                 (0..count).map(|_| inbox()).collect()
             })
             .collect();
-        Self { broker, request, subscription: Mutex::new(Some(subscription)), keep_alive, routes, gates, inboxes, stop }
+        let lead = Mutex::new(Lead { subscription: Some(subscription), rest: VecDeque::new() });
+        let taken = Notify::new();
+        Self { broker, request, lead, taken, keep_alive, routes, gates, inboxes, stop }
     }
 
     /// What keeps the leases of everything that is out.
@@ -144,22 +164,25 @@ impl Feed {
     /// The next batch for a lane; at most about `count` deliveries where the lane leads.
     ///
     /// # Cancel safety
-    /// Cancel safe up to the moment a batch was fetched; after that what was not handed over goes back to its broker.
+    /// Cancel safe: what was fetched waits for the next leader.
     pub(super) async fn take(&self, seat: &Seat, max: BatchMax) -> Taken {
         loop {
             let mut lead = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Taken::End,
-                Ok(batch) = seat.receive.recv() => return Taken::Batch(batch),
-                lead = self.subscription.lock() => lead,
+                Ok(batch) = seat.receive.recv() => return self.took(batch),
+                lead = self.lead.lock() => lead,
             };
             // Inboxes are filled under the lead only: what is in ours now came before what we would fetch.
             if let Ok(batch) = seat.receive.try_recv() {
-                return Taken::Batch(batch);
+                return self.took(batch);
             }
-            let Some(subscription) = lead.as_mut() else {
-                *lead = self.subscribe_again().await;
-                if lead.is_none() {
+            if let Some(taken) = self.hand_out(seat, &mut lead.rest).await {
+                return taken;
+            }
+            let Some(subscription) = lead.subscription.as_mut() else {
+                lead.subscription = self.subscribe_again().await;
+                if lead.subscription.is_none() {
                     return Taken::End;
                 }
                 continue;
@@ -170,18 +193,26 @@ impl Feed {
                 fetched = subscription.next(max) => fetched,
             };
             match fetched {
-                Ok(Some(deliveries)) => match self.hand_out(seat, deliveries).await {
-                    Some(taken) => return taken,
-                    None => continue,
-                },
+                Ok(Some(deliveries)) if self.is_for_one() => return Taken::Batch(deliveries),
+                Ok(Some(deliveries)) => {
+                    lead.rest = self.split(deliveries);
+                    if let Some(taken) = self.hand_out(seat, &mut lead.rest).await {
+                        return taken;
+                    }
+                }
                 // The broker ended it, or has been closed: the next subscription shows which.
-                Ok(None) => *lead = None,
+                Ok(None) => lead.subscription = None,
                 Err(error) => {
                     tracing::warn!(source = %self.request.from, "reading failed, will subscribe again: {error}");
-                    *lead = None;
+                    lead.subscription = None;
                 }
             }
         }
+    }
+
+    fn took(&self, batch: Deliveries) -> Taken {
+        self.taken.notify_one();
+        Taken::Batch(batch)
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -212,53 +243,65 @@ impl Feed {
         }
     }
 
-    /// Keeps what is for the leading lane and hands the rest to the lanes it belongs to. `None`: nothing was its own.
-    async fn hand_out(&self, seat: &Seat, deliveries: Deliveries) -> Option<Taken> {
-        if let [route] = self.routes.as_slice()
-            && route.matches.takes_all()
-            && (route.order == Order::None || route.concurrency <= 1)
-        {
-            return Some(Taken::Batch(deliveries));
+    /// Whether all that is fetched is for whichever lane fetches it.
+    fn is_for_one(&self) -> bool {
+        let [route] = self.routes.as_slice() else { return false };
+        route.matches.takes_all() && (route.order == Order::None || route.concurrency <= 1)
+    }
+
+    /// What was fetched, by the inboxes it belongs to.
+    fn split(&self, deliveries: Deliveries) -> VecDeque<Part> {
+        let mut owners = vec![None];
+        let mut offsets = Vec::with_capacity(self.inboxes.len());
+        for (route, inboxes) in self.inboxes.iter().enumerate() {
+            offsets.push(owners.len());
+            owners.extend((0..inboxes.len()).map(|inbox| Some((route, inbox))));
         }
-        let offsets: Vec<usize> = self
-            .inboxes
-            .iter()
-            .scan(1, |next, inboxes| {
-                let offset = *next;
-                *next += inboxes.len();
-                Some(offset)
-            })
-            .collect();
-        let groups = 1 + self.inboxes.iter().map(Vec::len).sum::<usize>();
         let mut spread = 0_usize;
-        let mut parts: Vec<Option<Deliveries>> = deliveries
-            .split(groups, |delivery| {
-                let Some(place) = self.routes.iter().position(|route| route.matches.takes(&delivery.message)) else {
-                    return 0;
-                };
-                let (Some(route), Some(offset)) = (self.routes.get(place), offsets.get(place)) else { return 0 };
-                let lanes = self.inboxes.get(place).map_or(1, Vec::len);
-                offset + lane_of(sequence(route.order, delivery).as_ref(), lanes, &mut spread)
-            })
-            .into_iter()
-            .map(|part| (!part.is_empty()).then_some(part))
-            .collect();
-        let mine = offsets.get(seat.route).and_then(|offset| parts.get_mut(offset + seat.inbox)).and_then(Option::take);
-        let unrouted = parts.first_mut().and_then(Option::take);
-        let owners = self
-            .inboxes
-            .iter()
-            .enumerate()
-            .flat_map(|(route, inboxes)| inboxes.iter().map(move |inbox| (route, inbox)));
-        for (part, (route, inbox)) in parts.into_iter().skip(1).zip(owners) {
-            let Some(part) = part else { continue };
-            tokio::select! {
-                // Dropped, it goes back to the broker.
-                () = self.stop.cancelled() => return Some(Taken::End),
-                () = self.hand_to(inbox, part, route) => {}
+        let parts = deliveries.split(owners.len(), |delivery| {
+            let Some(place) = self.routes.iter().position(|route| route.matches.takes(&delivery.message)) else {
+                return 0;
+            };
+            let (Some(route), Some(offset)) = (self.routes.get(place), offsets.get(place)) else { return 0 };
+            let lanes = self.inboxes.get(place).map_or(1, Vec::len);
+            offset + lane_of(sequence(route.order, delivery).as_ref(), lanes, &mut spread)
+        });
+        let parts = owners.into_iter().zip(parts).map(|(to, deliveries)| Part { to, deliveries });
+        parts.filter(|part| !part.deliveries.is_empty()).collect()
+    }
+
+    /// Hands out what was fetched to the lanes it belongs to, and gives the leading lane its own. `None`: nothing was.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was not handed out is still in `rest`, unless it was to be put off.
+    async fn hand_out(&self, seat: &Seat, rest: &mut VecDeque<Part>) -> Option<Taken> {
+        let own = Some((seat.route, seat.inbox));
+        let others = |part: &Part| part.to.filter(|_| part.to != own);
+        while let Some((place, (route, inbox))) =
+            rest.iter().enumerate().find_map(|(place, part)| Some((place, others(part)?)))
+        {
+            let inbox = self.inboxes.get(route).and_then(|inboxes| inboxes.get(inbox))?;
+            let has_room = tokio::select! {
+                () = self.stop.cancelled() => {
+                    // They go back to the broker.
+                    rest.clear();
+                    return Some(Taken::End);
+                }
+                has_room = self.has_room(inbox, route) => has_room,
+            };
+            let Some(part) = rest.remove(place) else { continue };
+            if !has_room {
+                self.put_off(part.deliveries).await;
+            } else if inbox.send.try_send(part.deliveries).is_err() {
+                // Whoever leads is the only one to send, so it has room: its lane is gone, and they go back.
+                tracing::debug!(source = %self.request.from, "a lane has ended before the others");
             }
         }
-        match (unrouted, mine) {
+        let mut taken = (None, None);
+        for part in rest.drain(..) {
+            *(if part.to.is_some() { &mut taken.1 } else { &mut taken.0 }) = Some(part.deliveries);
+        }
+        match taken {
             (Some(unrouted), mine) => Some(Taken::Unrouted(unrouted, mine)),
             (None, Some(mine)) => Some(Taken::Batch(mine)),
             (None, None) => None,
@@ -267,34 +310,24 @@ impl Feed {
 }
 
 impl Feed {
-    /// Puts a part into an inbox. While that is full the whole source waits: for long only where no other route shares
-    /// it, or where the route keeps order, as what is put off could be overtaken. A route that is busy, whose handler is
-    /// away or keeps crashing does not hold up the others.
-    async fn hand_to(&self, inbox: &Inbox, part: Deliveries, route: usize) {
-        let ordered = self.routes.get(route).is_some_and(|route| route.order != Order::None);
-        if self.routes.len() == 1 || ordered {
-            // Fails only when the feed is gone, and then it goes back.
-            return drop(inbox.send.send(part).await);
-        }
+    /// Waits until an inbox takes something. While it is full the whole source waits: for long only where no other route
+    /// shares it, or where the route keeps order, as what is put off could be overtaken. A route that is busy, whose handler
+    /// is away or keeps crashing does not hold up the others: no.
+    async fn has_room(&self, inbox: &Inbox, route: usize) -> bool {
+        let waits = self.routes.len() == 1 || self.routes.get(route).is_some_and(|route| route.order != Order::None);
         let is_open = self.gates.get(route).is_none_or(Gate::is_open);
         let patience = if is_open && !inbox.stuck.load(Ordering::Relaxed) { BUSY } else { Duration::ZERO };
         let until = Instant::now() + patience;
-        let mut part = part;
-        loop {
-            part = match inbox.send.try_send(part) {
-                Err(TrySendError::Full(part)) => part,
-                sent => {
-                    inbox.stuck.store(false, Ordering::Relaxed);
-                    // As above.
-                    return drop(sent);
-                }
-            };
-            if Instant::now() >= until {
+        while inbox.send.is_full() {
+            if waits {
+                self.taken.notified().await;
+            } else if tokio::time::timeout_at(until.into(), self.taken.notified()).await.is_err() {
                 inbox.stuck.store(true, Ordering::Relaxed);
-                return self.put_off(part).await;
+                return false;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
+        inbox.stuck.store(false, Ordering::Relaxed);
+        true
     }
 
     /// Gives deliveries back for a while, as the same attempt.

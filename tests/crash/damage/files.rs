@@ -63,6 +63,7 @@ fn a_page_of_garbage_is_noticed() {
                 at_once += 1;
                 match &error {
                     StoreError::Damaged { .. } => is_a_sentence(&error, "damaged"),
+                    StoreError::Unreadable { .. } => assert!(error.to_string().contains("cannot be read"), "{error}"),
                     // The first page says whose it is.
                     StoreError::Foreign { .. } if page == 0 => is_a_sentence(&error, DATABASE),
                     // The writer met it, and the next opening verifies every page.

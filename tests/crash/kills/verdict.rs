@@ -35,7 +35,7 @@ pub(crate) struct Row {
     /// Of a topic with retention: given up, oldest first, because it was full.
     pub(crate) given_up: usize,
     pub(crate) lost: usize,
-    /// The highest attempt that a handler or a dead letter names.
+    /// The highest attempt that a handler saw.
     pub(crate) attempts_max: u64,
     /// Handled or begun more than once, or at a later attempt than the first.
     pub(crate) redelivered: usize,
@@ -97,24 +97,29 @@ impl Verdict {
             attempts.entry(id).or_default().extend(numbers);
         }
         row.redelivered = attempts.iter().filter(|(_, numbers)| numbers.iter().any(|number| *number > 1)).count();
-        for (id, letters) in found.dead.iter().filter(|(id, _)| ours(id)) {
-            attempts.entry(id).or_default().extend(letters.iter().map(|letter| letter.attempts));
-        }
         row.attempts_max = attempts.values().flatten().copied().max().unwrap_or(0);
         let above = attempts.iter().filter(|(_, numbers)| numbers.iter().any(|number| *number > ATTEMPTS_MAX));
         self.found(&format!("{}: attempts above {ATTEMPTS_MAX}", phase.name), above.map(|(id, _)| *id));
         let runs = found.runs.iter().filter(|(id, numbers)| ours(id) && numbers.len() as u64 > ATTEMPTS_MAX);
         self.found(&format!("{}: begun more than {ATTEMPTS_MAX} times", phase.name), runs.map(|(id, _)| id));
+        // A letter may name a later one: the process ended while the message was being given up, and no handler saw it.
+        let early = found.dead.iter().filter(|(_, letters)| letters.iter().any(|letter| letter.attempts == 0));
+        self.found(
+            &format!("{}: dead before its first attempt", phase.name),
+            early.map(|(id, _)| id).filter(|id| ours(id)),
+        );
     }
 
-    /// Messages with one key are handled in the order in which they were sent, those left out that are dead letters.
+    /// Messages with one key are handled in the order in which they were sent, those left out that are dead letters, and
+    /// those that were out twice when the process ended: one of them waits for another, and the others go on.
     fn order(&mut self, phase: &Phase, found: &Evidence) {
         let mut latest: BTreeMap<usize, u64> = BTreeMap::new();
         let mut overtaken = Vec::new();
         for id in &found.handled_first {
             let Some((publisher, number)) = phase.sent(id) else { continue };
             let latest = latest.entry(publisher).or_default();
-            if number < *latest {
+            let attempt = found.handled.get(id).and_then(|attempts| attempts.first()).copied().unwrap_or(1);
+            if number < *latest && attempt <= 2 {
                 overtaken.push(id);
             }
             *latest = number.max(*latest);
@@ -255,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn sees_one_attempt_too_many() {
-        let dead = |found: &mut Evidence| drop(found.dead.insert("settle.0.0".into(), vec![letter(5)]));
-        check(dead, &["settle: attempts above 4: 1 messages, such as settle.0.0"]);
+    fn sees_one_attempt_too_many_or_none() {
+        let dead = |found: &mut Evidence| drop(found.dead.insert("settle.0.0".into(), vec![letter(0)]));
+        check(dead, &["settle: dead before its first attempt: 1 messages, such as settle.0.0"]);
         let handled = |found: &mut Evidence| drop(found.handled.insert("handle.0.0".into(), vec![5]));
         check(handled, &["handle: attempts above 4: 1 messages, such as handle.0.0"]);
         let runs = |found: &mut Evidence| drop(found.runs.insert("handle.0.0".into(), vec![1, 2, 3, 3, 4]));
@@ -267,11 +272,11 @@ mod tests {
     #[test]
     fn sees_what_should_not_be() {
         check(
-            |found| drop(found.pending.insert("handle.0.0".into(), 1)),
+            |found| found.pending.extend([("handle.0.0".to_owned(), 1)]),
             &["handle: waiting after all was handled: 1 messages, such as handle.0.0"],
         );
         check(
-            |found| drop(found.pending.insert("publish.0.0".into(), 2)),
+            |found| found.pending.extend([("publish.0.0".to_owned(), 2)]),
             &["publish: there more than once: 1 messages, such as publish.0.0"],
         );
         check(

@@ -76,7 +76,7 @@ impl Model {
     pub(crate) fn step(&mut self) -> Vec<Change> {
         self.content.steps += 1;
         let mut changes = Vec::new();
-        let (puts, removals) = if self.content.steps / TIDE % 2 == 0 { (24, 4) } else { (4, 30) };
+        let (puts, removals) = if (self.content.steps / TIDE).is_multiple_of(2) { (24, 4) } else { (4, 30) };
         for _ in 0..self.random.between(0, puts) {
             changes.push(self.put());
         }
@@ -192,8 +192,10 @@ impl Content {
             let messages = reader.queue_browse(place, 0, ALL)?;
             let logs = partitions.iter().map(|log| {
                 let records = reader.log_page(log.id, log.start, log.end, ALL, usize::MAX)?;
-                assert!(records.iter().map(|record| record.offset).eq(log.start..log.end), "offsets have no gaps");
-                assert_eq!(records.iter().map(|record| u64::from(record.bytes)).sum::<u64>(), log.bytes);
+                let bytes: u64 = records.iter().map(|record| u64::from(record.bytes)).sum();
+                if !records.iter().map(|record| record.offset).eq(log.start..log.end) || bytes != log.bytes {
+                    return Err(StoreError::Damaged { what: "a topic has a gap".to_owned() });
+                }
                 Ok((log.start, records.iter().map(|record| sum(&record.message)).collect()))
             });
             let logs = logs.collect::<Result<Vec<_>, StoreError>>()?;
@@ -208,8 +210,12 @@ impl Content {
         }
         content.sums = queue.lanes.iter().map(|lane| (lane.lane.lane(), (lane.count, lane.bytes))).collect();
         if let Some((_, handed, settled)) = group.progress.first() {
-            content.steps = u64::from_le_bytes(settled.as_slice().try_into().expect("what was written"));
-            assert_eq!(*handed, content.logs[0].0 + content.logs[0].1.len() as u64, "in the same step");
+            let steps = settled.as_slice().try_into().map(u64::from_le_bytes);
+            // Both are of the same step.
+            content.steps = match steps {
+                Ok(steps) if *handed == content.logs[0].0 + content.logs[0].1.len() as u64 => steps,
+                _ => return Err(StoreError::Damaged { what: "the progress of a group is not as it was".to_owned() }),
+            };
         }
         Ok(Some(content))
     }

@@ -142,7 +142,7 @@ fn works_on_a_store() {
         // A pause now and then, so that commits have one step or many.
         submit(open, &mut model, &marks, &under);
         if step % 3 == 0 {
-            while model.content.steps % 7 != 0 {
+            while !model.content.steps.is_multiple_of(7) {
                 submit(open, &mut model, &marks, &under);
             }
         }
