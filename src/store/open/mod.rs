@@ -43,6 +43,8 @@ pub(super) fn open(settings: &Settings) -> Result<Opened, StoreError> {
     if !inspect::database(&settings.directory)? {
         directory.make_database(connection::make)?;
     }
+    let failed = |cause| inspect::failed(&settings.directory, "flushing the write-ahead log of", cause);
+    verify::renew_log(&database).map_err(failed)?;
     let writer = connection::writer(&database, settings)?;
     verify::empty_log(&writer, &database)?;
     let failed = |cause| inspect::failed(&settings.directory, "looking at", cause);
