@@ -17,6 +17,8 @@ const ROLE: &str = "power::work::works_on_a_store";
 /// At how many moments the power fails, where a number is wanted that is not the short form's. Each gives three images.
 const POINTS: &str = "HELIXMQ_CRASH_POINTS";
 const POINTS_SHORT: u64 = 20;
+/// Changes of files after a failed sync until the store has been opened anew, about.
+const WHILE_OPENED: u64 = 400;
 
 /// A life under the shim, and all that is known of it.
 struct Life {
@@ -41,14 +43,18 @@ impl Life {
         Self { models: models(seed, last.submitted), trace, said }
     }
 
-    /// Lets the power fail at random moments, and right after confirmations; gives what is wrong.
+    /// Lets the power fail at random moments, right after confirmations, and soon after a sync failed; gives what is wrong.
     fn fail(&self, points: u64, random: &mut Random) -> Vec<String> {
         let confirmations: Vec<usize> =
             (1..self.said.len()).filter(|at| self.said[*at].confirmed > self.said[at - 1].confirmed).collect();
+        let all = self.said.len() as u64;
+        let failed = self.trace.ops.iter().position(|op| matches!(op, Op::SyncFailed { .. }));
         let mut moments: Vec<usize> = (0..points)
-            .map(|point| match point % 2 {
-                0 => confirmations[random.between(0, confirmations.len() as u64) as usize],
-                _ => random.between(0, self.said.len() as u64) as usize,
+            .map(|point| match (point % 3, failed) {
+                (0, _) => confirmations[random.between(0, confirmations.len() as u64) as usize],
+                // While the store is opened anew: what is in doubt must not spread.
+                (1, Some(failed)) => failed + random.between(0, WHILE_OPENED.min(all - failed as u64)) as usize,
+                _ => random.between(0, all) as usize,
             })
             .collect();
         moments.sort_unstable();
