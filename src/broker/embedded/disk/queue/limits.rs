@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::{
+    effects::Effects,
     lane::Lane,
-    state::{EVICTOR, Effects, State},
+    state::{EVICTOR, State},
 };
 use crate::broker::{BatchMax, Delivery, Overflow, PublishError, embedded::clock::Now};
 

@@ -6,6 +6,7 @@
 //! is written, and only then is it returned to its reader (`disk/grants.rs`). A settlement holds at once and is written
 //! soon; should the process end before, the message comes back as the next attempt.
 
+mod effects;
 mod item;
 mod lane;
 mod later;
@@ -23,7 +24,10 @@ use tokio::{
     time::sleep_until,
 };
 
-use self::state::{EVICTOR, Effects, Load, State, Taken};
+use self::{
+    effects::{Effects, Load, Taken},
+    state::{EVICTOR, State},
+};
 use super::grants::Grants;
 use crate::{
     broker::{
