@@ -214,8 +214,11 @@ impl CountedSubscription {
                 let settler = self.settler.get_or_insert_with(|| {
                     Arc::new(CountingSettler { inner, ledger: Arc::clone(&self.ledger), out: Mutex::default() })
                 });
-                let messages = notes.iter().map(|(message, _)| message.clone());
-                settler.lock().extend(items.iter().map(|delivery| delivery.tag).zip(messages));
+                let mut out = settler.lock();
+                for (delivery, (message, _)) in items.iter().zip(&notes) {
+                    out.put(delivery.tag, message.clone());
+                }
+                drop(out);
                 Arc::<CountingSettler>::clone(settler)
             });
         let (answer, safe) = oneshot::channel();
@@ -254,18 +257,40 @@ impl Subscription for CountedSubscription {
 struct CountingSettler {
     inner: Arc<dyn Settler>,
     ledger: Arc<Ledger>,
-    /// What is out, by the names in the ledger.
-    out: Mutex<HashMap<Tag, String>>,
+    out: Mutex<Out>,
+}
+
+/// What is out, by the names in the ledger. A message that came again has the tag of its last delivery: what is said of
+/// an earlier one comes too late, for the broker as well.
+#[derive(Debug, Default)]
+struct Out {
+    messages: HashMap<Tag, String>,
+    tags: HashMap<String, Tag>,
+}
+
+impl Out {
+    fn put(&mut self, tag: Tag, message: String) {
+        if let Some(earlier) = self.tags.insert(message.clone(), tag) {
+            self.messages.remove(&earlier);
+        }
+        self.messages.insert(tag, message);
+    }
+
+    fn take(&mut self, tag: Tag) -> Option<String> {
+        let message = self.messages.remove(&tag)?;
+        self.tags.remove(&message);
+        Some(message)
+    }
 }
 
 impl CountingSettler {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Tag, String>> {
+    fn lock(&self) -> MutexGuard<'_, Out> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is noted of a message that comes back.
     fn back(&self, tag: Tag, failure: Option<FailedAttempt>) -> Option<(String, Option<Note>)> {
-        let message = self.lock().remove(&tag)?;
+        let message = self.lock().take(tag)?;
         let mut note = self.ledger.lock().get(&message).cloned()?;
         if let Some(failure) = failure {
             failed(&mut note, failure);
@@ -283,7 +308,7 @@ impl Settler for CountingSettler {
         let (mut back, mut ended) = (Vec::new(), Vec::new());
         for (tag, how) in &settled {
             match how {
-                Settlement::Accept | Settlement::DeadLetter { .. } => ended.extend(self.lock().remove(tag)),
+                Settlement::Accept | Settlement::DeadLetter { .. } => ended.extend(self.lock().take(*tag)),
                 Settlement::Redeliver { failure, .. } => back.extend(self.back(*tag, Some((**failure).clone()))),
                 Settlement::Release { .. } => back.extend(self.back(*tag, None)),
             }
@@ -299,7 +324,7 @@ impl Settler for CountingSettler {
     }
 
     async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
-        let message = self.lock().get(&tag).cloned();
+        let message = self.lock().messages.get(&tag).cloned();
         let note = message.and_then(|message| {
             let mut note = self.ledger.lock().get(&message).cloned()?;
             failed(&mut note, failure.clone());

@@ -306,7 +306,7 @@ fn wait_for(ledger: &Ledger, wanted: u64, plan: &Plan) -> anyhow::Result<()> {
         } else if since.elapsed() > STALLED {
             bail!("nothing came out for {STALLED:?}: {distinct} of {} messages were counted", plan.messages);
         }
-        thread::sleep(Duration::from_micros(200));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

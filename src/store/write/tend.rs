@@ -19,6 +19,9 @@ const RESTART_PAGES: i32 = 8192;
 /// Pages from which on it is said that something holds it: 256 MiB.
 const ALARM_PAGES: i32 = 32_768;
 
+/// Bytes of the log's file that are kept while nothing comes: what is there already is written faster than what is not.
+const IDLE_LOG_BYTES: u64 = 8 << 20;
+
 /// Pages that go back to the file system at once: a step takes some milliseconds.
 const SHRINK_PAGES: u64 = 256;
 /// As many free pages are kept for what comes next: 8 MiB.
@@ -85,27 +88,38 @@ impl Files {
             (self.moved, self.alarmed) = (0, false);
         }
         self.log = log;
-        if log - self.moved < if idle { 1 } else { CHECKPOINT_PAGES } {
-            return Ok(());
-        }
-        if let Some((log, moved)) = checkpoint(connection, CheckpointMode::PASSIVE)? {
+        let is_due = log - self.moved >= if idle { 1 } else { CHECKPOINT_PAGES };
+        if is_due && let Some((log, moved)) = checkpoint(connection, CheckpointMode::PASSIVE)? {
             (self.log, self.moved) = (log, moved);
         }
-        if log < RESTART_PAGES {
+        if idle && self.log == self.moved && shared.state.wal_bytes.load(Ordering::Relaxed) > IDLE_LOG_BYTES {
+            return self.alone(connection, shared, CheckpointMode::TRUNCATE).map(drop);
+        }
+        if !is_due || log < RESTART_PAGES {
             return Ok(());
         }
-        // Readers that follow each other without a gap would keep it growing for ever; each takes a moment only.
-        let _alone = shared.gate.write().unwrap_or_else(PoisonError::into_inner);
-        // Another process that reads is not waited for.
-        connection.busy_timeout(Duration::ZERO)?;
-        let restarted = checkpoint(connection, CheckpointMode::RESTART);
-        connection.pragma_update(None, "busy_timeout", crate::store::open::BUSY_MS)?;
-        if restarted?.is_none() && log > ALARM_PAGES && !self.alarmed {
+        let restarted = self.alone(connection, shared, CheckpointMode::RESTART)?;
+        if restarted.is_none() && log > ALARM_PAGES && !self.alarmed {
             self.alarmed = true;
             let mib = i64::from(log) * 8 / 1024;
             tracing::warn!(mib, "the store's write-ahead log grows: another process has been reading it for long");
         }
         Ok(())
+    }
+
+    /// While no reader of ours is at work: those that follow each other without a gap would keep the log growing for ever,
+    /// and each takes a moment only. Another process that reads is not waited for.
+    fn alone(
+        &self,
+        connection: &Connection,
+        shared: &Shared,
+        mode: CheckpointMode,
+    ) -> rusqlite::Result<Option<(i32, i32)>> {
+        let _alone = shared.gate.write().unwrap_or_else(PoisonError::into_inner);
+        connection.busy_timeout(Duration::ZERO)?;
+        let done = checkpoint(connection, mode);
+        connection.pragma_update(None, "busy_timeout", crate::store::open::BUSY_MS)?;
+        done
     }
 
     /// Gives some free pages back, if there are many.
