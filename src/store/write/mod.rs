@@ -26,10 +26,6 @@ use crate::message::now_ms;
 
 /// Offsets that share one row of `log_time`.
 pub(super) const TIME_OFFSETS: u64 = 1024;
-/// How long a commit waits for more, where the last one had some.
-const LINGER: Duration = Duration::from_millis(1);
-/// Changes from which on a commit counts as one of many.
-const LINGER_CHANGES_MIN: usize = 32;
 /// How often the writer looks around where nothing comes.
 const IDLE: Duration = Duration::from_secs(1);
 /// Before a commit that found no room is tried again.
@@ -103,34 +99,30 @@ impl Writer {
     }
 
     fn work(&mut self) {
-        let (mut batches, mut linger) = (Vec::new(), Duration::ZERO);
+        let mut batches = Vec::new();
         loop {
             let patience = if self.files.has_work() { Duration::ZERO } else { IDLE };
-            let idle = match self.shared.pending.take(&mut batches, patience, linger) {
+            let idle = match self.shared.pending.take(&mut batches, patience) {
                 Next::Commit => false,
                 Next::Nothing => true,
                 Next::End => return,
             };
-            let changes = self.commit(&mut batches);
-            linger = if changes > LINGER_CHANGES_MIN { LINGER } else { Duration::ZERO };
+            self.commit(&mut batches);
             self.files.tend(&self.shared, idle);
         }
     }
 
-    /// Makes batches safe, or refuses them. Says how many changes there were.
-    fn commit(&mut self, batches: &mut Vec<Batch>) -> usize {
+    /// Makes batches safe, or refuses them.
+    fn commit(&mut self, batches: &mut Vec<Batch>) {
         while !batches.is_empty() {
             if let Some(error) = self.shared.state.failed() {
                 answer(batches.drain(..), &Err(Arc::new(error)));
                 break;
             }
             match self.write(batches) {
-                Ok(Some(changes)) => {
-                    answer(batches.drain(..), &Ok(()));
-                    return changes;
-                }
+                Ok(true) => return answer(batches.drain(..), &Ok(())),
                 // Failed meanwhile, by whoever made a queue or read a page; or there is a bug, and nothing is confirmed.
-                Ok(None) => self.shared.fail("there is no connection to write with"),
+                Ok(false) => self.shared.fail("there is no connection to write with"),
                 Err(cause) if is_full(&cause) => self.no_room(batches, &cause),
                 Err(cause) if is_busy(&cause) && !self.shared.pending.is_closed() => {
                     tracing::warn!("another process holds the store's database; everything waits for it");
@@ -139,14 +131,13 @@ impl Writer {
                 Err(cause) => self.shared.fail(&cause.to_string()),
             }
         }
-        0
     }
 
-    /// One transaction. Says how many changes it had; `None`: there was nothing to write with.
-    fn write(&mut self, batches: &[Batch]) -> rusqlite::Result<Option<usize>> {
+    /// One transaction. `false`: there was nothing to write with.
+    fn write(&mut self, batches: &[Batch]) -> rusqlite::Result<bool> {
         let commit = Commit::of(batches);
         if commit.is_empty() {
-            return Ok(Some(0));
+            return Ok(true);
         }
         let begun = Instant::now();
         let reserved = &self.reserved;
@@ -161,7 +152,7 @@ impl Writer {
             transaction.commit()?;
             Ok(raised)
         };
-        let Some(raised) = self.shared.owner.with(write) else { return Ok(None) };
+        let Some(raised) = self.shared.owner.with(write) else { return Ok(false) };
         self.reserved.extend(raised?);
         let state = &self.shared.state;
         state.commits.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +160,7 @@ impl Writer {
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         state.commit_last_ns.store(took, Ordering::Relaxed);
         self.shared.space.wrote(commit.bytes);
-        Ok(Some(commit.changes))
+        Ok(true)
     }
 
     /// Refuses what may be refused; the rest waits a moment, or for ever if all is to end.

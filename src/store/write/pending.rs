@@ -24,23 +24,9 @@ pub(in crate::store) struct Pending {
 #[derive(Default)]
 struct Waiting {
     batches: VecDeque<(Batch, usize)>,
-    changes: usize,
-    bytes: usize,
     closed: bool,
-    /// What the sleeping writer is woken for.
-    wake: Wake,
-}
-
-/// When the sleeping writer is woken: a futile wake-up costs those who submit more than the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Wake {
-    /// It does not sleep, or sleeps its time.
-    #[default]
-    Never,
-    /// There is something.
-    Something,
-    /// There is enough for a commit.
-    Full,
+    /// Whether the writer sleeps until something comes: a futile wake-up costs those who submit more than the rest.
+    sleeps: bool,
 }
 
 /// What the writer is to do next.
@@ -62,12 +48,10 @@ impl Pending {
         if waiting.closed {
             return Err(batch);
         }
-        waiting.changes += batch.changes.len();
-        waiting.bytes += bytes;
         waiting.batches.push_back((batch, bytes));
-        let wake = waiting.is_awaited();
+        let sleeps = std::mem::take(&mut waiting.sleeps);
         drop(waiting);
-        if wake {
+        if sleeps {
             self.arrived.notify_one();
         }
         Ok(())
@@ -88,15 +72,15 @@ impl Pending {
         self.lock().batches.len()
     }
 
-    /// Takes as many batches as one commit has room for. Waits for the first at most `patience`, and after it at most
-    /// `linger` until the commit is full.
-    pub(super) fn take(&self, taken: &mut Vec<Batch>, patience: Duration, linger: Duration) -> Next {
+    /// Takes as many batches as one commit has room for; waits for the first at most `patience`. What comes meanwhile
+    /// shares the next commit: the flush itself is what batches are gathered by, and waiting for more beside it was a
+    /// third slower.
+    pub(super) fn take(&self, taken: &mut Vec<Batch>, patience: Duration) -> Next {
         let mut waiting = self.lock();
-        waiting = self.sleep(waiting, patience, Wake::Something);
+        waiting = self.sleep(waiting, patience, true);
         if waiting.batches.is_empty() {
             return if waiting.closed { Next::End } else { Next::Nothing };
         }
-        waiting = self.sleep(waiting, linger, Wake::Full);
         let (mut changes, mut bytes) = (0, 0);
         while let Some((batch, size)) = waiting.batches.front() {
             let more = (changes + batch.changes.len(), bytes + size);
@@ -106,46 +90,33 @@ impl Pending {
             (changes, bytes) = more;
             taken.extend(waiting.batches.pop_front().map(|(batch, _)| batch));
         }
-        waiting.changes -= changes;
-        waiting.bytes -= bytes;
         Next::Commit
     }
 
     /// Pauses the writer, unless all is to end.
     pub(super) fn pause(&self, patience: Duration) {
-        drop(self.sleep(self.lock(), patience, Wake::Never));
+        drop(self.sleep(self.lock(), patience, false));
     }
 
-    /// Until there is what it waits for, all is to end, or the time is over.
+    /// Until something is there, if that is what it waits `for_something`, all is to end, or the time is over.
     fn sleep<'a>(
         &'a self,
         mut waiting: MutexGuard<'a, Waiting>,
         patience: Duration,
-        wake: Wake,
+        for_something: bool,
     ) -> MutexGuard<'a, Waiting> {
-        waiting.wake = wake;
         let begun = Instant::now();
-        while !waiting.closed && !waiting.is_awaited() {
+        while !waiting.closed && (!for_something || waiting.batches.is_empty()) {
             let Some(left) = patience.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else { break };
+            waiting.sleeps = for_something;
             waiting = self.arrived.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        waiting.wake = Wake::Never;
+        waiting.sleeps = false;
         waiting
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    /// Whether the writer has what it waits for.
-    fn is_awaited(&self) -> bool {
-        match self.wake {
-            Wake::Never => false,
-            Wake::Something => !self.batches.is_empty(),
-            Wake::Full => self.changes >= COMMIT_CHANGES_MAX || self.bytes >= COMMIT_BYTES_MAX,
-        }
     }
 }
 
