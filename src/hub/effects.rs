@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::verdict::Verdict;
+use super::{parts::SETBACK, verdict::Verdict};
 use crate::{
     broker::{Broker, Deliveries, PublishError},
     message::{Address, FailureKind, Message, Outbound, Outcome, ReasonCode},
@@ -71,6 +71,11 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
         count_failure(broker, &error);
         tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
         if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
+            if matches!(error, PublishError::NoSpace { .. }) {
+                // Nobody's fault, and no reason to use up attempts: it runs again when there may be room.
+                *verdict = Verdict::NotTried(SETBACK);
+                continue;
+            }
             *verdict = Verdict::Ran(Outcome::failed(
                 FailureKind::PublishFailed,
                 format!("a result was not published: {error}"),

@@ -12,7 +12,7 @@ pub(super) enum Verdict {
     Ran(Outcome),
     /// It must not be handled, whatever the handler would say.
     Dead(ReasonCode, String),
-    /// It was not tried: it goes back as the same attempt after a while.
+    /// It was not tried, or its results found no room on disk: it goes back as the same attempt after a while.
     NotTried(Duration),
     /// It waits here behind one of its sequence.
     Behind(Sequence),
