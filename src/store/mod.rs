@@ -43,7 +43,7 @@ pub use self::{
     change::{Batch, Change, FORGET_MAX, LedgerKey, Need, Note, Noted, Then},
     error::StoreError,
     key::{GroupId, LANE_LATER, LaneId, LogKey, PARTITIONS_MAX, PLACES_MAX, PartitionId, PlaceId, QueueKey},
-    read::{Reader, StoredMessage, StoredRecord},
+    read::{Page, Reader, StoredMessage, StoredRecord},
     settings::{Settings, Synchronous},
     state::{StoreStats, StoreStatus},
     tools::{Backup, Checked, GroupFigures, QueueFigures, StoreFigures, TopicFigures, backup, check, stats},

@@ -2,15 +2,19 @@
 //! back from disk.
 //!
 //! One byte for the form, two for which fields follow, one for the priority; then those fields, each text after its
-//! length. Numbers are LEB128. A later form gets another first byte, and this one stays readable.
+//! length; then eight bytes that are a sum over all of these and the payload, as SQLite has none over its pages. Numbers
+//! are LEB128. A later form gets another first byte, and this one stays readable.
 
 use bytes::Bytes;
 use compact_str::CompactString;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::message::{Extra, Headers, Message, MessageId, UnixMs};
 
 /// The first byte.
 const FORM: u8 = 1;
+/// The last bytes.
+const SUM: usize = 8;
 
 /// Which fields follow, in this order.
 mod field {
@@ -51,13 +55,16 @@ pub(super) enum RecordError {
     /// It ends too early, or has text that is none.
     #[error("it is cut off, or is not what was written")]
     Broken,
+    /// Its sum is another: the disk, or somebody, has changed it.
+    #[error("its bytes are not those that were written")]
+    Changed,
 }
 
 /// What has no column of its own.
 #[must_use]
 pub fn encode(message: &Message) -> Vec<u8> {
     // Few messages have more than headers, and each length takes one byte mostly.
-    let mut rest = Vec::with_capacity(16 + message.size() - message.payload.len() + 2 * message.headers.len());
+    let mut rest = Vec::with_capacity(24 + message.size() - message.payload.len() + 2 * message.headers.len());
     rest.extend_from_slice(&[FORM, 0, 0, message.priority]);
     let mut fields = 0;
     if !message.headers.is_empty() {
@@ -98,7 +105,14 @@ pub fn encode(message: &Message) -> Vec<u8> {
     if let Some(place) = rest.get_mut(1..3) {
         place.copy_from_slice(&fields.to_le_bytes());
     }
+    let sum = sum(&rest, &message.payload);
+    rest.extend_from_slice(&sum);
     rest
+}
+
+/// Over what has no column, and the payload.
+fn sum(rest: &[u8], payload: &[u8]) -> [u8; SUM] {
+    xxh3_64_with_seed(payload, xxh3_64(rest)).to_le_bytes()
 }
 
 /// Says which fields it wrote.
@@ -140,11 +154,16 @@ fn put_number(rest: &mut Vec<u8>, mut number: u64) {
 
 /// The message again.
 pub(super) fn decode(columns: Columns, rest: &[u8]) -> Result<Message, RecordError> {
+    let (rest, written) = rest.split_last_chunk::<SUM>().ok_or(RecordError::Broken)?;
+    let is_same = sum(rest, &columns.payload) == *written;
     let (fields, priority, rest) = match rest {
         [FORM, low, high, priority, rest @ ..] => (u16::from_le_bytes([*low, *high]), *priority, rest),
         [FORM, ..] | [] => return Err(RecordError::Broken),
         _ => return Err(RecordError::Form),
     };
+    if !is_same {
+        return Err(RecordError::Changed);
+    }
     let mut rest = Rest { left: rest, fields };
     let headers = if rest.has(field::HEADERS) {
         let count = rest.number()?;
@@ -306,8 +325,23 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_message_takes_four_bytes() {
-        assert_eq!(encode(&Message::new("t", "p", 1)), [FORM, 0, 0, 5]);
-        assert_eq!(decode(columns(&Message::default()), &[9, 0, 0, 0]), Err(RecordError::Form));
+    fn a_plain_message_takes_four_bytes_and_its_sum() {
+        let plain = encode(&Message::new("t", "p", 1));
+        assert_eq!((plain.len(), &plain[..4]), (4 + SUM, [FORM, 0, 0, 5].as_slice()));
+        assert_eq!(decode(columns(&Message::default()), &[9; 12]), Err(RecordError::Form));
+    }
+
+    #[test]
+    fn a_byte_that_changed_is_noticed_wherever_it_is() {
+        let mut message = Message::new("t", "a payload", 1);
+        message.headers.append("name", "value");
+        let rest = encode(&message);
+        for place in 0..rest.len() {
+            let mut changed = rest.clone();
+            changed[place] ^= 0x10;
+            assert!(decode(columns(&message), &changed).is_err(), "byte {place}");
+        }
+        let other = Columns { payload: "A payload".into(), ..columns(&message) };
+        assert_eq!(decode(other, &rest), Err(RecordError::Changed));
     }
 }

@@ -13,7 +13,7 @@ impl Reader<'_> {
     /// to `bytes_max`; at least one, if there is one. Those that outlived retention are among them.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Damaged`], or the database cannot be read.
     pub fn log_page(
         &self,
         partition: PartitionId,
@@ -30,9 +30,17 @@ impl Reader<'_> {
         let (mut page, mut bytes) = (Vec::with_capacity(limit.min(1024)), 0);
         while page.len() < limit && (page.is_empty() || bytes < bytes_max) {
             let Some(row) = rows.next().map_err(failed)? else { break };
-            let record = record(row)?;
-            bytes += record.bytes as usize;
-            page.push(record);
+            match record(row) {
+                Ok(record) => {
+                    bytes += record.bytes as usize;
+                    page.push(record);
+                }
+                // It stays where it is, for a person to look at, and holds up nobody.
+                Err(error @ StoreError::Unreadable { .. }) => {
+                    tracing::error!(partition = partition.0, "passed over a message on disk: {error}");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(page)
     }

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 use uuid::Uuid;
 
 pub(super) use self::pool::Pool;
+pub use self::queue::Page;
 use super::{
     LedgerKey, Note, QueueKey, StoreError, note,
     note::note_columns,

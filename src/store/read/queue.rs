@@ -12,19 +12,48 @@ use crate::{
 const MESSAGE: &str = "SELECT key, bytes, id, type, timestamp, rest, payload FROM message";
 const NOTES: &str = concat!("SELECT key, ", note_columns!(), " FROM attempt");
 
+/// What was read of a queue.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// In order.
+    pub messages: Vec<StoredMessage>,
+    /// Those whose rows cannot be read: they stay where they are, for a person to look at, and hold up nobody.
+    pub unreadable: Vec<QueueKey>,
+}
+
+impl Page {
+    fn len(&self) -> usize {
+        self.messages.len() + self.unreadable.len()
+    }
+
+    /// Adds what one row came to.
+    fn put(
+        &mut self,
+        key: QueueKey,
+        found: Result<StoredMessage, StoreError>,
+    ) -> Result<Option<&StoredMessage>, StoreError> {
+        match found {
+            Ok(stored) => {
+                self.messages.push(stored);
+                Ok(self.messages.last())
+            }
+            Err(error @ StoreError::Unreadable { .. }) => {
+                tracing::error!(?key, "passed over a message on disk: {error}");
+                self.unreadable.push(key);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl Reader<'_> {
     /// Messages of a lane with a sequence above `after`, in order, without those that wait for a time: at most `limit`,
     /// and no more once they come to `bytes_max`; at least one, if there is one.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
-    pub fn queue_page(
-        &self,
-        lane: LaneId,
-        after: u64,
-        limit: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<StoredMessage>, StoreError> {
+    /// [`StoreError::Damaged`], or the database cannot be read.
+    pub fn queue_page(&self, lane: LaneId, after: u64, limit: usize, bytes_max: usize) -> Result<Page, StoreError> {
         let failed = |cause| StoreError::sqlite("reading a queue", cause);
         let range = (lane.key(after).as_i64(), lane.key(u64::MAX).as_i64());
         let sql = format!("{MESSAGE} WHERE key > ?1 AND key <= ?2 ORDER BY key");
@@ -34,17 +63,17 @@ impl Reader<'_> {
         let sql = format!("{NOTES} WHERE key > ?1 AND key <= ?2 ORDER BY key");
         let mut notes = self.connection.prepare_cached(&sql).map_err(failed)?;
         let mut notes = Notes::new(notes.query(range).map_err(failed)?)?;
-        let (mut page, mut bytes) = (Vec::with_capacity(limit.min(1024)), 0);
-        while page.len() < limit && (page.is_empty() || bytes < bytes_max) {
+        let (mut page, mut bytes) = (Page::default(), 0);
+        while page.len() < limit && (page.messages.is_empty() || bytes < bytes_max) {
             let Some(row) = messages.next().map_err(failed)? else { break };
             let key: i64 = row.get(0).map_err(failed)?;
             let note = notes.of(key)?;
             if note.as_ref().is_some_and(|note| note.due.is_some()) {
                 continue;
             }
-            let stored = stored(row, note)?;
-            bytes += stored.bytes as usize;
-            page.push(stored);
+            if let Some(stored) = page.put(QueueKey::from_i64(key), stored(row, note))? {
+                bytes += stored.bytes as usize;
+            }
         }
         Ok(page)
     }
@@ -72,19 +101,21 @@ impl Reader<'_> {
     /// These messages, as far as they are there, in the order asked for.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
-    pub fn queue_messages(&self, keys: &[QueueKey]) -> Result<Vec<StoredMessage>, StoreError> {
-        let mut found = Vec::with_capacity(keys.len());
+    /// [`StoreError::Damaged`], or the database cannot be read.
+    pub fn queue_messages(&self, keys: &[QueueKey]) -> Result<Page, StoreError> {
+        let mut page = Page::default();
         for key in keys {
-            found.extend(self.queue_message(*key)?);
+            if let Some(found) = self.queue_message(*key).transpose() {
+                page.put(*key, found)?;
+            }
         }
-        Ok(found)
+        Ok(page)
     }
 
     /// Messages of all lanes together by sequence, above `after`: for people, who see what waits as well.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`], [`StoreError::Damaged`], or the database cannot be read.
+    /// [`StoreError::Damaged`], or the database cannot be read.
     pub fn queue_browse(&self, queue: PlaceId, after: u64, limit: usize) -> Result<Vec<StoredMessage>, StoreError> {
         let failed = |cause| StoreError::sqlite("browsing a queue", cause);
         let mut statement = self
@@ -102,7 +133,7 @@ impl Reader<'_> {
         }
         keys.sort_unstable_by_key(|key| key.sequence());
         keys.truncate(limit);
-        self.queue_messages(&keys)
+        Ok(self.queue_messages(&keys)?.messages)
     }
 
     fn queue_message(&self, key: QueueKey) -> Result<Option<StoredMessage>, StoreError> {

@@ -44,7 +44,10 @@ fn nothing_is_confirmed_after_a_flush_that_failed_until_the_store_was_verified()
     assert!(matches!(store.catalog(), Err(StoreError::Failed { .. })));
     assert!(matches!(store.status(), StoreStatus::Failed { .. }));
     let (sender, answer) = mpsc::sync_channel(1);
-    store.read(move |reader| reader.queue_page(lane, 0, 1, 1), move |result| sender.send(result).unwrap());
+    store.read(
+        move |reader| reader.queue_page(lane, 0, 1, 1).map(|page| page.messages),
+        move |result| sender.send(result).unwrap(),
+    );
     assert!(matches!(answer.recv().unwrap(), Err(StoreError::Failed { .. })));
     drop(store);
     let marked = marker::find(directory.path()).unwrap().unwrap();
@@ -194,7 +197,10 @@ fn what_follows_a_commit_is_called_in_order_and_may_panic() {
     let (sender, answer) = mpsc::sync_channel(1);
     store.read(panicked, move |result| sender.send(result).unwrap());
     assert!(answer.recv().unwrap().is_err());
-    assert_eq!(ask(&store, move |reader| reader.queue_page(lane, 0, 200, usize::MAX)).len(), 100);
+    assert_eq!(
+        ask(&store, move |reader| reader.queue_page(lane, 0, 200, usize::MAX).map(|page| page.messages)).len(),
+        100
+    );
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn space_is_reused_and_the_log_begins_anew_however_much_is_read() {
 fn read_on(store: &Arc<Store>, lane: LaneId, reads: &Arc<AtomicBool>) {
     let again = (Arc::downgrade(store), Arc::clone(reads));
     store.read(
-        move |reader| reader.queue_page(lane, 0, 100, usize::MAX),
+        move |reader| reader.queue_page(lane, 0, 100, usize::MAX).map(|page| page.messages),
         move |page: Result<_, StoreError>| {
             let (store, reads) = again;
             if let Some(store) = store.upgrade().filter(|_| page.is_ok() && reads.load(Ordering::Relaxed)) {

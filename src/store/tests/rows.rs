@@ -35,7 +35,7 @@ fn a_message_comes_back_whole_after_a_restart() {
     commit(&store, vec![put(lane.key(1), &messages[0]), put(lane.key(2), &messages[1])]);
     drop(store);
     let store = open(directory.path());
-    let found = ask(&store, move |reader| reader.queue_page(lane, 0, 10, usize::MAX));
+    let found = ask(&store, move |reader| reader.queue_page(lane, 0, 10, usize::MAX).map(|page| page.messages));
     assert_eq!(found.iter().map(|stored| Arc::clone(&stored.message)).collect::<Vec<_>>(), messages);
     assert_eq!((found[1].key, found[1].bytes, found[1].note.clone()), (lane.key(2), 12, None));
 }
@@ -76,16 +76,20 @@ fn a_queue_is_counted_by_lanes_and_goes_on_where_it_was() {
     let sums: Vec<_> = lanes.iter().map(|lane| (lane.count, lane.bytes, lane.waiting, lane.handed)).collect();
     assert_eq!(sums, [(5, 50, 1, 4), (1, 5, 1, 0)]);
     assert!(catalog.queues[0].sequence_next > 11);
-    let page = ask(&store, move |reader| reader.queue_page(lane, 0, 100, usize::MAX));
+    let page = ask(&store, move |reader| reader.queue_page(lane, 0, 100, usize::MAX).map(|page| page.messages));
     let keys: Vec<_> = page.iter().map(|stored| stored.key.sequence()).collect();
     assert_eq!(keys, [5, 6, 7, 8], "what waits is not among them");
-    assert_eq!(ask(&store, move |reader| reader.queue_page(lane, 5, 100, 15)).len(), 2, "until the bytes are reached");
+    assert_eq!(
+        ask(&store, move |reader| reader.queue_page(lane, 5, 100, 15).map(|page| page.messages)).len(),
+        2,
+        "until the bytes are reached"
+    );
     let waiting = ask(&store, move |reader| reader.queue_later(queue, None, 10));
     assert_eq!(waiting, [(50, lane.key(2)), (99, later.key(11))]);
     let rest = ask(&store, move |reader| reader.queue_later(queue, Some((50, lane.key(2))), 10));
     assert_eq!(rest, [(99, later.key(11))]);
     let keys = [later.key(11), lane.key(9), lane.key(2)];
-    let found = ask(&store, move |reader| reader.queue_messages(&keys));
+    let found = ask(&store, move |reader| reader.queue_messages(&keys).map(|page| page.messages));
     let notes: Vec<_> = found.iter().map(|stored| stored.note.clone().unwrap()).collect();
     assert_eq!(notes, [Note { attempt: 1, due: Some(99), ..Note::default() }, note(2, Some(50))]);
     let all = ask(&store, move |reader| reader.queue_browse(queue, 5, 3));

@@ -60,6 +60,6 @@ pub(super) fn put(key: QueueKey, message: &Arc<Message>) -> Change {
 
 /// Messages of a lane as texts.
 pub(super) fn texts(store: &Store, lane: LaneId, after: u64) -> Vec<String> {
-    let page = ask(store, move |reader| reader.queue_page(lane, after, 100, usize::MAX));
+    let page = ask(store, move |reader| reader.queue_page(lane, after, 100, usize::MAX).map(|page| page.messages));
     page.into_iter().map(|stored| String::from_utf8(stored.message.payload.to_vec()).unwrap()).collect()
 }

@@ -186,7 +186,7 @@ impl Memory {
             let sums = queue.lanes.iter().find(|found| found.lane == lane);
             let sums = sums.map_or((0, 0, 0, 0), |sums| (sums.count, sums.bytes, sums.waiting, sums.handed));
             prop_assert_eq!(sums, (there.len() as u64, bytes as u64, waiting as u64, handed));
-            let page = ask(store, move |reader| reader.queue_page(lane, 0, 1000, usize::MAX));
+            let page = ask(store, move |reader| reader.queue_page(lane, 0, 1000, usize::MAX).map(|page| page.messages));
             let page: Vec<_> = page.into_iter().map(|found| (found.key, (found.message, found.note))).collect();
             let ready = there.into_iter().filter(|(_, (_, note))| !waits(note));
             prop_assert_eq!(page, ready.map(|(key, message)| (*key, message.clone())).collect::<Vec<_>>());

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::item::Item;
-use crate::store::LaneId;
+use crate::store::{LaneId, QueueKey};
 
 /// Most messages, and about how many bytes of them, that wait in memory.
 const WINDOW: usize = 16 * 1024;
@@ -77,12 +77,16 @@ impl Lane {
         })
     }
 
-    /// Takes a page.
-    pub(super) fn loaded(&mut self, items: impl Iterator<Item = Item>) {
+    /// Takes a page; `passed_over` are the keys of what could not be read.
+    pub(super) fn loaded(&mut self, items: impl Iterator<Item = Item>, passed_over: &[QueueKey]) {
         self.loading = false;
+        for key in passed_over {
+            self.cold -= 1;
+            self.cursor = self.cursor.max(key.sequence());
+        }
         for item in items {
             self.cold -= 1;
-            self.cursor = item.key.sequence();
+            self.cursor = self.cursor.max(item.key.sequence());
             self.push(item);
         }
     }

@@ -23,7 +23,7 @@ use crate::{
         },
     },
     message::{Address, FailedAttempt, Message, PRIORITY_MAX, Settlement, UnixMs},
-    store::{Change, LANE_LATER, LaneId, PlaceId, QueueKey, StoredMessage, StoredQueue},
+    store::{Change, LANE_LATER, LaneId, Page, PlaceId, QueueKey, StoredQueue},
 };
 
 /// The reader that evicted messages are out to.
@@ -255,26 +255,21 @@ impl State {
     }
 
     /// The next of a lane have been read.
-    pub(super) fn page_loaded(
-        &mut self,
-        lane: usize,
-        page: Option<Vec<StoredMessage>>,
-        now: UnixMs,
-        out: &mut Effects,
-    ) {
+    pub(super) fn page_loaded(&mut self, lane: usize, page: Option<Page>, now: UnixMs, out: &mut Effects) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let Some(page) = page else { return lane.not_loaded() };
         let handed = lane.handed_before;
-        lane.loaded(page.into_iter().map(|stored| Item::restored(stored, handed, now)));
+        let items = page.messages.into_iter().map(|stored| Item::restored(stored, handed, now));
+        lane.loaded(items, &page.unreadable);
         out.wake_one = true;
         self.drop_beyond_limits(out);
     }
 
     /// Messages whose time has come have been read.
-    pub(super) fn due_loaded(&mut self, messages: Option<Vec<StoredMessage>>, now: UnixMs, out: &mut Effects) {
-        let Some(messages) = messages else { return self.later.not_read() };
+    pub(super) fn due_loaded(&mut self, page: Option<Page>, now: UnixMs, out: &mut Effects) {
+        let Some(page) = page else { return self.later.not_read() };
         self.later.read();
-        for stored in messages {
+        for stored in page.messages {
             self.give_back(Item::restored(stored, 0, now));
         }
         out.wake_one = true;
