@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use helixmq::{
+    broker::PublishError,
     message::{Address, FailureKind, Message, MessageId, Outbound, Outcome, ReasonCode, Settlement, now_ms},
     telemetry::metrics,
 };
@@ -155,6 +156,29 @@ async fn a_result_the_broker_does_not_take_is_a_failure_of_its_own_message_only(
     assert_eq!((dead.code(), dead.history().len()), (ReasonCode::PublishFailed, 2));
     assert!(dead.letter.text.contains("100000"), "{}", dead.letter.text);
     assert_eq!(engine.out().iter().map(String::len).collect::<Vec<_>>(), [10, 20]);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_result_that_finds_no_room_uses_up_no_attempt() {
+    let engine = Plan::new().plugin("returns-huge").route(from_queue("work", "returns-huge").attempts(1)).start().await;
+    let refusals = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&refusals);
+    engine.broker.refuse_with(move |to, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let reason = "256 MiB are to stay free".to_owned();
+        Some(PublishError::NoSpace { address: to.clone(), reason })
+    });
+    let message = with_headers(message("10"), &[("bytes", "10")]);
+    engine.send_to_queue("work", [message.clone()]).await;
+    eventually("it was tried three times", || refusals.load(Ordering::SeqCst) >= 3).await;
+    engine.broker.recover();
+    engine.queue_done("work").await;
+    assert_eq!(engine.out().len(), 1);
+    let settlements = engine.broker.settlements(&message);
+    let (last, before) = settlements.split_last().unwrap();
+    assert_eq!(*last, Settlement::Accept);
+    assert!(before.iter().all(|how| matches!(how, Settlement::Release { .. })), "{before:?}");
     engine.stop().await;
 }
 

@@ -33,7 +33,7 @@ pub(crate) enum Passed {
     Dropped,
 }
 
-type Refuse = Box<dyn FnMut(&Address, &Message) -> bool + Send>;
+type Refuse = Box<dyn FnMut(&Address, &Message) -> Option<PublishError> + Send>;
 
 /// A broker in front of the embedded one: keeps a ledger of what passes, refuses what it is told to, breaks
 /// subscriptions, and stays open when an engine closes it.
@@ -103,7 +103,13 @@ impl Tap {
     }
 
     /// From now on, what this says yes to is not published.
-    pub(crate) fn refuse(&self, refuse: impl FnMut(&Address, &Message) -> bool + Send + 'static) {
+    pub(crate) fn refuse(&self, mut refuse: impl FnMut(&Address, &Message) -> bool + Send + 'static) {
+        let unconfirmed = || PublishError::Unconfirmed("refused by the test".to_owned());
+        self.refuse_with(move |to, message| refuse(to, message).then(unconfirmed));
+    }
+
+    /// From now on, what this gives an error for is not published.
+    pub(crate) fn refuse_with(&self, refuse: impl FnMut(&Address, &Message) -> Option<PublishError> + Send + 'static) {
         *self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(refuse));
     }
 
@@ -136,16 +142,16 @@ impl Broker for Tap {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
-        let refused: Vec<bool> = {
+        let refused: Vec<Option<PublishError>> = {
             let mut refuse = self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner);
-            messages.iter().map(|message| refuse.as_mut().is_some_and(|refuse| refuse(to, message))).collect()
+            messages.iter().map(|message| refuse.as_mut().and_then(|refuse| refuse(to, message))).collect()
         };
         let mut failures = Vec::new();
         // One by one, so that the ledger has what the broker has, in its order.
         for (place, (message, refused)) in messages.into_iter().zip(refused).enumerate() {
-            if refused {
+            if let Some(error) = refused {
                 self.shared.ledger().push(Passed::Refused);
-                failures.push((place, PublishError::Unconfirmed("refused by the test".to_owned())));
+                failures.push((place, error));
             } else if let Err(error) = self.inner.publish(to, vec![Arc::clone(&message)]).await {
                 failures.extend(error.0.into_iter().map(|(_, error)| (place, error)));
             } else {
