@@ -37,6 +37,7 @@ macro_rules! conformance {
                 queues::rejects_what_does_not_fit_and_says_which,
                 queues::bounds_a_queue_by_bytes,
                 queues::drops_the_oldest_of_the_lowest_priority_where_told_to,
+                queues::bounds_what_waits_for_its_time_as_well,
                 queues::evicts_what_has_expired_at_the_head_of_each_priority,
                 queues::evicts_the_oldest_of_the_lowest_priority_beyond_the_limit,
                 queues::evicts_nothing_where_nothing_has_to_leave,

@@ -247,3 +247,15 @@ pub(crate) async fn wakes_every_reader_that_waits_when_there_is_enough(system: &
     let all: BTreeSet<String> = [a, b, c].iter().flat_map(names).collect();
     assert_eq!(all.len(), 3);
 }
+
+pub(crate) async fn bounds_what_waits_for_its_time_as_well(system: &dyn System) {
+    let at = At::new(system).await;
+    let settings = QueueSettings { length_max: Some(5), overflow: Overflow::DropOldest, ..QueueSettings::default() };
+    let Some(queue) = at.queue(settings).await else { return };
+    let later = |name: usize| Message { not_before: Some(now_ms() + 3_600_000), ..message(name.to_string()) };
+    at.publish(&queue, (0..20).map(later)).await;
+    eventually("the oldest are gone", || at.depth(&queue) == (0, 5, 0)).await;
+    assert_eq!(at.stats(&queue).dropped, 15);
+    let mut reader = at.read(&queue).await;
+    reader.expect_nothing().await;
+}

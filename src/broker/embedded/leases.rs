@@ -57,9 +57,8 @@ impl<T> Leases<T> {
     }
 
     pub(super) fn put(&mut self, what: T, reader: ReaderId, now: Now) -> Tag {
-        if self.check.is_none() {
-            self.check = Some(now.after(self.length));
-        }
+        let ends = now.after(self.length);
+        self.check = Some(self.check.map_or(ends, |check| check.min(ends)));
         // Over all places, not each: places can be given back to the allocator and still never repeat a tag soon.
         self.sequence = self.sequence.wrapping_add(1);
         let slot = Slot { sequence: self.sequence, out: Some(Out { what, reader, delivered: now.tick }) };

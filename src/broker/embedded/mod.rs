@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use self::{
     clock::Clock,
     declare::Settings as _,
-    disk::{DiskQueue, DiskTopic},
+    disk::{DiskQueue, DiskTopic, Memory},
     figures::Figures,
     place::Place,
     queue::Queue,
@@ -100,6 +100,8 @@ pub struct Embedded {
     settings: Settings,
     clock: Clock,
     store: Option<Arc<Store>>,
+    /// What queues on disk hold in memory.
+    memory: Arc<Memory>,
     figures: Figures,
     places: RwLock<Places>,
 }
@@ -126,6 +128,7 @@ impl Embedded {
             settings,
             clock: Clock::new(),
             store: None,
+            memory: Arc::default(),
             figures: Figures::default(),
             places: RwLock::default(),
         };
@@ -144,7 +147,7 @@ impl Embedded {
         let catalog = store.catalog().map_err(storage)?;
         let queues = catalog.queues.iter().map(|stored| {
             let settings = QueueSettings { storage: Storage::Disk, ..self.settings.queue.clone() };
-            let queue = DiskQueue::open(Arc::clone(store), stored, settings, self.clock);
+            let queue = DiskQueue::open(Arc::clone(store), stored, settings, self.clock, &self.memory);
             (Address::queue(Arc::clone(&stored.name)), Place::DiskQueue(queue))
         });
         let topics = catalog.topics.iter().map(|stored| {
@@ -202,7 +205,13 @@ impl Embedded {
                 Some(store) => {
                     let id = store.create_queue(&name).map_err(storage)?;
                     let stored = StoredQueue { id, name, sequence_next: 1, lanes: Vec::new() };
-                    Place::DiskQueue(DiskQueue::open(Arc::clone(store), &stored, settings.clone(), self.clock))
+                    Place::DiskQueue(DiskQueue::open(
+                        Arc::clone(store),
+                        &stored,
+                        settings.clone(),
+                        self.clock,
+                        &self.memory,
+                    ))
                 }
             },
             Declaration::Topic(_, settings) => match self.store_for(settings.storage)? {

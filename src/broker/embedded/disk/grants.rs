@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Most deliveries that wait for a fast reader.
-const AHEAD_MAX: usize = 8192;
+const AHEAD_MAX: usize = 2048;
 /// What a reader begins with that waits for the disk more than it works.
 const AHEAD_MIN: usize = 128;
 

@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use self::grants::Safe;
-pub(super) use self::{queue::DiskQueue, topic::DiskTopic};
+pub(super) use self::{
+    queue::{DiskQueue, Memory},
+    topic::DiskTopic,
+};
 use crate::{
     broker::{BrokerError, PublishError},
     message::Address,

@@ -1,6 +1,6 @@
 //! What follows from a change of a queue, as data: what to write, what to read, whom to wake.
 
-use super::later::Entry;
+use super::{item::Item, later::Entry};
 use crate::{
     broker::{
         Delivery,
@@ -29,7 +29,7 @@ pub(super) struct Effects {
 #[derive(Debug)]
 pub(super) enum Load {
     /// The next of a lane, behind a sequence.
-    Page(usize, LaneId, u64),
+    Page { place: usize, lane: LaneId, behind: u64, count: usize },
     /// Messages whose time has come.
     Due(Vec<QueueKey>),
     /// The next that wait, behind one.
@@ -46,4 +46,14 @@ pub(super) enum Taken {
         full: bool,
     },
     Ended,
+}
+
+/// What [`State::take`](super::state::State::take) finds at the head of a lane.
+#[derive(Debug)]
+pub(super) enum Popped {
+    Item(Box<Item>),
+    /// Nothing, or nothing before another has ended: those of lower priority may go.
+    Nothing,
+    /// Something, but not into this batch.
+    NotNow,
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use rustc_hash::FxHashSet;
+
 use crate::{message::UnixMs, store::QueueKey};
 
 /// Most keys in memory, and how many are read at a time.
@@ -17,6 +19,9 @@ pub(super) struct Later {
     count: u64,
     /// Everything that is due up to `reach`; everything there is if that is `None`.
     first: BTreeSet<Entry>,
+    /// Submitted, and not known to be on disk: a page that has them all the same leaves them to [`Later::put`], so that
+    /// each is here once.
+    expected: FxHashSet<QueueKey>,
     reach: Option<Option<Entry>>,
     /// While a page is read: what came that it may have missed.
     missed: Option<Vec<Entry>>,
@@ -29,20 +34,39 @@ impl Later {
     /// As it was found on disk.
     pub(super) fn new(count: u64) -> Self {
         let reach = (count > 0).then_some(None);
-        Self { count, first: BTreeSet::new(), reach, missed: None, due: VecDeque::new(), reading: false }
+        Self {
+            count,
+            first: BTreeSet::new(),
+            expected: FxHashSet::default(),
+            reach,
+            missed: None,
+            due: VecDeque::new(),
+            reading: false,
+        }
     }
 
     pub(super) fn len(&self) -> u64 {
         self.count
     }
 
-    /// One more waits; it is on disk soon.
+    /// One may come to wait: it has been submitted.
+    pub(super) fn expect(&mut self, key: QueueKey) {
+        self.expected.insert(key);
+    }
+
+    /// It was refused.
+    pub(super) fn forget(&mut self, key: QueueKey) {
+        self.expected.remove(&key);
+    }
+
+    /// One more waits.
     pub(super) fn begin(&mut self) {
         self.count += 1;
     }
 
     /// It is on disk. Gives whether it is due before everything else, so that whoever waits for that must wait less.
     pub(super) fn put(&mut self, entry: Entry) -> bool {
+        self.expected.remove(&entry.1);
         if let Some(missed) = &mut self.missed {
             missed.push(entry);
             return false;
@@ -70,7 +94,7 @@ impl Later {
     pub(super) fn loaded(&mut self, page: Vec<Entry>) {
         let last = page.last().copied();
         self.reach = if page.len() < PAGE { None } else { Some(last) };
-        self.first.extend(page);
+        self.first.extend(page.into_iter().filter(|(_, key)| !self.expected.contains(key)));
         for entry in self.missed.take().unwrap_or_default() {
             self.put(entry);
         }

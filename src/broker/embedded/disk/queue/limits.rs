@@ -4,11 +4,18 @@
 use std::sync::Arc;
 
 use super::{
-    effects::Effects,
+    effects::{Effects, Load},
+    item::Item,
     lane::Lane,
     state::{EVICTOR, State},
 };
-use crate::broker::{BatchMax, Delivery, Overflow, PublishError, embedded::clock::Now};
+use crate::{
+    broker::{BatchMax, Delivery, Overflow, PublishError, embedded::clock::Now},
+    message::UnixMs,
+};
+
+/// Messages that wait for their time and are read at a time to be dropped.
+const DROP_MAX: usize = 100;
 
 impl State {
     /// Whether a message of that size may come in now.
@@ -53,16 +60,25 @@ impl State {
     }
 
     pub(super) fn drop_beyond_limits(&mut self, out: &mut Effects) {
-        if self.settings.overflow != Overflow::DropOldest {
-            return;
-        }
-        while self.is_over() {
-            let Some(lowest) = self.lanes.iter().position(|lane| lane.len() > 0) else { return };
+        while self.drops() {
+            let Some(lowest) = self.lanes.iter().position(|lane| lane.len() > 0) else {
+                // Only where nothing could be delivered now does something that waits for its time go; it is read first.
+                return out.loads.extend(self.later.due(UnixMs::MAX, DROP_MAX).map(Load::Due));
+            };
             self.load(lowest, out);
             let Some(item) = self.lanes.get_mut(lowest).and_then(Lane::pop) else { return };
-            self.remove(&item, out);
-            self.dropped += 1;
+            self.drop_one(&item, out);
         }
+    }
+
+    /// Whether the oldest is to be dropped.
+    pub(super) fn drops(&self) -> bool {
+        self.settings.overflow == Overflow::DropOldest && self.is_over()
+    }
+
+    pub(super) fn drop_one(&mut self, item: &Item, out: &mut Effects) {
+        self.remove(item, out);
+        self.dropped += 1;
     }
 
     /// Messages at the head of each priority that have expired, and the oldest beyond the limits where they leave for
@@ -75,7 +91,9 @@ impl State {
         self.lapse(now, out);
         self.bring_due(now, out);
         for priority in 0..self.lanes.len() {
-            self.load(priority, out);
+            if self.lanes.get(priority).is_some_and(|lane| lane.front().is_none()) {
+                self.load(priority, out);
+            }
             while items.len() < max.count.max(1)
                 && let Some(lane) = self.lanes.get_mut(priority)
                 && (lane.front().is_some_and(|item| item.message.expired(now.unix))

@@ -24,6 +24,7 @@ use tokio::{
     time::sleep_until,
 };
 
+pub(in crate::broker::embedded) use self::lane::Memory;
 use self::{
     effects::{Effects, Load, Taken},
     state::{EVICTOR, State},
@@ -34,7 +35,7 @@ use crate::{
         AddressStats, BatchMax, BrokerError, Browse, BrowseAt, Browsed, Deliveries, KeepAlive, Page, PublishError,
         QueueSettings, Settler, Start, Subscription, Tag,
         embedded::{
-            clock::Clock,
+            clock::{Clock, Now},
             readers::{ReaderId, renew_every},
         },
     },
@@ -59,9 +60,10 @@ impl DiskQueue {
         stored: &StoredQueue,
         settings: QueueSettings,
         clock: Clock,
+        memory: &Arc<Memory>,
     ) -> Arc<Self> {
         let address = Address::queue(Arc::clone(&stored.name));
-        let state = Mutex::new(State::new(address.clone(), stored, settings));
+        let state = Mutex::new(State::new(address.clone(), stored, settings, memory));
         Arc::new(Self { address, store, clock, state, ready: Notify::new() })
     }
 
@@ -230,8 +232,8 @@ impl DiskQueue {
     fn load(self: &Arc<Self>, load: Load) {
         let queue = Arc::clone(self);
         match load {
-            Load::Page(place, lane, behind) => self.store.read(
-                move |reader| reader.queue_page(lane, behind, lane::PAGE, lane::PAGE_BYTES),
+            Load::Page { place, lane, behind, count } => self.store.read(
+                move |reader| reader.queue_page(lane, behind, count, lane::PAGE_BYTES),
                 move |page| {
                     queue.loaded(page, |state, page, now, effects| state.page_loaded(place, page, now, effects))
                 },
@@ -252,13 +254,13 @@ impl DiskQueue {
     fn loaded<T>(
         self: &Arc<Self>,
         found: Result<T, crate::store::StoreError>,
-        take: impl FnOnce(&mut State, Option<T>, crate::message::UnixMs, &mut Effects),
+        take: impl FnOnce(&mut State, Option<T>, Now, &mut Effects),
     ) {
         if let Err(error) = &found {
             tracing::error!(queue = %self.address, "messages could not be read from disk: {error}");
         }
         let now = self.clock.now();
-        self.change(|state, effects| take(state, found.ok(), now.unix, effects));
+        self.change(|state, effects| take(state, found.ok(), now, effects));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,14 +1,14 @@
 //! What a queue on disk holds, and every change to it. Pure: readings of the clock and rows come in; changes to write,
 //! pages to read and wake-ups go out as data.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::{
-    effects::{Effects, Load, Taken},
+    effects::{Effects, Load, Popped, Taken},
     item::Item,
-    lane::Lane,
+    lane::{Lane, Memory},
     later::{Entry, Later},
 };
 use crate::{
@@ -43,8 +43,7 @@ pub(super) struct State {
     pub(super) lanes: Vec<Lane>,
     pub(super) later: Later,
     pub(super) leases: Leases<Item>,
-    /// Those that may be out only one at a time, while one is.
-    pub(super) sole_waiting: VecDeque<Item>,
+    /// The one that is out of those that may be out only one at a time.
     pub(super) sole_out: Option<QueueKey>,
     /// The last number that was given away.
     pub(super) sequence: u64,
@@ -61,12 +60,12 @@ pub(super) struct State {
 
 impl State {
     /// As it was found on disk.
-    pub(super) fn new(address: Address, stored: &StoredQueue, settings: QueueSettings) -> Self {
+    pub(super) fn new(address: Address, stored: &StoredQueue, settings: QueueSettings, memory: &Arc<Memory>) -> Self {
         let lanes = (0..=PRIORITY_MAX).map(|priority| {
             let id = LaneId::new(stored.id, priority);
             let found = stored.lanes.iter().find(|lane| lane.lane == id);
             let (cold, handed) = found.map_or((0, 0), |lane| (lane.count.saturating_sub(lane.waiting), lane.handed));
-            Lane::new(id, cold, handed)
+            Lane::new(id, cold, handed, Arc::clone(memory))
         });
         let mut readers = Readers::default();
         readers.join_for_ever(EVICTOR);
@@ -76,7 +75,6 @@ impl State {
             lanes: lanes.collect(),
             later: Later::new(stored.lanes.iter().map(|lane| lane.waiting).sum()),
             leases: Leases::new(settings.lease),
-            sole_waiting: VecDeque::new(),
             sole_out: None,
             readers,
             sequence: stored.sequence_next.saturating_sub(1),
@@ -125,6 +123,9 @@ impl State {
             self.count += 1;
             self.arriving += 1;
             self.bytes += u64::from(bytes);
+            if due.is_some() {
+                self.later.expect(key);
+            }
             changes.push(Change::Put { key, message: Arc::clone(&message), rest, bytes, due });
             let tries = Tries::first();
             items.push(Item { message, key, bytes, tries, crashes: 0, due, has_note: due.is_some() });
@@ -134,11 +135,13 @@ impl State {
 
     /// They are on disk, or were refused.
     pub(super) fn arrived(&mut self, items: Vec<Item>, are_safe: bool, out: &mut Effects) {
+        let is_read = self.is_read();
         for item in items {
             self.arriving -= 1;
             if !are_safe {
                 self.count -= 1;
                 self.bytes = self.bytes.saturating_sub(u64::from(item.bytes));
+                self.later.forget(item.key);
                 continue;
             }
             match item.due {
@@ -149,7 +152,7 @@ impl State {
                 None => {
                     out.wake_one = true;
                     if let Some(lane) = self.lanes.get_mut(usize::from(item.key.lane().lane())) {
-                        lane.arrived(item);
+                        lane.arrived(item, is_read);
                     }
                 }
             }
@@ -174,20 +177,19 @@ impl State {
         let room = self.readers.room(reader);
         let mut items = Vec::new();
         let mut bytes_left = max.bytes;
-        while items.len() < room.min(max.count.max(1)) {
-            let Some(priority) = self.lanes.iter().rposition(|lane| lane.len() > 0) else { break };
-            let Some(item) = self.pop(priority, items.is_empty(), ahead, bytes_left, out) else {
-                if self.lanes.get(priority).is_some_and(|lane| lane.front().is_none() && lane.len() == 0) {
-                    // What was there waits for another of its kind to end.
-                    continue;
+        'lanes: for priority in (0..self.lanes.len()).rev() {
+            while items.len() < room.min(max.count.max(1)) {
+                let item = match self.pop(priority, items.is_empty() && !ahead, items.is_empty(), bytes_left, out) {
+                    Popped::Item(item) => *item,
+                    Popped::Nothing => continue 'lanes,
+                    Popped::NotNow => break 'lanes,
+                };
+                bytes_left = bytes_left.saturating_sub(item.bytes as usize);
+                let alone = suspects::is_alone(item.crashes);
+                items.push(self.hand_over(item, priority, reader, now, out));
+                if alone {
+                    break 'lanes;
                 }
-                break;
-            };
-            bytes_left = bytes_left.saturating_sub(item.bytes as usize);
-            let alone = suspects::is_alone(item.crashes);
-            items.push(self.hand_over(item, priority, reader, now, out));
-            if alone {
-                break;
             }
         }
         self.mark_handed(&items, out);
@@ -204,7 +206,7 @@ impl State {
         let mut ended = 0;
         out.changes.reserve(settled.len());
         for (tag, how) in settled {
-            let Some(mut item) = self.take_out(tag) else { continue };
+            let Some(mut item) = self.take_out(tag, out) else { continue };
             ended += 1;
             match how {
                 Settlement::Accept => self.remove(&item, out),
@@ -222,7 +224,6 @@ impl State {
             }
         }
         out.rooms.extend(self.readers.ended(reader, ended));
-        self.free_sole(out);
     }
 
     pub(super) fn count_attempt(&mut self, tag: Tag, failure: FailedAttempt, now: Now, out: &mut Effects) {
@@ -235,12 +236,11 @@ impl State {
     pub(super) fn release(&mut self, reader: ReaderId, tags: Vec<Tag>, out: &mut Effects) {
         let mut ended = 0;
         for tag in tags {
-            let Some(item) = self.take_out(tag) else { continue };
+            let Some(item) = self.take_out(tag, out) else { continue };
             ended += 1;
             self.come_back(item, None, out);
         }
         out.rooms.extend(self.readers.ended(reader, ended));
-        self.free_sole(out);
     }
 
     /// Ends it: what is out comes back, nothing goes in or out any more.
@@ -255,24 +255,34 @@ impl State {
     }
 
     /// The next of a lane have been read.
-    pub(super) fn page_loaded(&mut self, lane: usize, page: Option<Page>, now: UnixMs, out: &mut Effects) {
+    pub(super) fn page_loaded(&mut self, lane: usize, page: Option<Page>, now: Now, out: &mut Effects) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let Some(page) = page else { return lane.not_loaded() };
         let handed = lane.handed_before;
-        let items = page.messages.into_iter().map(|stored| Item::restored(stored, handed, now));
+        let items = page.messages.into_iter().map(|stored| Item::restored(stored, handed, now.unix));
         lane.loaded(items, &page.unreadable);
         out.wake_one = true;
         self.drop_beyond_limits(out);
     }
 
     /// Messages whose time has come have been read.
-    pub(super) fn due_loaded(&mut self, page: Option<Page>, now: UnixMs, out: &mut Effects) {
+    pub(super) fn due_loaded(&mut self, page: Option<Page>, now: Now, out: &mut Effects) {
         let Some(page) = page else { return self.later.not_read() };
         self.later.read();
         for stored in page.messages {
-            self.give_back(Item::restored(stored, 0, now));
+            let item = Item::restored(stored, 0, now.unix);
+            match item.due.filter(|due| *due > now.steady) {
+                None => self.give_back(item),
+                Some(_) if self.drops() => self.drop_one(&item, out),
+                Some(due) => {
+                    // It was read to be dropped, and need not be.
+                    self.later.begin();
+                    self.later.put((due, item.key));
+                }
+            }
         }
         out.wake_one = true;
+        self.drop_beyond_limits(out);
     }
 
     /// The next that wait have been read.
@@ -302,7 +312,7 @@ impl State {
     pub(super) fn stats(&self) -> AddressStats {
         AddressStats {
             address: self.address.clone(),
-            ready: self.lanes.iter().map(Lane::len).sum::<u64>() + self.sole_waiting.len() as u64,
+            ready: self.lanes.iter().map(Lane::len).sum(),
             delayed: self.later.len(),
             unsettled: self.leases.len() as u64,
             bytes: self.bytes,
@@ -316,34 +326,34 @@ impl State {
         message.priority.min(self.settings.priority_max).min(PRIORITY_MAX)
     }
 
-    /// Takes the next of a lane, if it is in memory and fits.
+    /// Takes the next of a lane. `may_be_alone`: it may be one that shares no batch.
     fn pop(
         &mut self,
         priority: usize,
+        may_be_alone: bool,
         is_first: bool,
-        ahead: bool,
         bytes_max: usize,
         out: &mut Effects,
-    ) -> Option<Item> {
+    ) -> Popped {
         self.load(priority, out);
         let sole_out = self.sole_out.is_some();
-        let lane = self.lanes.get_mut(priority)?;
-        loop {
-            let front = lane.front()?;
-            let too_large = !is_first && front.bytes as usize > bytes_max;
-            if too_large || suspects::is_alone(front.crashes) && (ahead || !is_first) {
-                return None;
-            }
-            let item = lane.pop()?;
-            if suspects::is_sole(item.crashes) {
-                if sole_out {
-                    self.sole_waiting.push_back(item);
-                    continue;
-                }
-                self.sole_out = Some(item.key);
-            }
-            return Some(item);
+        let Some(lane) = self.lanes.get_mut(priority) else { return Popped::Nothing };
+        let Some(front) = lane.front() else {
+            return if lane.len() > 0 { Popped::NotNow } else { Popped::Nothing };
+        };
+        if suspects::is_sole(front.crashes) && sole_out {
+            // What is behind it waits with it: a route may keep order.
+            return Popped::Nothing;
         }
+        let too_large = !is_first && front.bytes as usize > bytes_max;
+        if too_large || suspects::is_alone(front.crashes) && !may_be_alone {
+            return Popped::NotNow;
+        }
+        let Some(item) = lane.pop() else { return Popped::Nothing };
+        if suspects::is_sole(item.crashes) {
+            self.sole_out = Some(item.key);
+        }
+        Popped::Item(Box::new(item))
     }
 
     fn hand_over(
@@ -376,10 +386,11 @@ impl State {
     }
 
     pub(super) fn load(&mut self, priority: usize, out: &mut Effects) {
+        let is_read = self.is_read();
         if let Some(lane) = self.lanes.get_mut(priority)
-            && let Some(behind) = lane.page_wanted()
+            && let Some((behind, count)) = lane.page_wanted(is_read)
         {
-            out.loads.push(Load::Page(priority, lane.id, behind));
+            out.loads.push(Load::Page { place: priority, lane: lane.id, behind, count });
         }
     }
 
@@ -394,27 +405,23 @@ impl State {
     }
 
     /// Ends one that was out.
-    fn take_out(&mut self, tag: Tag) -> Option<Item> {
+    fn take_out(&mut self, tag: Tag, out: &mut Effects) -> Option<Item> {
         let item = self.leases.take(tag)?.what;
-        self.ended(&item);
+        self.ended(&item, out);
         Some(item)
     }
 
-    fn ended(&mut self, item: &Item) {
+    fn ended(&mut self, item: &Item, out: &mut Effects) {
         self.bytes_out = self.bytes_out.saturating_sub(u64::from(item.bytes));
         if self.sole_out == Some(item.key) {
             self.sole_out = None;
+            out.wake_one = true;
         }
     }
 
-    /// The next that must be out alone may.
-    fn free_sole(&mut self, out: &mut Effects) {
-        if self.sole_out.is_none()
-            && let Some(item) = self.sole_waiting.pop_front()
-        {
-            self.give_back(item);
-            out.wake_one = true;
-        }
+    /// Whether anybody reads it.
+    fn is_read(&self) -> bool {
+        self.readers.present().any(|reader| reader != EVICTOR)
     }
 
     pub(super) fn remove(&mut self, item: &Item, out: &mut Effects) {
@@ -429,6 +436,7 @@ impl State {
             Some(due) => {
                 out.changes.push(item.wait(due));
                 out.later.push((due, item.key));
+                self.later.expect(item.key);
                 self.later.begin();
             }
             None => {
@@ -451,10 +459,9 @@ impl State {
         for mut lapsed in self.leases.lapsed(&self.readers, now) {
             let failure = self.leases.failure(lapsed.what.tries.attempt(), now);
             lapsed.what.tries.failed(failure);
-            self.ended(&lapsed.what);
+            self.ended(&lapsed.what, out);
             out.rooms.extend(self.readers.ended(lapsed.reader, 1));
             self.come_back(lapsed.what, None, out);
         }
-        self.free_sole(out);
     }
 }
