@@ -110,16 +110,14 @@ impl Verdict {
         );
     }
 
-    /// Messages with one key are handled in the order in which they were sent, those left out that are dead letters, and
-    /// those that were out twice when the process ended: one of them waits for another, and the others go on.
+    /// Messages with one key are handled in the order in which they were sent, those left out that are dead letters.
     fn order(&mut self, phase: &Phase, found: &Evidence) {
         let mut latest: BTreeMap<usize, u64> = BTreeMap::new();
         let mut overtaken = Vec::new();
         for id in &found.handled_first {
             let Some((publisher, number)) = phase.sent(id) else { continue };
             let latest = latest.entry(publisher).or_default();
-            let attempt = found.handled.get(id).and_then(|attempts| attempts.first()).copied().unwrap_or(1);
-            if number < *latest && attempt <= 2 {
+            if number < *latest {
                 overtaken.push(id);
             }
             *latest = number.max(*latest);

@@ -124,30 +124,27 @@ impl Group {
                 continue;
             }
             self.lost += progress.refresh(log, now.tick);
-            let suspect = count > 0 && progress.has_suspect(self.sole_out);
-            if suspect && (ahead || !items.is_empty()) {
-                // It is this partition's turn soon.
-                continue;
-            }
             while items.len() < count {
                 let Some(progress) = self.progress.get_mut(partition) else { break };
-                let found = if suspect {
-                    progress.take_suspect(log, self.sole_out)
-                } else {
-                    let bytes_max = if items.is_empty() { usize::MAX } else { bytes_left };
-                    let (stored, changes) = (self.stored, &mut self.changes);
-                    progress.take(log, bytes_max, now, |offset, note| {
-                        let retry = |group| Change::Retry { group, partition: log.id, offset, note: Some(note) };
-                        changes.extend(stored.map(retry));
-                    })
-                };
+                let crashes = progress.next_crashes();
+                let is_early = suspects::is_alone(crashes) && (ahead || !items.is_empty());
+                if is_early || (suspects::is_sole(crashes) && self.sole_out) {
+                    // It is its turn soon, and what is behind it must not overtake it.
+                    break;
+                }
+                let bytes_max = if items.is_empty() { usize::MAX } else { bytes_left };
+                let (stored, changes) = (self.stored, &mut self.changes);
+                let found = progress.take(log, bytes_max, now, |offset, note| {
+                    let retry = |group| Change::Retry { group, partition: log.id, offset, note: Some(note) };
+                    changes.extend(stored.map(retry));
+                });
                 let Some(found) = found else { break };
                 if items.is_empty() {
                     self.turn = (partition + 1) % partitions;
                 }
                 bytes_left = bytes_left.saturating_sub(found.bytes);
                 items.push(self.hand_over(found, partition as u32, log, reader, now));
-                if suspect {
+                if suspects::is_alone(crashes) {
                     self.readers.took(reader, items.len());
                     return (items, until);
                 }
@@ -162,11 +159,10 @@ impl Group {
 
     /// What should be read from disk for that reader; it counts as begun.
     pub(super) fn wanted_from_disk(&mut self, reader: ReaderId, logs: &[Log]) -> Vec<(usize, Wanted)> {
-        let sole_out = self.sole_out;
         let own = |(_, (progress, _)): &(usize, (&mut Progress, &Log))| progress.wanted == Some(reader);
         let own = self.progress.iter_mut().zip(logs).enumerate().filter(own);
         own.flat_map(|(partition, (progress, log))| {
-            progress.wanted_from_disk(log, sole_out).map(move |wanted| (partition, wanted))
+            progress.wanted_from_disk(log).map(move |wanted| (partition, wanted))
         })
         .collect()
     }

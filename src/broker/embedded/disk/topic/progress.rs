@@ -12,7 +12,6 @@ use crate::{
     broker::embedded::{
         clock::{Now, Tick},
         delayed::Delayed,
-        disk::suspects,
         readers::ReaderId,
     },
     message::Message,
@@ -33,8 +32,6 @@ pub(super) struct Progress {
     pages: Pages,
     /// Given back, to be delivered ahead of `next`.
     again: BTreeMap<u64, Back>,
-    /// The same, of those that may have ended the process: apart from the others.
-    suspects: BTreeMap<u64, Back>,
     /// Given back, or published, for later. Does not hold up what is behind it.
     delayed: Delayed<Trial>,
     /// Messages are being read that came back.
@@ -97,7 +94,7 @@ impl Progress {
             let (trial, due) = Trial::restored(notes.remove(&offset), now.unix);
             match due.filter(|due| *due > now.steady) {
                 Some(due) => drop(progress.delayed.put(offset, now.at_steady(due), trial)),
-                None => progress.put_back(offset, Back { trial, message: None }),
+                None => drop(progress.again.insert(offset, Back { trial, message: None })),
             }
         }
         progress
@@ -126,7 +123,7 @@ impl Progress {
     /// Brings up what is due, and passes over what retention took before it was read. Gives how many were lost.
     pub(super) fn refresh(&mut self, log: &Log, now: Tick) -> u64 {
         while let Some((offset, trial)) = self.delayed.pop_due(now) {
-            self.put_back(offset, Back { trial, message: None });
+            self.again.insert(offset, Back { trial, message: None });
         }
         let lost = log.start().saturating_sub(self.next);
         if lost > 0 {
@@ -135,17 +132,9 @@ impl Progress {
         lost
     }
 
-    /// Whether one that may have ended the process can be handed over now, to whoever hands over nothing else with it.
-    pub(super) fn has_suspect(&self, sole_out: bool) -> bool {
-        self.first_suspect(sole_out).is_some()
-    }
-
-    /// Takes that one. `None`: it is to be read first.
-    pub(super) fn take_suspect(&mut self, log: &Log, sole_out: bool) -> Option<Found> {
-        let offset = self.first_suspect(sole_out)?;
-        fetch(self.suspects.get_mut(&offset)?, offset, log)?;
-        let back = self.suspects.remove(&offset)?;
-        self.found_again(offset, back)
+    /// How often the process ended while what comes next here was out.
+    pub(super) fn next_crashes(&self) -> u32 {
+        self.again.first_key_value().map_or(0, |(_, back)| back.trial.crashes)
     }
 
     /// Takes what is next, if it has at most that many bytes. Notes of messages that wait for their time go to `waits`.
@@ -161,8 +150,10 @@ impl Progress {
             if fetch(first.get_mut(), offset, log)?.size() > bytes_max {
                 return None;
             }
-            let back = first.remove();
-            return self.found_again(offset, back);
+            let Back { trial, message } = first.remove();
+            let message = message?;
+            self.out += 1;
+            return Some(Found { offset, bytes: message.size(), message, trial, is_again: true });
         }
         loop {
             let Entry { offset, message, bytes, waits: may_wait, .. } = self.peek(log)?;
@@ -187,13 +178,11 @@ impl Progress {
     }
 
     /// What should be read now; it counts as begun.
-    pub(super) fn wanted_from_disk(&mut self, log: &Log, sole_out: bool) -> impl Iterator<Item = Wanted> + use<> {
+    pub(super) fn wanted_from_disk(&mut self, log: &Log) -> impl Iterator<Item = Wanted> + use<> {
         let page = self.pages.wanted(self.next, log).map(Wanted::Page);
         let mut again = None;
         if !self.reading_again {
-            let first = self.first_suspect(sole_out);
-            let mut offsets = first.map_or_else(Vec::new, |first| missing(self.suspects.range(first..), log));
-            offsets.extend(missing(self.again.iter(), log));
+            let offsets = missing(self.again.iter(), log);
             self.reading_again = !offsets.is_empty();
             again = self.reading_again.then_some(Wanted::Again(offsets));
         }
@@ -210,14 +199,13 @@ impl Progress {
         self.reading_again = false;
         let mut gone = Vec::new();
         for (offset, message) in read.into_iter().flatten() {
-            let backs = if self.suspects.contains_key(&offset) { &mut self.suspects } else { &mut self.again };
             match message {
                 Some(message) => {
-                    if let Some(back) = backs.get_mut(&offset) {
+                    if let Some(back) = self.again.get_mut(&offset) {
                         back.message.get_or_insert(message);
                     }
                 }
-                None => gone.extend(backs.remove(&offset).map(|back| (offset, back.trial))),
+                None => gone.extend(self.again.remove(&offset).map(|back| (offset, back.trial))),
             }
         }
         for (offset, _) in &gone {
@@ -241,7 +229,7 @@ impl Progress {
         match due {
             Some(due) => self.delayed.put(offset, due, trial),
             None => {
-                self.put_back(offset, Back { trial, message: Some(message) });
+                self.again.insert(offset, Back { trial, message: Some(message) });
                 true
             }
         }
@@ -250,7 +238,7 @@ impl Progress {
     /// Nobody reads here: what was read for somebody is not needed.
     pub(super) fn rest(&mut self) {
         self.pages.clear();
-        self.again.values_mut().chain(self.suspects.values_mut()).for_each(|back| back.message = None);
+        self.again.values_mut().for_each(|back| back.message = None);
     }
 
     pub(super) fn first_due(&self) -> Option<Tick> {
@@ -273,25 +261,7 @@ impl Progress {
 
     /// How many messages this group has not settled; counts offsets that no message has until they are passed.
     pub(super) fn lag(&self, log: &Log) -> u64 {
-        let again = self.again.len() + self.suspects.len();
-        log.end().saturating_sub(self.next.max(log.start())) + (self.out + again + self.delayed.len()) as u64
-    }
-
-    fn put_back(&mut self, offset: u64, back: Back) {
-        let alone = suspects::is_alone(back.trial.crashes);
-        let backs = if alone { &mut self.suspects } else { &mut self.again };
-        backs.insert(offset, back);
-    }
-
-    fn found_again(&mut self, offset: u64, back: Back) -> Option<Found> {
-        let message = back.message?;
-        self.out += 1;
-        Some(Found { offset, bytes: message.size(), message, trial: back.trial, is_again: true })
-    }
-
-    fn first_suspect(&self, sole_out: bool) -> Option<u64> {
-        let free = |(_, back): &(&u64, &Back)| !(sole_out && suspects::is_sole(back.trial.crashes));
-        self.suspects.iter().find(free).map(|(offset, _)| *offset)
+        log.end().saturating_sub(self.next.max(log.start())) + (self.out + self.again.len() + self.delayed.len()) as u64
     }
 
     /// A copy of the next entry; offsets before it that no message has are passed over.
@@ -376,17 +346,12 @@ mod tests {
         let now = Now { tick: 0, unix: 1000, steady: 1000 };
         let mut progress = Progress::restored(12, &settled.encode(), notes, &mut log, now);
         let known = |back: &Back| (back.trial.tries.attempt(), back.trial.crashes, back.trial.tries.failures().len());
-        let suspects: Vec<_> = progress.suspects.iter().map(|(offset, back)| (*offset, known(back))).collect();
-        assert_eq!(suspects, [(3, (2, 1, 1)), (4, (4, 2, 1)), (8, (2, 1, 1))]);
         let again: Vec<_> = progress.again.iter().map(|(offset, back)| (*offset, known(back))).collect();
-        assert_eq!(again, [(10, (4, 0, 0)), (11, (1, 0, 0))]);
+        let out = [(3, (2, 1, 1)), (4, (4, 2, 1)), (8, (2, 1, 1))];
+        assert!(again.into_iter().eq(out.into_iter().chain([(10, (4, 0, 0)), (11, (1, 0, 0))])));
         assert_eq!((progress.delayed(), progress.lag(&log)), (1, 8 + 6));
-        // While one that ended it twice is out, the others go on.
-        assert_eq!(progress.take_suspect(&log, false).unwrap().offset, 3);
-        assert_eq!(progress.take_suspect(&log, true).unwrap().offset, 8);
-        assert!(!progress.has_suspect(true) && progress.has_suspect(false));
         let order: Vec<u64> = std::iter::from_fn(|| take(&mut progress, &log)).map(|found| found.offset).collect();
-        assert!(order.into_iter().eq([10, 11].into_iter().chain(12..20)));
+        assert!(order.into_iter().eq([3, 4, 8, 10, 11].into_iter().chain(12..20)));
     }
 
     #[test]
@@ -408,10 +373,10 @@ mod tests {
         log.trim();
         progress.refresh(&log, 7);
         assert!(take(&mut progress, &log).is_none(), "nothing behind it before it is read");
-        let wanted: Vec<Wanted> = progress.wanted_from_disk(&log, false).collect();
+        let wanted: Vec<Wanted> = progress.wanted_from_disk(&log).collect();
         let page = Stretch { from: 2, end: log.tail_start() };
         assert_eq!(wanted, [Wanted::Page(page), Wanted::Again(vec![0, 1])]);
-        assert_eq!(progress.wanted_from_disk(&log, false).count(), 0, "once");
+        assert_eq!(progress.wanted_from_disk(&log).count(), 0, "once");
         let gone = progress.put_again(Some(vec![(0, None), (1, Some(Arc::default()))]));
         assert_eq!(gone.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0]);
         assert_eq!(take(&mut progress, &log).unwrap().offset, 1);

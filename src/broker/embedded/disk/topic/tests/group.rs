@@ -27,8 +27,15 @@ const ALL: BatchMax = BatchMax { count: usize::MAX, bytes: usize::MAX };
 
 /// A group of one partition that was killed with so many out for the first time, and that has a reader.
 fn killed(log: &mut Log, out: u64, notes: BTreeMap<u64, Note>) -> Group {
-    let progress = Progress::restored(out, &Settled::below(0).encode(), notes, log, NOW);
-    let mut group = Group::new("group".into(), Some(GroupId(1)), vec![progress], Duration::from_secs(60));
+    group_of(vec![restored(log, out, notes)])
+}
+
+fn restored(log: &mut Log, out: u64, notes: BTreeMap<u64, Note>) -> Progress {
+    Progress::restored(out, &Settled::below(0).encode(), notes, log, NOW)
+}
+
+fn group_of(progress: Vec<Progress>) -> Group {
+    let mut group = Group::new("group".into(), Some(GroupId(1)), progress, Duration::from_secs(60));
     group.readers.join(1, 1000, Arc::new(Notify::new()));
     group.share_out(&mut Wakes::default());
     group
@@ -45,6 +52,11 @@ fn settle(group: &mut Group, log: &mut Log, taken: &[Delivery], how: &Settlement
 
 fn tried(taken: &[Delivery]) -> Vec<(u64, u32)> {
     taken.iter().map(|delivery| (delivery.position.unwrap().offset, delivery.attempt)).collect()
+}
+
+fn places(taken: &[Delivery]) -> Vec<(u32, u64)> {
+    let position = |delivery: &Delivery| delivery.position.unwrap();
+    taken.iter().map(position).map(|position| (position.partition, position.offset)).collect()
 }
 
 fn retry(offset: u64, note: Option<Note>) -> Change {
@@ -89,16 +101,37 @@ fn what_may_have_ended_the_process_is_handed_over_alone_and_never_ahead() {
     let twice = BTreeMap::from([(1, note.clone()), (2, note)]);
     let mut group = killed(&mut log, 4, twice);
     assert!(take(&mut group, &log, true).is_empty(), "nor what comes behind it");
-    let [zero, one, three] = [(); 3].map(|()| take(&mut group, &log, false));
-    assert_eq!([&zero, &one, &three].map(|taken| tried(taken)), [[(0, 2)], [(1, 3)], [(3, 2)]]);
-    let rest = take(&mut group, &log, false);
-    assert_eq!(tried(&rest), [(4, 1), (5, 1)], "the others go on");
-    assert!(take(&mut group, &log, false).is_empty(), "one at a time");
+    let [zero, one] = [(); 2].map(|()| take(&mut group, &log, false));
+    assert_eq!([&zero, &one].map(|taken| tried(taken)), [[(0, 2)], [(1, 3)]]);
+    assert!(take(&mut group, &log, false).is_empty(), "one at a time, and nothing overtakes it");
     // It came to an end, and the process did not.
     let failure = Box::new(FailedAttempt { attempt: 3, at: 0, code: ReasonCode::HandlerTrapped, text: String::new() });
     settle(&mut group, &mut log, &one, &Settlement::Redeliver { after: Duration::ZERO, failure });
-    assert_eq!(tried(&take(&mut group, &log, false)), [(2, 3)]);
     assert_eq!(tried(&take(&mut group, &log, false)), [(1, 4)]);
+    let [two, three, rest] = [(); 3].map(|()| take(&mut group, &log, false));
+    assert_eq!([tried(&two), tried(&three), tried(&rest)], [vec![(2, 3)], vec![(3, 2)], vec![(4, 1), (5, 1)]]);
+}
+
+#[test]
+fn what_waits_to_be_out_alone_holds_up_what_is_behind_it_in_its_partition() {
+    let mut logs = [3, 4, 2].map(log_of);
+    let note = |out| Note { attempt: 2, out, crashes: u32::from(out), ..Note::default() };
+    let known = [(1, vec![(0, note(true))]), (3, vec![(0, note(false)), (1, note(true))]), (0, vec![])];
+    let progress = logs.iter_mut().zip(known);
+    let progress = progress.map(|(log, (out, notes))| restored(log, out, notes.into_iter().collect()));
+    let mut group = group_of(progress.collect());
+    let next = |logs: &[Log], group: &mut Group| group.take(1, false, logs, ALL, NOW, &mut Wakes::default()).0;
+    let first = next(&logs, &mut group);
+    assert_eq!(places(&first), [(0, 0)]);
+    let others = next(&logs, &mut group);
+    assert_eq!(places(&others), [(1, 0), (2, 0), (2, 1), (0, 1), (0, 2)], "what is ahead of it, and other partitions");
+    assert!(next(&logs, &mut group).is_empty());
+    let accepted = first.iter().map(|delivery| (delivery.tag, Settlement::Accept));
+    group.settle(1, accepted, &mut logs, NOW, &mut Wakes::default());
+    assert_eq!(
+        [next(&logs, &mut group), next(&logs, &mut group), next(&logs, &mut group)].map(|taken| places(&taken)),
+        [vec![(1, 1)], vec![(1, 2)], vec![(1, 3)]]
+    );
 }
 
 #[test]
