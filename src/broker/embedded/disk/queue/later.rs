@@ -189,4 +189,21 @@ mod tests {
         }
         assert!(disk.is_empty() && found.len() as u64 == number);
     }
+
+    #[test]
+    fn has_each_once_though_a_page_brings_it_before_its_commit_is_told() {
+        let mut later = Later::new(1);
+        let (old, new) = (entry(5, 1), entry(6, 2));
+        later.expect(new.1);
+        assert_eq!(later.page_wanted(), Some(None));
+        later.loaded(vec![old, new]);
+        // The old one is due, read and gone before the new one is told of.
+        assert_eq!(later.due(10, 9), Some(vec![old.1]));
+        later.read();
+        later.begin();
+        later.put(new);
+        assert_eq!((later.len(), later.due(10, 9)), (1, Some(vec![new.1])));
+        later.read();
+        assert_eq!((later.len(), later.due(10, 9)), (0, None));
+    }
 }
