@@ -37,7 +37,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub use self::{
-    admission::Permit,
+    admission::{Permit, Purpose},
     bare::bare,
     catalog::{Catalog, StoredGroup, StoredLane, StoredPartition, StoredQueue, StoredTopic},
     change::{Batch, Change, FORGET_MAX, LedgerKey, Need, Note, Noted, Then},
@@ -153,19 +153,23 @@ impl Store {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn admit(&self, messages: usize, bytes: usize) -> Result<Permit, StoreError> {
-        self.check()?;
+    pub async fn admit(&self, messages: usize, bytes: usize, purpose: Purpose) -> Result<Permit, StoreError> {
+        self.check(purpose)?;
         let permit = self.shared.admission.wait(messages, bytes).await.ok_or_else(|| self.gone())?;
         // It may have become otherwise meanwhile.
-        self.check()?;
+        self.check(purpose)?;
         Ok(permit)
     }
 
-    fn check(&self) -> Result<(), StoreError> {
-        if self.shared.space.is_stale() {
-            self.shared.space.look(&self.shared.state);
+    fn check(&self, purpose: Purpose) -> Result<(), StoreError> {
+        let space = &self.shared.space;
+        if space.is_stale() {
+            space.look(&self.shared.state);
         }
-        self.shared.state.refused().map_or(Ok(()), Err)
+        match self.shared.state.refused() {
+            Some(StoreError::NoSpace { .. }) if purpose == Purpose::FollowUp && space.has_reserve() => Ok(()),
+            refused => refused.map_or(Ok(()), Err),
+        }
     }
 
     /// Hands changes to the writer, in the order of the calls. Never blocks. Once the store has been closed a batch is

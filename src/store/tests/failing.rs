@@ -7,7 +7,7 @@ use std::{
 
 use rusqlite::{Connection, ffi};
 
-use super::support::{admitted, ask, commit, flush, message, open, put, submit, texts};
+use super::support::{admitted, ask, commit, flush, follows, message, open, put, submit, texts};
 use crate::store::{Batch, Change, LaneId, Need, Noted, Settings, Store, StoreError, StoreStatus, check, open::marker};
 
 fn lane(store: &Store) -> LaneId {
@@ -119,12 +119,31 @@ fn a_full_disk_refuses_publishers_keeps_settlements_and_recovers() {
     assert!(matches!(&*error, StoreError::NoSpace { limit } if limit.contains("free some")), "{error}");
     settle.blocking_recv().unwrap().unwrap();
     assert_eq!(texts(&store, lane, 0), [""; 0]);
+    store.shared.space.ran_out(&store.shared.state, "again");
+    assert!(matches!(follows(&store), Err(StoreError::NoSpace { .. })), "there really is no room");
     store.shared.space.look(&store.shared.state);
     assert_eq!(store.status(), StoreStatus::Ready);
     admitted(&store).unwrap();
     commit(&store, vec![put(lane.key(3), &message("third"))]);
     drop(store);
     assert_eq!(check(directory.path()).unwrap().findings, [""; 0], "what was refused has left no trace");
+}
+
+#[test]
+fn results_and_letters_have_room_where_publishers_have_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { free_min: 0, bytes_max: Some(1 << 20), ..Settings::new(directory.path()) };
+    let store = Store::open(settings).unwrap();
+    let kept = |bytes| {
+        store.shared.space.keeps(bytes);
+        store.shared.space.look(&store.shared.state);
+        (admitted(&store), follows(&store))
+    };
+    assert!(matches!(kept(1 << 20), (Ok(()), Ok(()))));
+    assert!(matches!(kept((1 << 20) + (1 << 18)), (Err(StoreError::NoSpace { .. }), Ok(()))));
+    assert!(matches!(kept(1 << 21), (Err(StoreError::NoSpace { .. }), Err(StoreError::NoSpace { .. }))));
+    store.close();
+    assert!(matches!(follows(&store), Err(StoreError::NoSpace { .. } | StoreError::Closed)));
 }
 
 #[test]
