@@ -12,6 +12,7 @@ mod bare;
 mod catalog;
 mod change;
 mod error;
+mod identity;
 mod key;
 mod note;
 mod open;
@@ -51,6 +52,7 @@ pub use self::{
 
 use self::{
     admission::Admission,
+    identity::Identity,
     open::Opened,
     read::Pool,
     space::Space,
@@ -83,6 +85,7 @@ impl Store {
             pending: Pending::default(),
             state: State::new(&settings.directory),
             space: Space::new(&settings),
+            identity: Identity::of(&database),
             admission: Admission::new(),
             gate: RwLock::new(()),
             #[cfg(test)]
@@ -164,7 +167,7 @@ impl Store {
     fn check(&self, purpose: Purpose) -> Result<(), StoreError> {
         let space = &self.shared.space;
         if space.is_stale() {
-            space.look(&self.shared.state);
+            self.shared.look();
         }
         match self.shared.state.refused() {
             Some(StoreError::NoSpace { .. }) if purpose == Purpose::FollowUp && space.has_reserve() => Ok(()),

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{Arc, Mutex, mpsc},
 };
 
@@ -70,6 +71,38 @@ fn a_page_that_cannot_be_read_stops_everything_before_more_is_damaged() {
     assert!(matches!(answer.recv().unwrap(), Err(StoreError::Damaged { .. })));
     assert!(matches!(store.status(), StoreStatus::Failed { what } if what.contains("page 7")));
     assert!(matches!(admitted(&store), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn nothing_is_confirmed_into_files_that_were_deleted() {
+    let lose: [fn(&Path); 4] = [
+        |directory| fs::remove_dir_all(directory).unwrap(),
+        |directory| fs::remove_file(directory.join("store.db")).unwrap(),
+        |directory| fs::remove_file(directory.join("store.db-wal")).unwrap(),
+        |directory| {
+            fs::copy(directory.join("store.db"), directory.join("other")).unwrap();
+            fs::rename(directory.join("other"), directory.join("store.db")).unwrap();
+        },
+    ];
+    for (round, lose) in lose.into_iter().enumerate() {
+        let around = tempfile::tempdir().unwrap();
+        let directory = around.path().join("store");
+        let store = open(&directory);
+        let lane = lane(&store);
+        commit(&store, vec![put(lane.key(1), &message("first"))]);
+        lose(&directory);
+        if round % 2 == 0 {
+            let answer = submit(&store, Need::MustHappen, vec![put(lane.key(2), &message("second"))]);
+            let error = answer.blocking_recv().unwrap().unwrap_err();
+            assert!(matches!(&*error, StoreError::Failed { what } if what.contains("while it was in use")), "{error}");
+        } else {
+            // Noticed as well while nothing comes.
+            store.shared.look();
+        }
+        assert!(matches!(store.status(), StoreStatus::Failed { .. }));
+        assert!(matches!(admitted(&store), Err(StoreError::Failed { .. })));
+        assert!(matches!(store.create_queue("another"), Err(StoreError::Failed { .. })));
+    }
 }
 
 #[test]
