@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn an_error_is_told_with_its_cause_and_what_to_do() {
         let cause = std::sync::Arc::new(std::io::Error::other("bad sector"));
-        let error = StoreError::NoPermission { directory: "store".into(), cause };
+        let error = StoreError::NoPermission { path: "store".into(), cause };
         let failure = refused(&error);
         assert_eq!(failure.exit(), Exit::NotAllowed);
         assert!(failure.message().ends_with("by this user: bad sector"), "{failure}");

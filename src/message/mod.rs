@@ -36,6 +36,8 @@ pub mod header {
     pub const OWN_PREFIX: &str = "x-helix-";
     /// How many handlers' results this message descends from. See [`super::Message::hops`].
     pub const HOPS: &str = "x-helix-hops";
+    /// Reason code of a dead letter: a message that has it is one.
+    pub const DEAD_CODE: &str = "x-helix-dead-code";
     /// W3C Trace Context.
     pub const TRACEPARENT: &str = "traceparent";
     /// W3C Trace Context, vendor part.
@@ -123,6 +125,12 @@ impl Message {
     #[must_use]
     pub fn hops(&self) -> u32 {
         self.headers.get(header::HOPS).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether the engine made it of a message that is there: a result of a handler, or a dead letter.
+    #[must_use]
+    pub fn is_follow_up(&self) -> bool {
+        self.hops() > 0 || self.headers.get(header::DEAD_CODE).is_some()
     }
 
     /// Bytes it takes towards limits on size: payload, headers and key.

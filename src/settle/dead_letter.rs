@@ -4,10 +4,10 @@
 
 use serde::Serialize;
 
-use crate::message::{Address, FailedAttempt, HandlerIdentity, Headers, Message, ReasonCode, UnixMs};
+use crate::message::{Address, FailedAttempt, HandlerIdentity, Headers, Message, ReasonCode, UnixMs, header};
 
 /// Header that carries the reason code; a message that has it is a dead letter.
-pub const HEADER_CODE: &str = "x-helix-dead-code";
+pub const HEADER_CODE: &str = header::DEAD_CODE;
 const HEADER_TEXT: &str = "x-helix-dead-text";
 const HEADER_AT: &str = "x-helix-dead-at";
 const HEADER_SOURCE: &str = "x-helix-dead-source";

@@ -12,6 +12,16 @@ const UNITS: usize = WAITING_BYTES_MAX / UNIT;
 /// What a message takes beside its payload, headers and key.
 const MESSAGE_BYTES: usize = 256;
 
+/// What a publish is to whoever runs out of room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// New work from outside: refused as soon as there is little room.
+    Publish,
+    /// What becomes of work that is there, results and dead letters: what caused it goes only once this is safe, so it
+    /// may use the room that is kept back, and is refused when that is used up as well.
+    FollowUp,
+}
+
 /// Room for a publish among what waits for the disk; given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {

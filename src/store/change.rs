@@ -68,7 +68,8 @@ pub enum Change {
     },
     /// Everything of this lane up to this message has been handed over at least once. Never goes back.
     Handed(QueueKey),
-    /// A message is added to a partition. Offsets are used in order, without gaps.
+    /// A message is added to a partition. Offsets are used in order; those of a publish that was refused stay
+    /// unused.
     Append {
         /// Which partition.
         partition: PartitionId,

@@ -46,10 +46,10 @@ pub enum StoreError {
         kind: &'static str,
     },
     /// This user may not write there.
-    #[error("the store {} may not be written by this user; give the directory to it, or choose another", .directory.display())]
+    #[error("the store {} may not be written by this user; give the directory to it, with all files in it, or choose another", .path.display())]
     NoPermission {
-        /// Where.
-        directory: PathBuf,
+        /// The directory, or the file in it.
+        path: PathBuf,
         /// What the system said.
         #[source]
         cause: Cause,

@@ -12,6 +12,7 @@ mod bare;
 mod catalog;
 mod change;
 mod error;
+mod identity;
 mod key;
 mod note;
 mod open;
@@ -37,7 +38,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub use self::{
-    admission::Permit,
+    admission::{Permit, Purpose},
     bare::bare,
     catalog::{Catalog, StoredGroup, StoredLane, StoredPartition, StoredQueue, StoredTopic},
     change::{Batch, Change, FORGET_MAX, LedgerKey, Need, Note, Noted, Then},
@@ -52,6 +53,7 @@ pub use self::{
 
 use self::{
     admission::Admission,
+    identity::Identity,
     open::Opened,
     read::Pool,
     space::Space,
@@ -84,6 +86,7 @@ impl Store {
             pending: Pending::default(),
             state: State::new(&settings.directory),
             space: Space::new(&settings),
+            identity: Identity::of(&database),
             admission: Admission::new(),
             gate: RwLock::new(()),
             #[cfg(test)]
@@ -154,19 +157,23 @@ impl Store {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn admit(&self, messages: usize, bytes: usize) -> Result<Permit, StoreError> {
-        self.check()?;
+    pub async fn admit(&self, messages: usize, bytes: usize, purpose: Purpose) -> Result<Permit, StoreError> {
+        self.check(purpose)?;
         let permit = self.shared.admission.wait(messages, bytes).await.ok_or_else(|| self.gone())?;
         // It may have become otherwise meanwhile.
-        self.check()?;
+        self.check(purpose)?;
         Ok(permit)
     }
 
-    fn check(&self) -> Result<(), StoreError> {
-        if self.shared.space.is_stale() {
-            self.shared.space.look(&self.shared.state);
+    fn check(&self, purpose: Purpose) -> Result<(), StoreError> {
+        let space = &self.shared.space;
+        if space.is_stale() {
+            self.shared.look();
         }
-        self.shared.state.refused().map_or(Ok(()), Err)
+        match self.shared.state.refused() {
+            Some(StoreError::NoSpace { .. }) if purpose == Purpose::FollowUp && space.has_reserve() => Ok(()),
+            refused => refused.map_or(Ok(()), Err),
+        }
     }
 
     /// Hands changes to the writer, in the order of the calls. Never blocks. Once the store has been closed a batch is

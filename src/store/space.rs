@@ -1,11 +1,12 @@
-//! Room on disk: publishers are refused while there is some left for those who consume and clear up.
+//! Room on disk: publishers are refused while there is some left for those who consume and clear up, and for what
+//! follows from messages that are there.
 
 use std::{
     io,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,6 +17,9 @@ use super::{Settings, StoreStatus, state::State};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How much is written before the next look, at most.
 const LOOK_BYTES: u64 = 16 * 1024 * 1024;
+/// What follows from messages that are there may take this part of a limit beyond it: of what must stay free it leaves
+/// as much, and of what may be kept it takes as much more.
+const RESERVE_SHARE: u64 = 4;
 
 /// What there is, and how much must be left.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct Space {
     /// Written since the last look.
     written: AtomicU64,
     looked: Mutex<Option<Instant>>,
+    /// Not even what follows from messages that are there has room.
+    used_up: AtomicBool,
 }
 
 impl Space {
@@ -39,6 +45,7 @@ impl Space {
             kept: AtomicU64::new(0),
             written: AtomicU64::new(0),
             looked: Mutex::new(None),
+            used_up: AtomicBool::new(false),
         }
     }
 
@@ -52,9 +59,15 @@ impl Space {
         self.kept.store(bytes, Ordering::Relaxed);
     }
 
+    /// Whether there is room for what follows from messages that are there.
+    pub(super) fn has_reserve(&self) -> bool {
+        !self.used_up.load(Ordering::Relaxed)
+    }
+
     /// A write has found no room: that holds for a while, whatever the file system says.
     pub(super) fn ran_out(&self, state: &State, cause: &str) {
         *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.used_up.store(true, Ordering::Relaxed);
         let limit = format!("there is no room for the store {} ({cause}); free some", self.directory.display());
         announce(state, StoreStatus::NoSpace { limit: limit.into() });
     }
@@ -74,6 +87,10 @@ impl Space {
         // Once it is low there must be some more than the limit, or every message would turn it.
         let margin = |limit: u64| if low { limit / 16 } else { 0 };
         let kept = self.kept.load(Ordering::Relaxed);
+        let free = free(&self.directory);
+        let is_over = self.bytes_max.is_some_and(|max| kept > max.saturating_add(max / RESERVE_SHARE));
+        let is_under = free.as_ref().is_ok_and(|free| *free < self.free_min / RESERVE_SHARE);
+        self.used_up.store(is_over || is_under, Ordering::Relaxed);
         if let Some(max) = self.bytes_max.filter(|max| kept > max - margin(*max)) {
             let limit = format!(
                 "the store {} keeps {} MiB and may keep {} MiB (bytes_max); let messages be handled, or raise it",
@@ -83,7 +100,7 @@ impl Space {
             );
             return announce(state, StoreStatus::NoSpace { limit: limit.into() });
         }
-        match free(&self.directory) {
+        match free {
             Ok(free) if free < self.free_min.saturating_add(margin(self.free_min)) => {
                 let limit = format!(
                     "the file system of the store {} has {} MiB free and must keep {} MiB (free_min); free some",
@@ -147,6 +164,26 @@ mod tests {
         assert!(matches!(looked(settings.clone(), 1001, StoreStatus::Ready), StoreStatus::NoSpace { .. }));
         assert!(matches!(looked(settings.clone(), 1000, low()), StoreStatus::NoSpace { .. }));
         assert_eq!(looked(settings, 900, low()), StoreStatus::Ready);
+    }
+
+    #[test]
+    fn the_reserve_is_used_up_long_after_publishers_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let of = |free_min, bytes_max, kept| {
+            let settings = Settings { free_min, bytes_max, ..Settings::new(directory.path()) };
+            let (space, state) = (Space::new(&settings), State::new(&settings.directory));
+            space.keeps(kept);
+            space.look(&state);
+            (matches!(state.status(), StoreStatus::NoSpace { .. }), space.has_reserve())
+        };
+        assert_eq!(of(0, Some(1000), 1000), (false, true));
+        assert_eq!(of(0, Some(1000), 1250), (true, true));
+        assert_eq!(of(0, Some(1000), 1251), (true, false));
+        let free = free(directory.path()).unwrap();
+        // Others use the disk as well.
+        assert_eq!(of(free * 2, None, 0), (true, true));
+        assert_eq!(of(free * 8, None, 0), (true, false));
+        assert_eq!(of(free * 8, Some(1000), 1100), (true, false), "either is enough");
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use helixmq::{
-    broker::PublishError,
+    broker::{
+        Broker, PublishError, QueueSettings, Storage,
+        embedded::{self, DiskSettings},
+    },
     message::{Address, FailureKind, Message, MessageId, Outbound, Outcome, ReasonCode, Settlement, now_ms},
     telemetry::metrics,
 };
@@ -179,6 +182,32 @@ async fn a_result_that_finds_no_room_uses_up_no_attempt() {
     let (last, before) = settlements.split_last().unwrap();
     assert_eq!(*last, Settlement::Accept);
     assert!(before.iter().all(|how| matches!(how, Settlement::Release { .. })), "{before:?}");
+    engine.stop().await;
+}
+
+/// A store that is full of messages whose results go to the same store: there is room for those, or it would stay full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_that_filled_the_disk_drains_into_the_same_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = DiskSettings { free_min: 0, bytes_max: Some(4 << 20), ..DiskSettings::new(directory.path()) };
+    let queue = QueueSettings { storage: Storage::Disk, ..QueueSettings::default() };
+    let embedded = embedded::Settings { auto_create: true, queue, disk: Some(disk), ..embedded::Settings::default() };
+    let broker = Arc::new(Tap::new(embedded));
+    let work = Address::queue("work");
+    let batch = || (0..20).map(|_| Arc::new(message("x".repeat(2000)))).collect();
+    let mut sent = 0;
+    let refused = loop {
+        match broker.inner.publish(&work, batch()).await {
+            Ok(()) => sent += 20,
+            Err(refused) => break refused,
+        }
+        assert!(sent < 10_000, "bytes_max is no limit");
+    };
+    assert!(matches!(refused.0[0], (_, PublishError::NoSpace { .. })), "{refused:?}");
+    let engine = Plan::new().plugin("echo").route(from_queue("work", "echo")).start_on(Arc::clone(&broker)).await;
+    engine.queue_done("work").await;
+    assert_eq!((engine.published("out").len(), engine.dead().len()), (sent, 0));
+    assert!(broker.inner.publish(&work, batch()).await.is_err(), "publishers are still refused: as much is kept");
     engine.stop().await;
 }
 

@@ -53,6 +53,9 @@ pub(super) fn inspect(directory: &Path) -> Result<bool, StoreError> {
         .map_err(|error| failed(error.into()))?;
     lock_file(&directory.join(LOCK)).map_err(failed)??;
     let found = database(directory)?;
+    if found {
+        usable(directory, |path| Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK)?))?;
+    }
     let free = volume.f_bavail.saturating_mul(volume.f_frsize);
     if !found && free < NEW_BYTES {
         let limit = format!(
@@ -96,6 +99,19 @@ fn is_fuse(_path: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn network(_path: &Path) -> io::Result<Option<&'static str>> {
     Ok(None)
+}
+
+/// Refuses files that this user cannot read and write: SQLite would open some of them to read only, and the first
+/// message would find out. Asked by name, as opening a file and closing it would give back SQLite's locks on it.
+fn usable(directory: &Path, access: impl Fn(&Path) -> io::Result<()>) -> Result<(), StoreError> {
+    for name in [DATABASE, &format!("{DATABASE}-wal"), &format!("{DATABASE}-shm")] {
+        let path = directory.join(name);
+        match access(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&path, "looking at", error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A file of that name that we did not write is somebody else's.
@@ -153,10 +169,10 @@ pub(super) fn database(directory: &Path) -> Result<bool, StoreError> {
 
 /// An error of the file system, by what is to be done about it.
 pub(in crate::store) fn failed(directory: &Path, what: &str, cause: io::Error) -> StoreError {
-    let directory = directory.to_owned();
+    let path = directory.to_owned();
     match cause.kind() {
-        ErrorKind::PermissionDenied => StoreError::NoPermission { directory, cause: std::sync::Arc::new(cause) },
-        ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { directory },
+        ErrorKind::PermissionDenied => StoreError::NoPermission { path, cause: std::sync::Arc::new(cause) },
+        ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { directory: path },
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::NoSpace {
             limit: format!("there is no space left for the store {}; free some", directory.display()).into(),
         },
@@ -173,6 +189,28 @@ mod tests {
     fn network_file_systems_are_known_by_their_numbers() {
         let numbers = [(0x6969, Some("NFS")), (0xff53_4d42, Some("CIFS")), (0xef53, None), (0x0102_1994, None)];
         numbers.into_iter().for_each(|(number, name)| assert_eq!(network_name(number), name, "{number:x}"));
+    }
+
+    /// Root may write everything, so who may not is played.
+    #[test]
+    fn a_file_that_may_not_be_written_is_named() {
+        let directory = Path::new("/data");
+        let denied = |denied: &str| {
+            let denied = directory.join(denied);
+            let access = |path: &Path| {
+                let kind = if path == denied { ErrorKind::PermissionDenied } else { ErrorKind::NotFound };
+                Err(kind.into())
+            };
+            usable(directory, access)
+        };
+        for name in ["store.db", "store.db-wal", "store.db-shm"] {
+            let error = denied(name).unwrap_err();
+            assert!(
+                matches!(&error, StoreError::NoPermission { path, .. } if *path == directory.join(name)),
+                "{error}"
+            );
+        }
+        denied("another").unwrap();
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A message out of the columns `id, type, timestamp, rest, payload`, which begin there.
-fn message(row: &Row<'_>, first: usize) -> Result<Arc<Message>, StoreError> {
+pub(super) fn message(row: &Row<'_>, first: usize) -> Result<Arc<Message>, StoreError> {
     let columns = || -> rusqlite::Result<_> {
         let id = match row.get_ref(first)? {
             ValueRef::Blob(bytes) => MessageId::Uuid(Uuid::from_slice(bytes).unwrap_or_default()),

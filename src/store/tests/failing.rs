@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{Arc, Mutex, mpsc},
 };
 
 use rusqlite::{Connection, ffi};
 
-use super::support::{admitted, ask, commit, flush, message, open, put, submit, texts};
+use super::support::{admitted, ask, commit, flush, follows, message, open, put, submit, texts};
 use crate::store::{Batch, Change, LaneId, Need, Noted, Settings, Store, StoreError, StoreStatus, check, open::marker};
 
 fn lane(store: &Store) -> LaneId {
@@ -51,7 +52,7 @@ fn nothing_is_confirmed_after_a_flush_that_failed_until_the_store_was_verified()
     assert!(matches!(answer.recv().unwrap(), Err(StoreError::Failed { .. })));
     drop(store);
     let marked = marker::find(directory.path()).unwrap().unwrap();
-    assert!(marked.contains("ms since 1970: "), "{marked}");
+    assert!(marked.starts_with("at 20") && marked.contains("Z: "), "{marked}");
     let store = open(directory.path());
     assert_eq!(marker::find(directory.path()).unwrap(), None, "verified");
     assert_eq!(texts(&store, lane, 0), ["safe"]);
@@ -70,6 +71,38 @@ fn a_page_that_cannot_be_read_stops_everything_before_more_is_damaged() {
     assert!(matches!(answer.recv().unwrap(), Err(StoreError::Damaged { .. })));
     assert!(matches!(store.status(), StoreStatus::Failed { what } if what.contains("page 7")));
     assert!(matches!(admitted(&store), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn nothing_is_confirmed_into_files_that_were_deleted() {
+    let lose: [fn(&Path); 4] = [
+        |directory| fs::remove_dir_all(directory).unwrap(),
+        |directory| fs::remove_file(directory.join("store.db")).unwrap(),
+        |directory| fs::remove_file(directory.join("store.db-wal")).unwrap(),
+        |directory| {
+            fs::copy(directory.join("store.db"), directory.join("other")).unwrap();
+            fs::rename(directory.join("other"), directory.join("store.db")).unwrap();
+        },
+    ];
+    for (round, lose) in lose.into_iter().enumerate() {
+        let around = tempfile::tempdir().unwrap();
+        let directory = around.path().join("store");
+        let store = open(&directory);
+        let lane = lane(&store);
+        commit(&store, vec![put(lane.key(1), &message("first"))]);
+        lose(&directory);
+        if round % 2 == 0 {
+            let answer = submit(&store, Need::MustHappen, vec![put(lane.key(2), &message("second"))]);
+            let error = answer.blocking_recv().unwrap().unwrap_err();
+            assert!(matches!(&*error, StoreError::Failed { what } if what.contains("while it was in use")), "{error}");
+        } else {
+            // Noticed as well while nothing comes.
+            store.shared.look();
+        }
+        assert!(matches!(store.status(), StoreStatus::Failed { .. }));
+        assert!(matches!(admitted(&store), Err(StoreError::Failed { .. })));
+        assert!(matches!(store.create_queue("another"), Err(StoreError::Failed { .. })));
+    }
 }
 
 #[test]
@@ -119,12 +152,31 @@ fn a_full_disk_refuses_publishers_keeps_settlements_and_recovers() {
     assert!(matches!(&*error, StoreError::NoSpace { limit } if limit.contains("free some")), "{error}");
     settle.blocking_recv().unwrap().unwrap();
     assert_eq!(texts(&store, lane, 0), [""; 0]);
+    store.shared.space.ran_out(&store.shared.state, "again");
+    assert!(matches!(follows(&store), Err(StoreError::NoSpace { .. })), "there really is no room");
     store.shared.space.look(&store.shared.state);
     assert_eq!(store.status(), StoreStatus::Ready);
     admitted(&store).unwrap();
     commit(&store, vec![put(lane.key(3), &message("third"))]);
     drop(store);
     assert_eq!(check(directory.path()).unwrap().findings, [""; 0], "what was refused has left no trace");
+}
+
+#[test]
+fn results_and_letters_have_room_where_publishers_have_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { free_min: 0, bytes_max: Some(1 << 20), ..Settings::new(directory.path()) };
+    let store = Store::open(settings).unwrap();
+    let kept = |bytes| {
+        store.shared.space.keeps(bytes);
+        store.shared.space.look(&store.shared.state);
+        (admitted(&store), follows(&store))
+    };
+    assert!(matches!(kept(1 << 20), (Ok(()), Ok(()))));
+    assert!(matches!(kept((1 << 20) + (1 << 18)), (Err(StoreError::NoSpace { .. }), Ok(()))));
+    assert!(matches!(kept(1 << 21), (Err(StoreError::NoSpace { .. }), Err(StoreError::NoSpace { .. }))));
+    store.close();
+    assert!(matches!(follows(&store), Err(StoreError::NoSpace { .. } | StoreError::Closed)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     message::Message,
-    store::{Batch, Change, LaneId, Need, QueueKey, Reader, Settings, Store, StoreError, record},
+    store::{Batch, Change, LaneId, Need, Purpose, QueueKey, Reader, Settings, Store, StoreError, record},
 };
 
 pub(super) fn open(directory: &Path) -> Arc<Store> {
@@ -45,7 +45,12 @@ pub(super) fn flush(store: &Store) -> Result<(), StoreError> {
 
 /// What `admit` says without waiting.
 pub(super) fn admitted(store: &Store) -> Result<(), StoreError> {
-    store.admit(1, 100).now_or_never().unwrap().map(drop)
+    store.admit(1, 100, Purpose::Publish).now_or_never().unwrap().map(drop)
+}
+
+/// What it says of a result.
+pub(super) fn follows(store: &Store) -> Result<(), StoreError> {
+    store.admit(1, 100, Purpose::FollowUp).now_or_never().unwrap().map(drop)
 }
 
 /// A message that says where it lies.

@@ -76,7 +76,10 @@ fn what_contradicts_itself_is_found() {
         ("UPDATE place SET kind = 'topic' WHERE place = 1", "lane 5 belongs to place 1, which is no queue"),
         ("UPDATE place SET sequence_next = 10", "queue orders has used sequence 10 and says that the next is 10"),
         ("INSERT INTO attempt VALUES (7, 1, 0, 0, NULL, NULL)", "message 7 of queue 0 is noted and is not there"),
-        ("UPDATE partition SET start = 1", "partition 1 of topic events says 4 messages of 25 bytes and has 4 of 20"),
+        (
+            "UPDATE partition SET start = 1",
+            "partition 1 of topic events has room for 4 messages, of 25 bytes, and has 4 of 20",
+        ),
         ("UPDATE partition SET next = 4", "partition 2 has a message at 4 and ends at 4"),
         ("DELETE FROM partition WHERE number = 1", "5 messages belong to partition 2, which does not exist"),
         ("UPDATE progress SET handed = 6", "group 1 is at 6 of partition 2, which ends at 5"),
@@ -94,6 +97,46 @@ fn what_contradicts_itself_is_found() {
         let findings = check(other.path()).unwrap().findings;
         assert!(findings.iter().any(|finding| finding == wanted), "{mistake}: {findings:?}");
     }
+}
+
+#[test]
+fn every_message_is_read_and_those_that_cannot_be_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let lane = filled(&store);
+    commit(&store, (11..=40).map(|sequence| put(lane.key(sequence), &message("x"))).collect());
+    drop(store);
+    let findings = |mistake: &str| {
+        let other = tempfile::tempdir().unwrap();
+        backup(directory.path(), &other.path().join("store.db")).unwrap();
+        Connection::open(other.path().join("store.db")).unwrap().execute_batch(mistake).unwrap();
+        check(other.path()).unwrap().findings
+    };
+    let only = |mistake| {
+        let [finding] = &findings(mistake)[..] else { panic!("{mistake}: {:?}", findings(mistake)) };
+        finding.clone()
+    };
+    let changed = only("UPDATE message SET payload = CAST('8' AS BLOB) WHERE key & 140737488355327 = 7");
+    assert!(changed.starts_with("message 7 of queue orders: the message "), "{changed}");
+    assert!(changed.ends_with("cannot be read: its bytes are not those that were written"), "{changed}");
+    let cut = only("UPDATE log SET rest = x'01' WHERE key & 8796093022207 = 3");
+    assert!(cut.starts_with("offset 3 of partition 1 of topic events: "), "{cut}");
+    let all = findings("UPDATE message SET rest = zeroblob(12)");
+    assert_eq!((all.len(), all.last().map(|last| &**last)), (21, Some("20 more cannot be read")));
+}
+
+#[test]
+fn an_offset_that_was_never_used_is_no_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (_, partitions) = store.create_topic("events", 1).unwrap();
+    for offset in [0, 1, 5] {
+        let message = message("event");
+        let (partition, rest) = (partitions[0], record::encode(&message));
+        commit(&store, vec![Change::Append { partition, offset, message, rest, bytes: 5, appended: 1 }]);
+    }
+    let checked = check(directory.path()).unwrap();
+    assert_eq!((checked.findings, checked.messages), (Vec::new(), 3));
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Whether a store is whole: every page, and what the tables must say of each other.
+//! Whether a store is whole: every page, what the tables must say of each other, and the sum of every message.
 
 use std::path::Path;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::Serialize;
 
-use crate::store::{StoreError, open};
+use crate::store::{StoreError, open, read};
 
 /// Most findings of one kind that are told.
 const FINDINGS_MAX: i64 = 20;
@@ -48,12 +48,12 @@ const RULES: &[&str] = &[
      JOIN place ON place = id WHERE used >= sequence_next",
     "SELECT format('message %d of queue %d is noted and is not there', key & 140737488355327, key >> 51)
      FROM attempt WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.key = attempt.key)",
-    "SELECT format('partition %d of topic %s says %d messages of %d bytes and has %d of %d', number,
+    "SELECT format('partition %d of topic %s has room for %d messages, of %d bytes, and has %d of %d', number,
          coalesce(place.name, '?'), next - start, partition.bytes, count(key), coalesce(sum(log.bytes), 0))
      FROM partition LEFT JOIN place USING (place)
      LEFT JOIN log ON key BETWEEN partition << 43 | start AND (partition << 43 | 8796093022207)
      GROUP BY partition
-     HAVING next - start <> count(key) OR partition.bytes <> coalesce(sum(log.bytes), 0)",
+     HAVING count(key) > next - start OR partition.bytes <> coalesce(sum(log.bytes), 0)",
     "SELECT format('partition %d has a message at %d and ends at %d', partition, last, next)
      FROM (SELECT partition, next, (SELECT coalesce(max(key) & 8796093022207, -1) FROM log
              WHERE key BETWEEN partition << 43 AND (partition << 43 | 8796093022207)) AS last FROM partition)
@@ -102,7 +102,55 @@ fn look(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> 
         let mistakes = mistakes.query_map([], |row| row.get::<_, String>(0))?;
         checked.findings.extend(mistakes.collect::<Result<Vec<_>, _>>()?);
     }
-    let count = "SELECT (SELECT count(*) FROM message) + (SELECT count(*) FROM log)";
-    checked.messages = connection.query_row(count, [], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    for kept in KEPT {
+        kept.look(&connection, checked)?;
+    }
     Ok(())
+}
+
+/// Where messages lie.
+struct Kept {
+    /// Key first, then what a message is made of.
+    messages: &'static str,
+    /// Where the message of a key is, for people.
+    place: &'static str,
+}
+
+const KEPT: &[Kept] = &[
+    Kept {
+        messages: "SELECT key, id, type, timestamp, rest, payload FROM message",
+        place: "SELECT format('message %d of queue %s', ?1 & 140737488355327,
+                    coalesce((SELECT name FROM place WHERE place = ?1 >> 51), ?1 >> 51))",
+    },
+    Kept {
+        messages: "SELECT key, id, type, timestamp, rest, payload FROM log",
+        place: "SELECT format('offset %d of partition %d of topic %s', ?1 & 8796093022207,
+                    coalesce((SELECT number FROM partition WHERE partition = ?1 >> 43), ?1 >> 43),
+                    coalesce((SELECT name FROM place JOIN partition USING (place) WHERE partition = ?1 >> 43), '?'))",
+    },
+];
+
+impl Kept {
+    /// Reads every message, as a reader would, so that the sum of each is looked at: SQLite has none.
+    fn look(&self, connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+        let mut messages = connection.prepare(self.messages)?;
+        let mut rows = messages.query([])?;
+        let mut unreadable = 0;
+        while let Some(row) = rows.next()? {
+            checked.messages += 1;
+            let Err(error) = read::message(row, 1) else { continue };
+            unreadable += 1;
+            if unreadable <= FINDINGS_MAX {
+                let place: String = connection.query_row(self.place, [row.get::<_, i64>(0)?], |place| place.get(0))?;
+                checked.findings.push(match error {
+                    StoreError::Unreadable { what } => format!("{place}: {what}"),
+                    error => format!("{place} cannot be read: {error}"),
+                });
+            }
+        }
+        if unreadable > FINDINGS_MAX {
+            checked.findings.push(format!("{} more cannot be read", unreadable - FINDINGS_MAX));
+        }
+        Ok(())
+    }
 }

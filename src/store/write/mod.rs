@@ -20,7 +20,8 @@ use rustc_hash::FxHashMap;
 use self::{commit::Commit, pending::Next};
 pub(super) use self::{owner::Owner, pending::Pending, tend::Files};
 use super::{
-    Batch, Need, PlaceId, StoreError, Then, admission::Admission, open::Directory, space::Space, state::State,
+    Batch, Need, PlaceId, StoreError, Then, admission::Admission, identity::Identity, open::Directory, space::Space,
+    state::State,
 };
 use crate::message::now_ms;
 
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) pending: Pending,
     pub(super) state: State,
     pub(super) space: Space,
+    pub(super) identity: Identity,
     pub(super) admission: Admission,
     /// Held for reading by whoever reads, for a moment for writing by who needs the write-ahead log for itself.
     pub(super) gate: RwLock<()>,
@@ -63,6 +65,19 @@ impl Shared {
         self.state.fail(what);
         self.owner.end();
         self.admission.close();
+    }
+
+    /// Looks whether there is room, and whether the files are still there.
+    pub(super) fn look(&self) {
+        self.space.look(&self.state);
+        self.check_files();
+    }
+
+    /// What goes into files that nobody can find any more is not safe. Not to be called with the connection.
+    fn check_files(&self) {
+        if let Some(what) = self.identity.lost() {
+            self.fail(&what);
+        }
     }
 
     /// Lets go of the files, and then of the directory.
@@ -120,7 +135,12 @@ impl Writer {
                 break;
             }
             match self.write(batches) {
-                Ok(true) => return answer(batches.drain(..), &Ok(())),
+                Ok(true) => {
+                    // A moment's look, beside the flush: whoever is told now can rely on it.
+                    self.shared.check_files();
+                    let result = self.shared.state.failed().map_or(Ok(()), |error| Err(Arc::new(error)));
+                    return answer(batches.drain(..), &result);
+                }
                 // Failed meanwhile, by whoever made a queue or read a page; or there is a bug, and nothing is confirmed.
                 Ok(false) => self.shared.fail("there is no connection to write with"),
                 Err(cause) if is_full(&cause) => self.no_room(batches, &cause),

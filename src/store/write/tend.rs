@@ -56,15 +56,15 @@ impl Files {
 
     /// After a commit, or when nothing has come for a while.
     pub(in crate::store) fn tend(&mut self, shared: &Shared, idle: bool) {
+        let is_due = idle || shared.space.is_stale();
         let done = shared.owner.with(|connection| -> rusqlite::Result<()> {
             self.checkpoint(connection, shared, idle)?;
             self.shrink(connection, shared)?;
-            if idle || shared.space.is_stale() {
-                self.measure(connection, shared)?;
-                shared.space.look(&shared.state);
-            }
-            Ok(())
+            if is_due { self.measure(connection, shared) } else { Ok(()) }
         });
+        if is_due && matches!(done, Some(Ok(()))) {
+            shared.look();
+        }
         if let Some(Err(cause)) = done {
             self.shrinks = false;
             shared.note_error(&cause);

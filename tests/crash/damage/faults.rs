@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use helixmq::store::{Need, Store, StoreError, StoreStatus};
+use helixmq::store::{Need, Purpose, Store, StoreError, StoreStatus};
 
 use super::{is_a_sentence, read, settings, submit, worked};
 use crate::{
@@ -46,7 +46,7 @@ fn works_on_a_full_disk() {
     is_a_sentence(&error, "full");
     assert!(matches!(store.status(), StoreStatus::NoSpace { .. }), "{:?}", store.status());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let refused = runtime.block_on(store.admit(1, 100));
+    let refused = runtime.block_on(store.admit(1, 100, Purpose::Publish));
     assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
     // What was read goes on being read.
     assert_eq!(Content::read(&store).unwrap().unwrap().difference(&model.content), None);
@@ -63,7 +63,7 @@ fn works_on_a_full_disk() {
         answered.recv_timeout(PATIENCE).expect("it is done once there is room").unwrap();
     }
     eventually("it recovers by itself", || {
-        runtime.block_on(store.admit(1, 100)).is_ok() && store.status() == StoreStatus::Ready
+        runtime.block_on(store.admit(1, 100, Purpose::Publish)).is_ok() && store.status() == StoreStatus::Ready
     });
     for _ in 0..3 {
         submit(&store, model.step(), Need::MayFail).unwrap();
@@ -130,7 +130,7 @@ fn works_until_a_sync_fails() {
         assert!(matches!(*error, StoreError::Failed { .. }), "{error:?}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    assert!(matches!(runtime.block_on(store.admit(1, 1)), Err(StoreError::Failed { .. })));
+    assert!(matches!(runtime.block_on(store.admit(1, 1, Purpose::Publish)), Err(StoreError::Failed { .. })));
     assert!(store.create_queue("another").is_err(), "a queue that is made is safe, too");
     drop(store);
 

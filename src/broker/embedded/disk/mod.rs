@@ -19,8 +19,8 @@ pub(super) use self::{
 };
 use crate::{
     broker::{BrokerError, PublishError},
-    message::Address,
-    store::{Store, StoreError, StoreStatus, Then},
+    message::{Address, Message},
+    store::{Permit, Purpose, Store, StoreError, StoreStatus, Then},
 };
 
 /// Tells who waits what became of a submission.
@@ -42,6 +42,23 @@ fn check(store: &Store) -> Result<(), BrokerError> {
     match store.status() {
         StoreStatus::Failed { what } => Err(BrokerError::Storage(Arc::new(StoreError::Failed { what }))),
         _ => Ok(()),
+    }
+}
+
+/// Room for messages. What the engine made of messages that are there has some where publishers have none: those go
+/// only once it is safe, so a backlog could not drain otherwise.
+async fn admit<'a>(
+    store: &Store,
+    messages: impl ExactSizeIterator<Item = &'a Message> + Clone,
+    bytes: usize,
+) -> Result<Permit, StoreError> {
+    let count = messages.len();
+    match store.admit(count, bytes, Purpose::Publish).await {
+        // Looked at only here, so that nobody else pays for it.
+        Err(StoreError::NoSpace { .. }) if messages.clone().all(Message::is_follow_up) => {
+            store.admit(count, bytes, Purpose::FollowUp).await
+        }
+        admitted => admitted,
     }
 }
 

@@ -85,7 +85,7 @@ impl DiskQueue {
         let count = messages.len();
         let all = |error: PublishError| (0..count).map(|place| (place, error.clone())).collect();
         let bytes = messages.iter().map(|message| message.size()).sum();
-        let permit = match self.store.admit(count, bytes).await {
+        let permit = match super::admit(&self.store, messages.iter().map(|message| &**message), bytes).await {
             Ok(permit) => permit,
             Err(error) => return all(super::refused(&self.address, &error)),
         };

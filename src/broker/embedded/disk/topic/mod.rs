@@ -113,7 +113,8 @@ impl DiskTopic {
             return Ok(());
         }
         let refused = |error: &StoreError| super::refused(&self.address, error);
-        let permit = self.store.admit(messages.len(), bytes).await.map_err(|error| refused(&error))?;
+        let new = messages.iter().map(|new| &*new.message);
+        let permit = super::admit(&self.store, new, bytes).await.map_err(|error| refused(&error))?;
         let (answer, answered) = oneshot::channel();
         {
             let mut state = self.lock();
