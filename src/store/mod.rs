@@ -43,6 +43,7 @@ pub use self::{
     change::{Batch, Change, FORGET_MAX, LedgerKey, Need, Note, Noted, Then},
     error::StoreError,
     key::{GroupId, LANE_LATER, LaneId, LogKey, PARTITIONS_MAX, PLACES_MAX, PartitionId, PlaceId, QueueKey},
+    open::lock,
     read::{Page, Reader, StoredMessage, StoredRecord},
     settings::{Settings, Synchronous},
     state::{StoreStats, StoreStatus},

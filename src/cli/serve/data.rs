@@ -9,9 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::cli::{
-    context::{ADDRESS_FILE, TOKEN_FILE},
-    failure::{Exit, Failure},
+use crate::{
+    cli::{
+        context::{ADDRESS_FILE, TOKEN_FILE},
+        failure::{Exit, Failure},
+    },
+    store,
 };
 
 /// Of a token that is made: twice as many hex digits.
@@ -28,13 +31,13 @@ pub(super) struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Makes it where it is not there, and keeps other engines out.
+    /// Makes it where it is not there, and keeps other engines out. Waits a moment for one that was killed just now.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         make(path).map_err(|error| unusable(path, &error))?;
         let lock = private(OpenOptions::new().create(true).truncate(false).write(true))
             .open(path.join(LOCK_FILE))
             .map_err(|error| unusable(path, &error))?;
-        match lock.try_lock() {
+        match store::lock(|| lock.try_lock()) {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(Failure::new(
                 Exit::Failed,

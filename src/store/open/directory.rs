@@ -5,10 +5,17 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{DATABASE, LOCK, LOCK_TEXT, inspect::failed};
 use crate::store::StoreError;
+
+/// How long a lock is waited for: a process that was killed holds its own until the system has taken its memory back.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Between two tries.
+const LOCK_STEP: Duration = Duration::from_millis(20);
 
 /// A directory in use by this process, until it is dropped.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ impl Directory {
                 .map_err(failed)?;
         }
         let mut lock = private().create(true).truncate(false).open(path.join(LOCK)).map_err(failed)?;
-        match lock.try_lock() {
+        match self::lock(|| lock.try_lock()) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
@@ -60,6 +67,20 @@ impl Directory {
     }
 }
 
+/// Tries a lock until it is had, or somebody means to keep it. Blocking.
+///
+/// # Errors
+/// What the last try said.
+pub fn lock(mut attempt: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match attempt() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOCK_STEP),
+            said => return said,
+        }
+    }
+}
+
 /// Makes names in a directory safe.
 pub(in crate::store) fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
@@ -88,4 +109,21 @@ fn locked(path: &Path, lock: &mut File) -> StoreError {
         None => "another process".to_owned(),
     };
     StoreError::Locked { directory: path.to_owned(), holder }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_of_a_process_that_is_dying_is_waited_for() {
+        let mut tries = 0;
+        let had = lock(|| {
+            tries += 1;
+            if tries < 4 { Err(TryLockError::WouldBlock) } else { Ok(()) }
+        });
+        assert!(had.is_ok() && tries == 4, "{had:?} after {tries}");
+        let broken = || Err(TryLockError::Error(io::ErrorKind::Other.into()));
+        assert!(matches!(lock(broken), Err(TryLockError::Error(_))));
+    }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+pub use self::directory::lock;
 pub(super) use self::{
     connection::{BUSY_MS, reader},
     directory::{Directory, sync},
