@@ -1,9 +1,9 @@
 //! What is asked for against what is there, setting by setting.
 
-use std::fmt::Debug;
+use std::time::Duration;
 
 use crate::{
-    broker::{BrokerError, QueueSettings, TopicSettings},
+    broker::{BrokerError, Overflow, QueueSettings, Storage, TopicSettings},
     message::PRIORITY_MAX,
 };
 
@@ -70,8 +70,96 @@ impl Settings for TopicSettings {
 /// Most partitions of a topic: each batch looks at all of them.
 const PARTITIONS_MAX: u32 = 1024;
 
-fn compare<T: PartialEq + Debug>(found: &mut Vec<String>, name: &str, is: &T, wanted: &T) {
+fn compare<T: PartialEq + Shown>(found: &mut Vec<String>, name: &str, is: &T, wanted: &T) {
     if is != wanted {
-        found.push(format!("{name} is {is:?}, wanted is {wanted:?}"));
+        found.push(format!("{name} is {}, wanted is {}", is.shown(), wanted.shown()));
+    }
+}
+
+/// A value as people know it from the configuration.
+trait Shown {
+    fn shown(&self) -> String;
+}
+
+impl Shown for u8 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for u32 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for u64 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for Duration {
+    /// In the largest unit that leaves nothing over.
+    fn shown(&self) -> String {
+        let millis = self.as_millis();
+        let units = [("h", 3_600_000), ("min", 60_000), ("s", 1000)];
+        let unit = units.into_iter().find(|(_, factor)| millis > 0 && millis.is_multiple_of(*factor));
+        unit.map_or_else(|| format!("{millis} ms"), |(unit, factor)| format!("{} {unit}", millis / factor))
+    }
+}
+
+impl<T: Shown> Shown for Option<T> {
+    fn shown(&self) -> String {
+        self.as_ref().map_or_else(|| "none".to_owned(), Shown::shown)
+    }
+}
+
+impl Shown for Storage {
+    fn shown(&self) -> String {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+        .to_owned()
+    }
+}
+
+impl Shown for Overflow {
+    fn shown(&self) -> String {
+        match self {
+            Self::RejectPublish => "reject-publish",
+            Self::DropOldest => "drop-oldest",
+            Self::DeadLetterOldest => "dead-letter-oldest",
+        }
+        .to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_told_as_the_configuration_writes_them() {
+        let is = QueueSettings { length_max: Some(10), lease: Duration::from_millis(1500), ..QueueSettings::default() };
+        let wanted = QueueSettings {
+            storage: Storage::Disk,
+            ttl: Some(Duration::from_secs(86_400)),
+            length_max: Some(20),
+            overflow: Overflow::DropOldest,
+            lease: Duration::from_secs(30),
+            ..QueueSettings::default()
+        };
+        assert_eq!(
+            is.differences(&wanted),
+            [
+                "storage is memory, wanted is disk",
+                "ttl is none, wanted is 24 h",
+                "length_max is 10, wanted is 20",
+                "overflow is reject-publish, wanted is drop-oldest",
+                "lease is 1500 ms, wanted is 30 s",
+            ]
+        );
     }
 }
