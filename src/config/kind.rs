@@ -174,7 +174,7 @@ where
                 size(text).ok_or_else(|| {
                     Wrong::new(
                         not(text, "a size in bytes"),
-                        "write bytes, or a whole number with a unit: 64 KiB, 8 MiB, 1 GiB",
+                        "write bytes, or a whole number with a unit: 64 KiB, 8 MiB, 1 GiB, 2 TiB",
                     )
                 })
             })?;
@@ -185,9 +185,11 @@ where
 }
 
 const UNITS: &[(&str, u64)] = &[
+    ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
     ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
     ("kB", 1000),
@@ -205,7 +207,7 @@ fn size(text: &str) -> Option<u64> {
 fn size_text(bytes: u64) -> String {
     UNITS
         .iter()
-        .take(3)
+        .filter(|(unit, _)| unit.ends_with("iB"))
         .find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor))
         .map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{} {unit}", bytes / factor))
 }
@@ -368,6 +370,7 @@ mod tests {
             ("4096", Some(4096)),
             ("64 MiB", Some(64 << 20)),
             ("64MiB", Some(64 << 20)),
+            ("2 TiB", Some(2 << 40)),
             ("1 GB", Some(1_000_000_000)),
             ("5 B", Some(5)),
             ("18446744073709551615 GiB", None),
