@@ -30,7 +30,12 @@ fn what_was_confirmed_is_handled_after_a_kill() {
     // At once: the one that dies may hold its locks yet. Until now there was no handler.
     let engine = sandbox.serve();
     sandbox.plug("echo");
-    eventually(|| (count(&sandbox, "results") == 500).then_some(()), || engine.log());
+    let handled = || {
+        // Made with the first result.
+        let shown = sandbox.run(&["tail", "--queue", "results", "--json"]);
+        (shown.code == Some(0) && shown.stdout.lines().count() == 500).then_some(())
+    };
+    eventually(handled, || engine.log());
     assert_eq!(count(&sandbox, "orders"), 0);
     engine.signal(Signal::TERM);
     assert_eq!(engine.end().code(), Some(0));
@@ -65,6 +70,30 @@ fn a_first_queue_on_disk_waits_for_a_restart() {
 }
 
 #[test]
+fn what_is_left_on_disk_is_not_passed_over() {
+    let sandbox = sandbox();
+    let engine = sandbox.serve();
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+    // Nothing is in it: memory it is.
+    sandbox.write("configs/messaging.yaml", ANY_PORT);
+    let engine = sandbox.serve();
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+
+    sandbox.write("configs/messaging.yaml", format!("{ANY_PORT}{DISK}"));
+    let engine = sandbox.serve();
+    let kept = sandbox.feed(&["publish", "--queue", "helixagent.tasks.llm", "--raw"], "{}\n{}\n");
+    kept.ended(0);
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+    sandbox.write("configs/messaging.yaml", ANY_PORT);
+    let refused = sandbox.run(&["serve"]).ended(3);
+    let said = "storage is disk, with 2 messages in it, wanted is memory";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+}
+
+#[test]
 fn a_check_leaves_the_store_alone() {
     let sandbox = sandbox();
     sandbox.run(&["serve", "--check"]).ended(0);
@@ -72,6 +101,27 @@ fn a_check_leaves_the_store_alone() {
     let _engine = sandbox.serve();
     sandbox.run(&["serve", "--check"]).ended(0);
     assert!(fs::metadata(sandbox.path("data/store")).unwrap().is_dir());
+}
+
+#[test]
+fn a_check_says_what_no_start_would_open() {
+    let sandbox = sandbox();
+    let database = sandbox.path("data/store/store.db");
+    sandbox.write("data/store/store.db", "This is a text, and a rather long one, for no database begins as it does.");
+    let foreign = sandbox.run(&["serve", "--check"]).ended(3);
+    assert!(foreign.stderr.contains("store.db is no database"), "{}", foreign.stderr);
+    fs::remove_file(&database).unwrap();
+
+    let engine = sandbox.serve();
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+    let mut bytes = fs::read(&database).unwrap();
+    bytes[60..64].copy_from_slice(&1000_u32.to_be_bytes());
+    fs::write(&database, &bytes).unwrap();
+    let newer = sandbox.run(&["serve", "--check", "--json"]).ended(3);
+    assert_eq!(newer.json()["error"]["code"], "STORE_REFUSED");
+    assert!(newer.stderr.contains("newer"), "{}", newer.stderr);
+    assert_eq!(fs::read(&database).unwrap(), bytes);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{data, settings};
 use crate::{
-    cli::{Context, Exit, Failure, plugin::load::Loader},
+    cli::{Context, Exit, Failure, plugin::load::Loader, store},
     config::Config,
     handler::{
         Handler as _,
@@ -22,6 +22,10 @@ pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
     let config = context.load_with_warnings()?.config;
     settings::check(&config)
         .map_err(|error| Failure::new(Exit::Refused, "INVALID_CONFIG", error.to_string(), "correct `embedded`"))?;
+    settings::check_store(&config).map_err(|error| {
+        let (message, hint) = store::sentence(&error);
+        Failure::new(Exit::Refused, "STORE_REFUSED", format!("the engine would not start: {message}"), hint)
+    })?;
     let cache = settings::cache_directory(&config);
     data::make(&config.data_directory)
         .and_then(|()| data::make(&cache))

@@ -7,10 +7,13 @@ use crate::{
     config::Config,
     hub,
     route::RouteTable,
+    store::{self, StoreError},
 };
 
 /// In the data directory: compiled plugins.
 const CACHE_DIRECTORY: &str = "compiled";
+/// In the store's directory: what makes it one.
+const DATABASE: &str = "store.db";
 
 /// What the hub runs by.
 pub(super) fn hub(config: &Config) -> hub::Settings {
@@ -41,6 +44,12 @@ pub(super) fn check(config: &Config) -> Result<(), BrokerError> {
     embedded::Embedded::new("embedded", embedded(config, None)).map(drop)
 }
 
+/// Whether the store that is there is one that could be opened. It may be in use, and nothing is made or changed.
+pub(super) fn check_store(config: &Config) -> Result<(), StoreError> {
+    let directory = &config.embedded.disk.directory;
+    if directory.join(DATABASE).exists() { store::stats(directory).map(drop) } else { Ok(()) }
+}
+
 fn embedded(config: &Config, disk: Option<embedded::DiskSettings>) -> embedded::Settings {
     embedded::Settings {
         auto_create: config.embedded.auto_create,
@@ -51,9 +60,11 @@ fn embedded(config: &Config, disk: Option<embedded::DiskSettings>) -> embedded::
     }
 }
 
-/// The store, where anything is kept on disk.
+/// The store, where anything is kept on disk, or was: what is left in it is not to be passed over in silence.
 fn disk(config: &Config) -> Option<embedded::DiskSettings> {
-    config.embedded.any_on_disk().then(|| config.embedded.disk.clone())
+    let embedded = &config.embedded;
+    let wanted = embedded.any_on_disk() || embedded.disk.directory.join(DATABASE).exists();
+    wanted.then(|| embedded.disk.clone())
 }
 
 /// What changed that only the next start takes over, by its path in the configuration.
@@ -103,10 +114,14 @@ mod tests {
         let before = Config::default();
         assert_eq!(disk(&before), None);
         let mut after = before.clone();
-        after.embedded.disk.directory = "elsewhere".into();
+        let elsewhere = tempfile::tempdir().unwrap();
+        after.embedded.disk.directory = elsewhere.path().to_owned();
         assert_eq!(needs_restart(&before, &after), [""; 0]);
         after.embedded.topic_defaults.storage = crate::broker::Storage::Disk;
         assert_eq!(needs_restart(&before, &after), ["embedded", "embedded.disk"]);
+        assert_eq!(disk(&after), Some(after.embedded.disk.clone()));
+        after.embedded.topic_defaults.storage = crate::broker::Storage::Memory;
+        std::fs::write(elsewhere.path().join("store.db"), "what is left").unwrap();
         assert_eq!(disk(&after), Some(after.embedded.disk.clone()));
     }
 }
