@@ -67,7 +67,7 @@ pub struct Args {
     /// Lanes of the route: threads with an instance each. Default: the machine's cores.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     lanes: Option<u16>,
-    /// Threads that publish. Default: 1, on disk 8, as each waits for the disk.
+    /// Threads that publish. Default: 1, on disk 4, as each waits for the disk.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     publishers: Option<u16>,
     /// Where files of the benchmark are made, and removed. Default: the system's directory for temporary files, which
@@ -232,7 +232,7 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         payload_bytes: args.size as usize,
         handler: args.handler.clone().or_else(|| component.map(built)),
         lanes: args.lanes.map_or(cores, usize::from),
-        publishers: args.publishers.unwrap_or(if on_disk { 8 } else { 1 }),
+        publishers: args.publishers.unwrap_or(if on_disk { 4 } else { 1 }),
         rate: args.rate,
         isolation: match args.isolation {
             IsolationArg::Message => Isolation::Message,
