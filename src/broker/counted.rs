@@ -2,6 +2,9 @@
 //! and forgets it when the message has ended. A host that dies with the message out has used up the attempt, as on
 //! brokers that count by themselves. In: any broker. Out: the same, with `delivery_count`.
 //!
+//! Where the broker's own count of a delivery is exact, nothing is written: only what it does not know is noted, an attempt
+//! that was made without giving the message back, or one that failed and comes again at once.
+//!
 //! A message is known by its place in a topic, or by its id in a queue. What is in the ledger is also in memory: only
 //! messages that are out, or that failed before.
 
@@ -14,8 +17,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::{
-    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries, Delivery,
-    KeepAlive, Page, PublishFailures, Settler, Subscribe, Subscription, Tag,
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Count, Declaration, Deliveries,
+    Delivery, KeepAlive, Page, PublishFailures, Settler, Subscribe, Subscription, Tag,
 };
 use crate::{
     message::{Address, FailedAttempt, Kind, Message, ReasonCode, Settlement, now_ms},
@@ -53,7 +56,12 @@ impl Counted {
         let mut ledgers = self.lock();
         // Another may have been as quick.
         let ledger = there(&ledgers).unwrap_or_else(|| {
-            Arc::new(Ledger { place: Arc::clone(&place), store: Arc::clone(&self.store), known: Mutex::new(known) })
+            Arc::new(Ledger {
+                place: Arc::clone(&place),
+                is_carried: self.inner.capabilities().delivery_count,
+                store: Arc::clone(&self.store),
+                known: Mutex::new(known),
+            })
         });
         ledgers.insert(place, Arc::clone(&ledger));
         Ok(ledger)
@@ -122,6 +130,8 @@ impl Broker for Counted {
 #[derive(Debug)]
 struct Ledger {
     place: Arc<str>,
+    /// The broker itself keeps attempt and failures of what it is to deliver later.
+    is_carried: bool,
     store: Arc<Store>,
     known: Mutex<HashMap<String, Note>>,
 }
@@ -143,14 +153,20 @@ impl Ledger {
         self.store.submit(Batch { changes, need: Need::MustHappen, permit: None, then });
     }
 
-    /// The attempt that a delivery is, with what went wrong before.
-    fn begin(&self, delivery: &Delivery) -> (String, Note) {
+    /// The attempt that a delivery is, with what went wrong before; `None` where the broker's own count is all there is
+    /// to know.
+    fn begin(&self, delivery: &Delivery) -> Option<(String, Note)> {
+        let known = self.lock();
+        if delivery.count == Count::Exact && known.is_empty() {
+            return None;
+        }
         let message = identity(delivery);
-        let mut note = self.lock().get(&message).cloned().unwrap_or_else(|| Note {
-            attempt: delivery.attempt,
-            failures: delivery.failures.clone(),
-            ..Note::default()
-        });
+        let note = known.get(&message).cloned();
+        drop(known);
+        if delivery.count == Count::Exact && note.is_none() {
+            return None;
+        }
+        let mut note = note.unwrap_or_else(|| fresh(delivery));
         if note.out {
             note.crashes = note.crashes.saturating_add(1);
             let text = "it came again unsettled: the engine or its connection ended while it was out".to_owned();
@@ -160,6 +176,13 @@ impl Ledger {
         }
         note.attempt = note.attempt.max(delivery.attempt);
         note.out = true;
+        Some((message, note))
+    }
+
+    /// What is noted of a delivery, or what would be.
+    fn note(&self, delivery: &Delivery) -> (String, Note) {
+        let message = identity(delivery);
+        let note = self.lock().get(&message).cloned().unwrap_or_else(|| fresh(delivery));
         (message, note)
     }
 
@@ -176,6 +199,11 @@ fn identity(delivery: &Delivery) -> String {
         Some(position) => format!("{}@{}", position.partition, position.offset),
         None => delivery.message.id.to_string(),
     }
+}
+
+/// The first note of a delivery.
+fn fresh(delivery: &Delivery) -> Note {
+    Note { attempt: delivery.attempt, failures: delivery.failures.clone(), ..Note::default() }
 }
 
 /// The attempt did not succeed: the next one begins.
@@ -200,30 +228,35 @@ struct CountedSubscription {
 }
 
 impl CountedSubscription {
-    /// Notes the attempts that these deliveries are.
-    fn begin(&mut self, fetched: Deliveries) -> Begun {
-        let notes: Vec<(String, Note)> =
+    /// The attempts that these deliveries are, noted where the broker's own count is not enough. With `None` for the wait,
+    /// none of them had to be.
+    fn begin(&mut self, fetched: Deliveries) -> (Deliveries, Option<oneshot::Receiver<Result<(), Arc<StoreError>>>>) {
+        let notes: Vec<Option<(String, Note)>> =
             fetched.as_slice().iter().map(|delivery| self.ledger.begin(delivery)).collect();
-        let mut each = notes.iter();
-        let deliveries = fetched
-            .edited(|delivery| {
-                let Some((_, note)) = each.next() else { return };
-                (delivery.attempt, delivery.failures) = (note.attempt, note.failures.clone());
-            })
-            .settled_by(|items, inner| {
-                let settler = self.settler.get_or_insert_with(|| {
-                    Arc::new(CountingSettler { inner, ledger: Arc::clone(&self.ledger), out: Mutex::default() })
-                });
-                let mut out = settler.lock();
-                for (delivery, (message, _)) in items.iter().zip(&notes) {
-                    out.put(delivery.tag, message.clone());
-                }
-                drop(out);
-                Arc::<CountingSettler>::clone(settler)
+        let fetched = fetched.settled_by(|_, inner| {
+            // One for each of the broker's own, as deliveries of one can be joined.
+            let same = self.settler.as_ref().filter(|settler| Arc::ptr_eq(&settler.inner, &inner));
+            let settler = same.map(Arc::clone).unwrap_or_else(|| {
+                Arc::new(CountingSettler { inner, ledger: Arc::clone(&self.ledger), out: Mutex::default() })
             });
+            self.settler = Some(Arc::clone(&settler));
+            settler
+        });
+        if notes.iter().all(Option::is_none) {
+            return (fetched, None);
+        }
+        let mut each = notes.iter();
+        let deliveries = fetched.edited(|delivery| {
+            let Some(Some((message, note))) = each.next() else { return };
+            (delivery.attempt, delivery.failures) = (note.attempt, note.failures.clone());
+            if let Some(settler) = &self.settler {
+                settler.lock().insert(message.clone(), delivery.tag);
+            }
+        });
         let (answer, safe) = oneshot::channel();
-        self.ledger.write(notes.into_iter().map(|(message, note)| (message, Some(note))), Some(answer));
-        (deliveries, safe)
+        let notes = notes.into_iter().flatten().map(|(message, note)| (message, Some(note)));
+        self.ledger.write(notes, Some(answer));
+        (deliveries, Some(safe))
     }
 }
 
@@ -232,7 +265,10 @@ impl Subscription for CountedSubscription {
     async fn next(&mut self, max: BatchMax) -> Result<Option<Deliveries>, BrokerError> {
         if self.begun.is_none() {
             let Some(fetched) = self.inner.next(max).await? else { return Ok(None) };
-            self.begun = Some(self.begin(fetched));
+            match self.begin(fetched) {
+                (deliveries, None) => return Ok(Some(deliveries)),
+                (deliveries, Some(safe)) => self.begun = Some((deliveries, safe)),
+            }
         }
         if let Some((_, safe)) = &mut self.begun {
             let answer = safe.await;
@@ -257,60 +293,67 @@ impl Subscription for CountedSubscription {
 struct CountingSettler {
     inner: Arc<dyn Settler>,
     ledger: Arc<Ledger>,
-    out: Mutex<Out>,
-}
-
-/// What is out, by the names in the ledger. A message that came again has the tag of its last delivery: what is said of
-/// an earlier one comes too late, for the broker as well.
-#[derive(Debug, Default)]
-struct Out {
-    messages: HashMap<Tag, String>,
-    tags: HashMap<String, Tag>,
-}
-
-impl Out {
-    fn put(&mut self, tag: Tag, message: String) {
-        if let Some(earlier) = self.tags.insert(message.clone(), tag) {
-            self.messages.remove(&earlier);
-        }
-        self.messages.insert(tag, message);
-    }
-
-    fn take(&mut self, tag: Tag) -> Option<String> {
-        let message = self.messages.remove(&tag)?;
-        self.tags.remove(&message);
-        Some(message)
-    }
+    /// The latest delivery of each message that is noted and out. What is said of an earlier one comes too late, for the
+    /// broker as well.
+    out: Mutex<HashMap<String, Tag>>,
 }
 
 impl CountingSettler {
-    fn lock(&self) -> MutexGuard<'_, Out> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Tag>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is noted of a message that comes back.
-    fn back(&self, tag: Tag, failure: Option<FailedAttempt>) -> Option<(String, Option<Note>)> {
-        let message = self.lock().take(tag)?;
-        let mut note = self.ledger.lock().get(&message).cloned()?;
+    /// Whether another delivery of the message is out.
+    fn is_late(&self, message: &str, delivery: &Delivery) -> bool {
+        self.lock().get(message).is_some_and(|tag| *tag != delivery.tag)
+    }
+
+    /// What is to be noted of a message that comes back.
+    fn back(&self, delivery: &Delivery, failure: Option<&FailedAttempt>) -> Option<(String, Option<Note>)> {
+        let (message, mut note) = self.ledger.note(delivery);
+        if self.is_late(&message, delivery) {
+            return None;
+        }
+        let was_noted = self.lock().remove(&message).is_some();
         if let Some(failure) = failure {
-            failed(&mut note, failure);
+            failed(&mut note, failure.clone());
+        } else if !was_noted {
+            // The same attempt again, which the broker counts.
+            return None;
         }
         note.out = false;
         Some((message, Some(note)))
+    }
+
+    /// The message of a delivery that has ended, where something is noted of it.
+    fn ended(&self, delivery: &Delivery) -> Option<String> {
+        if self.ledger.lock().is_empty() {
+            return None;
+        }
+        let message = identity(delivery);
+        if self.is_late(&message, delivery) || !self.ledger.lock().contains_key(&message) {
+            return None;
+        }
+        self.lock().remove(&message);
+        Some(message)
     }
 }
 
 #[async_trait]
 impl Settler for CountingSettler {
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
         // What is tried again is counted before the broker may deliver it; what has ended is forgotten after the broker
         // has, so that no attempt is ever uncounted.
         let (mut back, mut ended) = (Vec::new(), Vec::new());
-        for (tag, how) in &settled {
+        for (delivery, how) in &settled {
             match how {
-                Settlement::Accept | Settlement::DeadLetter { .. } => ended.extend(self.lock().take(*tag)),
-                Settlement::Redeliver { failure, .. } => back.extend(self.back(*tag, Some((**failure).clone()))),
-                Settlement::Release { .. } => back.extend(self.back(*tag, None)),
+                Settlement::Accept | Settlement::DeadLetter { .. } => ended.extend(self.ended(delivery)),
+                // The broker says with the copy what it is.
+                Settlement::Redeliver { after, .. } if self.ledger.is_carried && !after.is_zero() => {
+                    ended.extend(self.ended(delivery));
+                }
+                Settlement::Redeliver { failure, .. } => back.extend(self.back(delivery, Some(failure))),
+                Settlement::Release { .. } => back.extend(self.back(delivery, None)),
             }
         }
         if !back.is_empty() {
@@ -323,29 +366,27 @@ impl Settler for CountingSettler {
         Ok(())
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
-        let message = self.lock().messages.get(&tag).cloned();
-        let note = message.and_then(|message| {
-            let mut note = self.ledger.lock().get(&message).cloned()?;
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
+        let (message, mut note) = self.ledger.note(delivery);
+        if !self.is_late(&message, delivery) {
             failed(&mut note, failure.clone());
-            Some((message, Some(note)))
-        });
-        if let Some(note) = note {
+            note.out = true;
+            self.lock().insert(message.clone(), delivery.tag);
             let (answer, safe) = oneshot::channel();
-            self.ledger.write([note], Some(answer));
+            self.ledger.write([(message, Some(note))], Some(answer));
             match safe.await {
                 Ok(result) => result.map_err(|error| BrokerError::Storage(error))?,
                 Err(_) => return Err(BrokerError::Closed),
             }
         }
-        self.inner.count_attempt(tag, failure).await
+        self.inner.count_attempt(delivery, failure).await
     }
 
-    fn release(&self, tags: Vec<Tag>) {
-        let back: Vec<_> = tags.iter().filter_map(|tag| self.back(*tag, None)).collect();
+    fn release(&self, released: Vec<Delivery>) {
+        let back: Vec<_> = released.iter().filter_map(|delivery| self.back(delivery, None)).collect();
         if !back.is_empty() {
             self.ledger.write(back, None);
         }
-        self.inner.release(tags);
+        self.inner.release(released);
     }
 }

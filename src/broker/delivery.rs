@@ -21,8 +21,30 @@ pub struct Delivery {
     pub attempt: u32,
     /// Topics: where it lies.
     pub position: Option<Position>,
+    /// Whether that is all the broker knows.
+    pub count: Count,
     /// What went wrong before, oldest first, as far as the broker keeps it.
     pub failures: Vec<FailedAttempt>,
+}
+
+/// What [`Delivery::attempt`] is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Count {
+    /// The broker counted it.
+    #[default]
+    Exact,
+    /// There was at least this: the broker knows that it was handed over before, and not how often.
+    AtLeast,
+}
+
+/// What was settled, by the tags of the deliveries: for brokers that have the messages themselves.
+pub(super) fn by_tag(settled: Vec<(Delivery, Settlement)>) -> Vec<(Tag, Settlement)> {
+    settled.into_iter().map(|(delivery, how)| (delivery.tag, how)).collect()
+}
+
+/// The tags of some deliveries.
+pub(super) fn tags(deliveries: &[Delivery]) -> Vec<Tag> {
+    deliveries.iter().map(|delivery| delivery.tag).collect()
 }
 
 /// Deliveries of one subscription, owned. Those that are dropped unsettled go back (Invariant 1).
@@ -40,16 +62,16 @@ pub trait Settler: Send + Sync + Debug {
     /// # Errors
     /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so. [`BrokerError::Closed`]:
     /// all of them went back when the broker was closed.
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError>;
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError>;
 
     /// A delivery that stayed out is tried once more: its attempt is one higher from now on, wherever it ends up.
     ///
     /// # Errors
     /// [`BrokerError::Unreachable`]: it was not counted.
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError>;
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError>;
 
     /// Takes back deliveries nobody settled, as the same attempt and at once. Called from `drop`: must not block.
-    fn release(&self, tags: Vec<Tag>);
+    fn release(&self, released: Vec<Delivery>);
 }
 
 impl Deliveries {
@@ -147,7 +169,7 @@ impl Deliveries {
     /// [`BrokerError::Unreachable`]: give it back instead; it must not be tried uncounted.
     pub async fn count_attempt(&mut self, failure: FailedAttempt) -> Result<(), BrokerError> {
         let Some(first) = self.items.first_mut() else { return Ok(()) };
-        self.settler.count_attempt(first.tag, failure.clone()).await?;
+        self.settler.count_attempt(first, failure.clone()).await?;
         first.attempt = first.attempt.saturating_add(1);
         first.failures.push(failure);
         Ok(())
@@ -165,8 +187,7 @@ impl Deliveries {
         if items.len() > how.len() {
             self.items = items.split_off(how.len());
         }
-        let settled = items.iter().map(|delivery| delivery.tag).zip(how).collect();
-        self.settler.settle(settled).await
+        self.settler.settle(items.into_iter().zip(how).collect()).await
     }
 }
 
@@ -176,21 +197,21 @@ struct Nobody;
 
 #[async_trait]
 impl Settler for Nobody {
-    async fn settle(&self, _: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, _: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
         Ok(())
     }
 
-    async fn count_attempt(&self, _: Tag, _: FailedAttempt) -> Result<(), BrokerError> {
+    async fn count_attempt(&self, _: &Delivery, _: FailedAttempt) -> Result<(), BrokerError> {
         Ok(())
     }
 
-    fn release(&self, _: Vec<Tag>) {}
+    fn release(&self, _: Vec<Delivery>) {}
 }
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
         if !self.items.is_empty() {
-            self.settler.release(self.items.iter().map(|delivery| delivery.tag).collect());
+            self.settler.release(std::mem::take(&mut self.items));
         }
     }
 }

@@ -10,6 +10,8 @@ mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
@@ -17,7 +19,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use counted::Counted;
-pub use delivery::{Deliveries, Delivery, Settler, Tag};
+pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures};
 
 use crate::message::{Address, Message, Position, UnixMs};

@@ -28,7 +28,10 @@ use std::{
     time::Duration,
 };
 
-pub use crate::handler::{Loading, PluginSettings};
+pub use crate::{
+    handler::{Loading, PluginSettings},
+    message::Secret,
+};
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
 pub use shown::{Key, Shown};
@@ -76,10 +79,6 @@ pub struct Http {
     /// Longest request body, in bytes.
     pub body_bytes_max: usize,
 }
-
-/// Text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
 
 /// Where plugins are and what loading one may cost.
 #[derive(Clone, Debug)]
@@ -193,25 +192,5 @@ impl Embedded {
 impl Default for Telemetry {
     fn default() -> Self {
         Self { filter: "info".into(), format: LogFormat::default() }
-    }
-}
-
-impl Secret {
-    /// Keeps it.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Hands it out to the one place that needs it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
     }
 }

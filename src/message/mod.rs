@@ -10,6 +10,7 @@ mod id;
 mod outcome;
 mod random;
 mod reason;
+mod secret;
 mod settlement;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ pub use id::{ID_BYTES_MAX, MessageId};
 pub use outcome::{Failure, FailureKind, HandlerIdentity, Outbound, Outcome};
 pub use random::{random, random64};
 pub use reason::ReasonCode;
+pub use secret::Secret;
 pub use settlement::Settlement;
 
 /// Priority of a message that names none. Source: SPEC §1, "named levels".

@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use helixmq::{
     broker::{
-        AddressStats, BatchMax, Broker, BrokerError, Browse, Capabilities, Counted, Declaration, Deliveries, KeepAlive,
-        Page, PublishFailures, QueueSettings, Subscribe, Subscription,
+        AddressStats, BatchMax, Broker, BrokerError, Browse, Capabilities, Count, Counted, Declaration, Deliveries,
+        KeepAlive, Page, PublishFailures, QueueSettings, Subscribe, Subscription,
         embedded::{Embedded, Settings},
     },
     message::{Address, Message, Settlement},
@@ -71,7 +71,7 @@ impl Subscription for Forgets {
         let next = self.0.next(max).await?;
         Ok(next.map(|deliveries| {
             deliveries.edited(|delivery| {
-                delivery.attempt = 1;
+                (delivery.attempt, delivery.count) = (1, Count::AtLeast);
                 delivery.failures.clear();
             })
         }))

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
-        AddressStats, BatchMax, Broker, BrokerError, Browse, Capabilities, Declaration, Deliveries, KeepAlive, Page,
-        PublishFailures, Settler, Subscribe, Subscription, Tag,
+        AddressStats, BatchMax, Broker, BrokerError, Browse, Capabilities, Declaration, Deliveries, Delivery,
+        KeepAlive, Page, PublishFailures, Settler, Subscribe, Subscription, Tag,
     },
     message::{Address, FailedAttempt, Message, MessageId, Settlement},
 };
@@ -157,24 +157,24 @@ struct CountingSettler {
 
 #[async_trait]
 impl Settler for CountingSettler {
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
         // In the order of the batch, so that looking up is one step; some may be missing.
         let mut rest = self.numbers.iter();
         let accepted: Vec<u64> = settled
             .iter()
             .filter(|(_, how)| matches!(how, Settlement::Accept))
-            .filter_map(|(tag, _)| rest.find(|(other, _)| other == tag).map(|(_, number)| *number))
+            .filter_map(|(delivery, _)| rest.find(|(other, _)| *other == delivery.tag).map(|(_, number)| *number))
             .collect();
         self.inner.settle(settled).await?;
         self.ledger.note(accepted.into_iter());
         Ok(())
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
-        self.inner.count_attempt(tag, failure).await
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
+        self.inner.count_attempt(delivery, failure).await
     }
 
-    fn release(&self, tags: Vec<Tag>) {
-        self.inner.release(tags);
+    fn release(&self, released: Vec<Delivery>) {
+        self.inner.release(released);
     }
 }

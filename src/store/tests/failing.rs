@@ -215,7 +215,8 @@ fn a_limit_on_bytes_refuses_publishers_until_messages_were_handled() {
         admitted(&store).is_err()
     });
     let filled = filled.expect("the limit holds");
-    assert!((40..80).contains(&filled), "{filled}");
+    // No sooner; how much later is a matter of how often the space is looked at, and of how busy the machine is.
+    assert!(filled >= 40, "{filled}");
     let error = admitted(&store).unwrap_err().to_string();
     assert!(error.contains("MiB and may keep 1 MiB (bytes_max); let messages be handled, or raise it"), "{error}");
     let remove = |sequence| Change::Remove { key: key(sequence), bytes: 20_000, noted: Noted::Nothing };

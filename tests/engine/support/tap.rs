@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use helixmq::{
     broker::{
-        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries,
+        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries, Delivery,
         KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag,
         embedded::{self, Embedded},
     },
@@ -236,25 +236,25 @@ impl TapSettler {
 
 #[async_trait]
 impl Settler for TapSettler {
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
-        let named = settled.iter().map(|(tag, how)| (self.name(*tag), how.clone()));
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        let named = settled.iter().map(|(delivery, how)| (self.name(delivery.tag), how.clone()));
         let passed: Vec<_> = named.map(|((id, attempt), how)| Passed::Settled(id, attempt, how)).collect();
         self.shared.ledger().extend(passed);
         self.inner().settle(settled).await
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
-        if let Some((_, attempt)) = self.names.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&tag) {
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
+        if let Some((_, attempt)) = self.names.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&delivery.tag) {
             *attempt += 1;
         }
-        self.inner().count_attempt(tag, failure).await
+        self.inner().count_attempt(delivery, failure).await
     }
 
-    fn release(&self, tags: Vec<Tag>) {
-        self.shared.ledger().extend(tags.iter().map(|tag| {
-            self.name(*tag);
+    fn release(&self, released: Vec<Delivery>) {
+        self.shared.ledger().extend(released.iter().map(|delivery| {
+            self.name(delivery.tag);
             Passed::Dropped
         }));
-        self.inner().release(tags);
+        self.inner().release(released);
     }
 }

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     broker::{
-        AddressStats, BatchMax, BrokerError, Browse, Deliveries, KeepAlive, Page, PublishError, QueueSettings, Settler,
-        Subscription, Tag,
+        AddressStats, BatchMax, BrokerError, Browse, Deliveries, Delivery, KeepAlive, Page, PublishError,
+        QueueSettings, Settler, Subscription, delivery,
     },
     message::{Address, FailedAttempt, Message, Settlement},
 };
@@ -157,7 +157,8 @@ impl Drop for QueueSubscription {
 
 #[async_trait]
 impl Settler for Member {
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        let settled = delivery::by_tag(settled);
         let now = self.queue.clock.now();
         self.queue.change(|state, wake| {
             if state.closed {
@@ -168,19 +169,19 @@ impl Settler for Member {
         })
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
         let now = self.queue.clock.now();
         let mut state = self.queue.lock();
         if state.closed {
             return Err(BrokerError::Closed);
         }
-        state.count_attempt(tag, failure, now);
+        state.count_attempt(delivery.tag, failure, now);
         Ok(())
     }
 
-    fn release(&self, tags: Vec<Tag>) {
+    fn release(&self, released: Vec<Delivery>) {
         let now = self.queue.clock.now();
-        self.queue.change(|state, wake| state.release(self.id, tags, now, wake));
+        self.queue.change(|state, wake| state.release(self.id, delivery::tags(&released), now, wake));
     }
 }
 

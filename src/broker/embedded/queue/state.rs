@@ -7,7 +7,8 @@ use tokio::sync::Notify;
 use super::lane::{Item, Lane};
 use crate::{
     broker::{
-        AddressStats, BatchMax, BrowseAt, Browsed, Delivery, Overflow, Page, PublishError, QueueSettings, Start, Tag,
+        AddressStats, BatchMax, BrowseAt, Browsed, Count, Delivery, Overflow, Page, PublishError, QueueSettings, Start,
+        Tag,
         embedded::{
             clock::{Now, Tick},
             delayed::Delayed,
@@ -348,7 +349,7 @@ impl State {
         let (attempt, failures) = (item.tries.attempt(), item.tries.failures());
         self.bytes_out += u64::from(item.bytes);
         let tag = self.leases.put(item, reader, now);
-        Delivery { message, tag, attempt, position: None, failures }
+        Delivery { message, tag, attempt, count: Count::Exact, position: None, failures }
     }
 
     /// Takes what is next, if it has at most that many bytes.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{log::Log, progress::Progress};
 use crate::{
     broker::{
-        BatchMax, Delivery, Position, Tag,
+        BatchMax, Count, Delivery, Position, Tag,
         embedded::{
             clock::{Now, Tick},
             leases::Leases,
@@ -107,7 +107,7 @@ impl Group {
                 let place = Place { partition, offset: found.offset, tries: found.tries };
                 let tag = self.leases.put(place, reader, now);
                 let position = Some(Position { partition, offset: found.offset });
-                items.push(Delivery { message: found.message, tag, attempt, position, failures });
+                items.push(Delivery { message: found.message, tag, attempt, count: Count::Exact, position, failures });
             }
             until = progress.first_due().map_or(until, |due| due.min(until));
         }

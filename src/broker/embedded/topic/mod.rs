@@ -31,8 +31,8 @@ use super::{
 };
 use crate::{
     broker::{
-        AddressStats, BatchMax, BrokerError, Browse, Deliveries, KeepAlive, Page, PublishError, Settler, Subscribe,
-        Subscription, Tag, TopicSettings,
+        AddressStats, BatchMax, BrokerError, Browse, Deliveries, Delivery, KeepAlive, Page, PublishError, Settler,
+        Subscribe, Subscription, TopicSettings, delivery,
     },
     message::{Address, FailedAttempt, Message, Settlement},
 };
@@ -160,7 +160,8 @@ impl Drop for TopicSubscription {
 
 #[async_trait]
 impl Settler for Member {
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        let settled = delivery::by_tag(settled);
         let now = self.topic.clock.now();
         self.topic.change(|state, wakes| {
             if state.closed {
@@ -171,19 +172,20 @@ impl Settler for Member {
         })
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
         let now = self.topic.clock.now();
         let mut state = self.topic.lock();
         if state.closed {
             return Err(BrokerError::Closed);
         }
-        state.count_attempt(self.group, tag, failure, now);
+        state.count_attempt(self.group, delivery.tag, failure, now);
         Ok(())
     }
 
-    fn release(&self, tags: Vec<Tag>) {
+    fn release(&self, released: Vec<Delivery>) {
         let now = self.topic.clock.now();
-        let released = tags.into_iter().map(|tag| (tag, Settlement::Release { after: Duration::ZERO }));
+        let released =
+            delivery::tags(&released).into_iter().map(|tag| (tag, Settlement::Release { after: Duration::ZERO }));
         self.topic.change(|state, wakes| state.settle(self.group, self.reader, released, now, wakes));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     state::{EVICTOR, State},
 };
 use crate::{
-    broker::{BatchMax, Delivery, Overflow, PublishError, embedded::clock::Now},
+    broker::{BatchMax, Count, Delivery, Overflow, PublishError, embedded::clock::Now},
     message::UnixMs,
 };
 
@@ -106,7 +106,7 @@ impl State {
                 let (message, attempt, failures) =
                     (Arc::clone(&item.message), item.tries.attempt(), item.tries.failures());
                 let tag = self.leases.put(item, EVICTOR, now);
-                items.push(Delivery { message, tag, attempt, position: None, failures });
+                items.push(Delivery { message, tag, attempt, count: Count::Exact, position: None, failures });
             }
         }
         self.readers.took(EVICTOR, items.len());

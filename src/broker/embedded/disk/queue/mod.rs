@@ -32,8 +32,8 @@ use self::{
 use super::grants::Grants;
 use crate::{
     broker::{
-        AddressStats, BatchMax, BrokerError, Browse, BrowseAt, Browsed, Deliveries, KeepAlive, Page, PublishError,
-        QueueSettings, Settler, Start, Subscription, Tag,
+        AddressStats, BatchMax, BrokerError, Browse, BrowseAt, Browsed, Deliveries, Delivery, KeepAlive, Page,
+        PublishError, QueueSettings, Settler, Start, Subscription, delivery,
         embedded::{
             clock::{Clock, Now},
             readers::{ReaderId, renew_every},
@@ -336,7 +336,8 @@ impl Drop for DiskQueueSubscription {
 #[async_trait]
 impl Settler for Member {
     /// Holds at once, and is on disk soon: should the process end before, the messages come again as the next attempt.
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        let settled = delivery::by_tag(settled);
         super::check(&self.queue.store)?;
         let now = self.queue.clock.now();
         self.queue.change(|state, effects| {
@@ -348,21 +349,21 @@ impl Settler for Member {
         })
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
         let now = self.queue.clock.now();
         let (answer, safe) = oneshot::channel();
         let was_out = self.queue.change_then(|state, effects| {
             if state.closed {
                 return (Err(BrokerError::Closed), None);
             }
-            state.count_attempt(tag, failure, now, effects);
+            state.count_attempt(delivery.tag, failure, now, effects);
             (Ok(!effects.changes.is_empty()), Some(super::answering(answer)))
         })?;
         if was_out { super::safely(safe).await } else { Ok(()) }
     }
 
-    fn release(&self, tags: Vec<Tag>) {
-        self.queue.change(|state, effects| state.release(self.id, tags, effects));
+    fn release(&self, released: Vec<Delivery>) {
+        self.queue.change(|state, effects| state.release(self.id, delivery::tags(&released), effects));
     }
 }
 

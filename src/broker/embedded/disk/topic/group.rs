@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BatchMax, Delivery, Position, Tag,
+        BatchMax, Count, Delivery, Position, Tag,
         embedded::{
             clock::{Now, Tick},
             disk::suspects,
@@ -303,7 +303,14 @@ impl Group {
         let (attempt, failures) = (trial.tries.attempt(), trial.tries.failures());
         let place = Place { partition, offset, trial, message: Arc::clone(&message) };
         let tag = self.leases.put(place, reader, now);
-        Delivery { message, tag, attempt, position: Some(Position { partition, offset }), failures }
+        Delivery {
+            message,
+            tag,
+            attempt,
+            count: Count::Exact,
+            position: Some(Position { partition, offset }),
+            failures,
+        }
     }
 
     fn forget(&mut self, place: &Place, logs: &mut [Log], wakes: &mut Wakes) {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BatchMax, BrokerError, Deliveries, KeepAlive, Settler, Subscription, Tag,
+        BatchMax, BrokerError, Deliveries, Delivery, KeepAlive, Settler, Subscription, delivery,
         embedded::{
             clock::Tick,
             disk::grants::Grants,
@@ -132,7 +132,8 @@ impl Drop for DiskTopicSubscription {
 #[async_trait]
 impl Settler for Member {
     /// Holds at once, and is on disk soon: should the process end before, the messages come again as the next attempt.
-    async fn settle(&self, settled: Vec<(Tag, Settlement)>) -> Result<(), BrokerError> {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        let settled = delivery::by_tag(settled);
         crate::broker::embedded::disk::check(&self.topic.store)?;
         let now = self.topic.clock.now();
         self.topic.change(|state, effects| {
@@ -144,14 +145,14 @@ impl Settler for Member {
         })
     }
 
-    async fn count_attempt(&self, tag: Tag, failure: FailedAttempt) -> Result<(), BrokerError> {
+    async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
         let now = self.topic.clock.now();
         let (answer, safe) = oneshot::channel();
         let written = self.topic.change(|state, effects| {
             if state.closed {
                 return Err(BrokerError::Closed);
             }
-            let changes = state.count_attempt(self.group, tag, failure, now);
+            let changes = state.count_attempt(self.group, delivery.tag, failure, now);
             let any = !changes.is_empty();
             if any {
                 effects.batches.push(Batch { changes, follow: Follow::Answer(answer) });
@@ -161,9 +162,10 @@ impl Settler for Member {
         if written { crate::broker::embedded::disk::safely(safe).await } else { Ok(()) }
     }
 
-    fn release(&self, tags: Vec<Tag>) {
+    fn release(&self, released: Vec<Delivery>) {
         let now = self.topic.clock.now();
-        let released = tags.into_iter().map(|tag| (tag, Settlement::Release { after: Duration::ZERO }));
+        let released =
+            delivery::tags(&released).into_iter().map(|tag| (tag, Settlement::Release { after: Duration::ZERO }));
         self.topic.change(|state, effects| state.settle(self.group, self.reader, released, now, effects));
     }
 }

@@ -1,0 +1,116 @@
+//! How RabbitMQ is reached and used, checked by whoever makes it: nothing here can be a mistake of the operator's.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::topology::{QueueKind, Topology};
+use crate::message::Secret;
+
+/// How RabbitMQ is reached and used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Nodes, tried in turn. Never empty.
+    pub hosts: Vec<Host>,
+    /// The virtual host.
+    pub vhost: String,
+    /// Who connects.
+    pub credentials: Credentials,
+    /// With TLS, and how.
+    pub tls: Option<Tls>,
+    /// How long connecting to one host may take, handshakes included.
+    pub connect_timeout: Duration,
+    /// Interval of heartbeats, in whole seconds; a connection that is silent for two of them is given up. Zero: none.
+    pub heartbeat: Duration,
+    /// How often connecting is tried again before the broker has failed for good; `None`: for ever.
+    pub reconnect_attempts_max: Option<u32>,
+    /// Longest pause between two tries.
+    pub reconnect_delay_max: Duration,
+    /// Whether a publish waits for the confirmation of the server. Without, a message may be lost and nobody is told.
+    pub publisher_confirm: bool,
+    /// How long a publish waits for its confirmation.
+    pub publish_timeout: Duration,
+    /// Unsettled deliveries for each worker of a route.
+    pub prefetch_count: u16,
+    /// Whether the prefetch is shared by all consumers of a channel. It makes no difference to the engine, which has one
+    /// consumer a channel, but some servers have a default for the other kind.
+    pub prefetch_global: bool,
+    /// What is there, or to be made.
+    pub topology: Topology,
+    /// Where what has no binding of its own is published to; `None`: the default exchange, which knows every queue by its
+    /// name.
+    pub exchange: Option<String>,
+    /// Kind of queues that are made without being in the topology.
+    pub queue_kind: QueueKind,
+    /// Whether queues and topics that are neither there nor in the topology are made when they are first used.
+    pub auto_create: bool,
+    /// Whether what differs from the server is reported and left as it is, instead of refusing to start.
+    pub accept_differences: bool,
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// The management API, for what AMQP does not tell: `http://host:15672`.
+    pub management_url: Option<String>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Name or address.
+    pub name: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// Who connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// SASL PLAIN.
+    Plain {
+        /// User.
+        user: String,
+        /// Password.
+        password: Secret,
+    },
+    /// SASL EXTERNAL: the server takes the user from the client's certificate.
+    External,
+}
+
+/// TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM file with the authorities that are trusted; `None`: those of the machine.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the client's certificate and those between it and its authority.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with its key.
+    pub key_file: Option<PathBuf>,
+    /// Whether the server's certificate is not verified. For development only: anybody in between can read everything.
+    pub skip_verify: bool,
+    /// The name that the server's certificate must have; `None`: that of the host.
+    pub server_name: Option<String>,
+}
+
+impl Default for Settings {
+    /// Source: SPEC section 3.
+    fn default() -> Self {
+        Self {
+            hosts: vec![Host { name: "localhost".to_owned(), port: 5672 }],
+            vhost: "/".to_owned(),
+            credentials: Credentials::External,
+            tls: None,
+            connect_timeout: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(10),
+            reconnect_attempts_max: None,
+            reconnect_delay_max: Duration::from_secs(5),
+            publisher_confirm: true,
+            publish_timeout: Duration::from_secs(10),
+            prefetch_count: 10,
+            prefetch_global: false,
+            topology: Topology::default(),
+            exchange: None,
+            queue_kind: QueueKind::Quorum,
+            auto_create: false,
+            accept_differences: false,
+            message_bytes_max: 8 << 20,
+            management_url: None,
+        }
+    }
+}
