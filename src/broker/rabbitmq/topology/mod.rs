@@ -1,6 +1,22 @@
-//! Exchanges, queues and bindings of RabbitMQ as data. Nothing here talks to a server.
+//! Exchanges, queues and bindings of RabbitMQ as data, and what a server has of them.
+//!
+//! Start at [`Topology`] and [`standard()`]. [`declare()`] is the only part that talks to a server: it compares field by
+//! field and makes what is missing, it never changes or deletes. [`export`] writes the same as a file that servers read.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod dead_letters;
+mod declare;
+mod definitions;
+mod queues;
+mod refusal;
+mod standard;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+pub use dead_letters::{Astray, astray};
+pub use declare::{DeclareError, Difference, Entity, How, Options, State, What, declare};
+pub use definitions::export;
+pub use queues::{DELIVERIES_MAX, FromSettings, TTL_MAX, group_queue, queue_of, stream};
+pub use standard::{RUNG_DELAYS, Rung, rung, standard};
 
 /// What is on a server, or to be made there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +59,43 @@ pub struct Queue {
     pub arguments: Arguments,
 }
 
+impl Exchange {
+    /// One that survives a restart and has no arguments.
+    #[must_use]
+    pub fn durable(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), durable: true, auto_delete: false, internal: false, arguments: Arguments::new() }
+    }
+}
+
+impl Queue {
+    /// One that survives a restart.
+    #[must_use]
+    pub fn durable(kind: QueueKind, arguments: Arguments) -> Self {
+        Self { kind, durable: true, exclusive: false, auto_delete: false, arguments }
+    }
+
+    /// The text of an argument.
+    #[must_use]
+    pub fn text(&self, argument: &str) -> Option<&str> {
+        match self.arguments.get(argument) {
+            Some(Argument::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl QueueKind {
+    /// As `x-queue-type` has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+            Self::Stream => "stream",
+        }
+    }
+}
+
 /// How a server keeps a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,4 +135,26 @@ pub enum Argument {
     Integer(i64),
     /// Names and modes.
     Text(String),
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => flag.fmt(f),
+            Self::Integer(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl From<&str> for Argument {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<i64> for Argument {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
 }
