@@ -49,6 +49,11 @@ impl ConnectError {
         }
     }
 
+    /// Whether it will be the same next time.
+    pub(in crate::broker::rabbitmq) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
     /// Settings that cannot be used.
     pub(super) fn unusable(text: String, cause: impl Into<BoxError>) -> Self {
         Self::Refused { code: ReasonCode::InvalidConfig, text, cause: cause.into() }
