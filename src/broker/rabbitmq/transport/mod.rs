@@ -8,6 +8,8 @@
 mod error;
 mod filter;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{
