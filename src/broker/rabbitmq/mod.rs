@@ -2,7 +2,9 @@
 
 pub mod settings;
 pub mod topology;
-#[allow(dead_code, reason = "what uses it comes next")]
+#[allow(dead_code, unused_imports, reason = "what uses it comes next")]
 mod transport;
+#[allow(dead_code, unused_imports, reason = "what uses it comes next")]
+mod wire;
 
 pub use settings::{Credentials, Host, Settings, Tls};
