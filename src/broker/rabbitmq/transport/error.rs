@@ -199,7 +199,11 @@ impl Endpoint {
                             self.who(),
                             self.vhost
                         );
-                        self.refused(ReasonCode::AuthenticationFailed, text, error)
+                        let code = match answer.get_message().as_str().contains("not found") {
+                            true => ReasonCode::InvalidConfig,
+                            false => ReasonCode::AuthenticationFailed,
+                        };
+                        self.refused(code, text, error)
                     }
                     _ => self.unreachable(ReasonCode::ConnectionFailed, format!("ended the connection: {text}"), error),
                 }
