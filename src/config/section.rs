@@ -293,11 +293,15 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
 
     /// A value that may be left out.
     pub(super) fn optional<T>(&mut self, key: &'static str, kind: &Kind<T>, documented: &str) -> Option<Given<T>> {
+        let given = self.unshown(key, kind, documented)?;
+        self.show(key, kind, &given.value, given.origin.clone());
+        Some(given)
+    }
+
+    /// As [`Self::optional`], for what is not in force yet: whoever decides shows it.
+    pub(super) fn unshown<T>(&mut self, key: &'static str, kind: &Kind<T>, documented: &str) -> Option<Given<T>> {
         match self.find(key, kind, documented) {
-            Found::Given(given) => {
-                self.show(key, kind, &given.value, given.origin.clone());
-                Some(given)
-            }
+            Found::Given(given) => Some(given),
             Found::Absent | Found::Wrong => None,
             Found::Null(place) => {
                 self.refuse_null(key, place, kind);
