@@ -21,12 +21,9 @@ use super::{
     Delivery, KeepAlive, Page, PublishFailures, Settler, Subscribe, Subscription, Tag,
 };
 use crate::{
-    message::{Address, FailedAttempt, Kind, Message, ReasonCode, Settlement, now_ms},
+    message::{Address, FailedAttempt, Kind, Message, ReasonCode, Settlement, now_ms, remember},
     store::{Batch, Change, LedgerKey, Need, Note, Store, StoreError, Then},
 };
-
-/// Most failures kept with one message: the first, and the latest.
-const FAILURES_MAX: usize = 32;
 
 /// A broker whose attempts are counted in a store.
 #[derive(Debug)]
@@ -208,10 +205,7 @@ fn fresh(delivery: &Delivery) -> Note {
 
 /// The attempt did not succeed: the next one begins.
 fn failed(note: &mut Note, failure: FailedAttempt) {
-    if note.failures.len() >= FAILURES_MAX {
-        note.failures.remove(1);
-    }
-    note.failures.push(failure);
+    remember(&mut note.failures, failure);
     note.attempt = note.attempt.saturating_add(1);
 }
 

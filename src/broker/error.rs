@@ -21,6 +21,14 @@ pub enum BrokerError {
         #[source]
         cause: BoxError,
     },
+    /// The system will not have us until somebody changes something, here or there: it makes no sense to go on trying.
+    #[error("{reason}")]
+    Refused {
+        /// Who, what is wrong and what to do.
+        reason: String,
+        /// To group by.
+        code: ReasonCode,
+    },
     /// There is no such queue or topic: declare it.
     #[error("there is no {0}; declare it in the configuration, or let the engine make it")]
     NotFound(Address),
@@ -57,6 +65,7 @@ impl BrokerError {
     pub fn code(&self) -> ReasonCode {
         match self {
             Self::Unreachable { .. } | Self::Storage(_) => ReasonCode::BrokerUnavailable,
+            Self::Refused { code, .. } => *code,
             Self::NotFound(address) => match address.kind {
                 crate::message::Kind::Queue => ReasonCode::QueueNotFound,
                 crate::message::Kind::Topic => ReasonCode::TopicNotFound,
@@ -108,6 +117,12 @@ pub enum PublishError {
         /// The limit.
         max: usize,
     },
+    /// No queue takes it: bind one to where it is published.
+    #[error("nothing takes what is published to {0}: no queue is bound to it under that key")]
+    Unroutable(Address),
+    /// The system is away, or takes no messages for now, and was not even sent it. Try again.
+    #[error("not sent: {0}")]
+    Unavailable(String),
     /// The system is away or did not confirm in time; it may have it all the same. Try again.
     #[error("not confirmed: {0}")]
     Unconfirmed(String),
@@ -127,6 +142,8 @@ impl PublishError {
             },
             Self::Full { .. } | Self::NoSpace { .. } => ReasonCode::PublishRejected,
             Self::TooLarge { .. } => ReasonCode::MessageTooLarge,
+            Self::Unroutable(_) => ReasonCode::Unroutable,
+            Self::Unavailable(_) => ReasonCode::BrokerUnavailable,
             Self::Unconfirmed(_) => ReasonCode::ConfirmTimeout,
             Self::Closed => ReasonCode::OperationCanceled,
         }
@@ -135,6 +152,6 @@ impl PublishError {
     /// Whether the same message may be accepted later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::NoSpace { .. } | Self::Unconfirmed(_))
+        matches!(self, Self::Full { .. } | Self::NoSpace { .. } | Self::Unavailable(_) | Self::Unconfirmed(_))
     }
 }

@@ -10,6 +10,7 @@ mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
+mod hybrid;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub mod topology;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
+pub use hybrid::Hybrid;
 pub use error::{BrokerError, PublishError, PublishFailures};
 
 use crate::message::{Address, Message, Position, UnixMs};
@@ -65,6 +67,12 @@ pub enum Ordering {
 pub trait Broker: Send + Sync + Debug {
     /// The name routes and metrics use for it.
     fn name(&self) -> &str;
+
+    /// The name of the system that has this queue or topic: another one, where several stand behind this broker.
+    fn name_of(&self, address: &Address) -> &str {
+        let _ = address;
+        self.name()
+    }
 
     /// What it can do. Constant for the life of the connection.
     fn capabilities(&self) -> Capabilities;
@@ -202,6 +210,8 @@ pub struct QueueSettings {
     pub overflow: Overflow,
     /// How long a delivery may stay unsettled without a sign of life before it goes back.
     pub lease: Duration,
+    /// Whether it is for whoever declares it alone, and may go when they go: for answers.
+    pub exclusive: bool,
 }
 
 impl Default for QueueSettings {
@@ -214,6 +224,7 @@ impl Default for QueueSettings {
             bytes_max: None,
             overflow: Overflow::RejectPublish,
             lease: Duration::from_secs(30),
+            exclusive: false,
         }
     }
 }
@@ -271,6 +282,9 @@ pub struct Subscribe {
     pub start: Start,
     /// Most deliveries unsettled at a time over this subscription.
     pub prefetch: usize,
+    /// How many work on what it brings, at least 1: a system whose prefetch is configured for each worker takes so many
+    /// times as much.
+    pub workers: usize,
 }
 
 /// Where in a topic to begin.

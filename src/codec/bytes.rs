@@ -3,7 +3,7 @@
 use base64::{
     Engine as _,
     alphabet::STANDARD,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE_NO_PAD},
 };
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -15,6 +15,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[must_use]
 pub fn to_base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
+}
+
+/// The bytes as base64url, which names and addresses can hold, without padding. Source: RFC 4648, section 5.
+#[must_use]
+pub fn to_base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The bytes behind base64; `None` where the text is something else.

@@ -165,6 +165,7 @@ fn queue(section: &mut Section<'_, '_, '_>, base: &QueueSettings) -> QueueSettin
         bytes_max: section.bound("bytes_max", &kind::bytes(1..=u64::MAX), base.bytes_max),
         overflow: section.value("overflow", &overflow(), base.overflow),
         lease: section.value("lease_ms", &kind::millis(LEASE_MS), base.lease),
+        exclusive: base.exclusive,
     }
 }
 

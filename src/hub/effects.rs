@@ -66,13 +66,14 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
     };
     let destination = group.to.to_string();
     let confirmed = u64::try_from(count.saturating_sub(failures.len())).unwrap_or(u64::MAX);
-    metrics().published.with_label_values(&[broker.name(), &destination]).inc_by(confirmed);
+    metrics().published.with_label_values(&[broker.name_of(&group.to), &destination]).inc_by(confirmed);
     for (place, error) in failures {
-        count_failure(broker, &error);
+        count_failure(broker, &group.to, &error);
         tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
         if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
-            if matches!(error, PublishError::NoSpace { .. }) {
-                // Nobody's fault, and no reason to use up attempts: it runs again when there may be room.
+            let is_away = matches!(error, PublishError::NoSpace { .. } | PublishError::Unavailable(_));
+            if is_away {
+                // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker.
                 *verdict = Verdict::NotTried(SETBACK);
                 continue;
             }
@@ -89,7 +90,7 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
     let mut kept = vec![true; letters.len()];
     if let Err(failures) = broker.publish(to, letters).await {
         for (place, error) in &failures.0 {
-            count_failure(broker, error);
+            count_failure(broker, to, error);
             if let Some(kept) = kept.get_mut(*place) {
                 *kept = false;
             }
@@ -101,7 +102,7 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
     kept
 }
 
-fn count_failure(broker: &dyn Broker, error: &PublishError) {
+fn count_failure(broker: &dyn Broker, to: &Address, error: &PublishError) {
     let code: ReasonCode = error.code();
-    metrics().publish_failures.with_label_values(&[broker.name(), code.as_str()]).inc();
+    metrics().publish_failures.with_label_values(&[broker.name_of(to), code.as_str()]).inc();
 }

@@ -42,7 +42,7 @@ pub(super) fn letter(
         text,
         handler_code,
         at: now,
-        broker: shared.broker.name().to_owned(),
+        broker: shared.broker.name_of(&shared.route.source.address).to_owned(),
         source: shared.route.source.address.to_string(),
         partition: delivery.position.map(|position| position.partition),
         offset: delivery.position.map(|position| position.offset),

@@ -77,6 +77,7 @@ impl Running {
             start: source.start,
             // A batch in each lane, one in front of it, and what ordered lanes hold.
             prefetch: lanes * (2 * BATCH_MAX + super::held::HELD_MAX),
+            workers: lanes,
         };
         let subscription = broker.subscribe(request.clone()).await?;
         let stop = CancellationToken::new();
@@ -97,7 +98,7 @@ impl Running {
             let shared = Arc::new(Parts {
                 broker: Arc::clone(broker),
                 brake,
-                meters: Meters::new(broker.name(), &route),
+                meters: Meters::new(broker.name_of(&source.address), &route),
                 route,
                 slot,
                 context,

@@ -23,7 +23,7 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, Declaration},
+    broker::{Broker, BrokerError, Declaration, QueueSettings},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
@@ -113,7 +113,8 @@ impl Hub {
         }
         let outlet = Arc::new(BrokerOutlet::new(Arc::clone(&broker)));
         declare(&*broker, &settings.declarations).await?;
-        let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), crate::broker::QueueSettings::default());
+        let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
+        let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
         declare(&*broker, &[answers]).await?;
         let stop = CancellationToken::new();
         let failure = watch::Sender::new(None);
@@ -463,14 +464,13 @@ impl Supervisor {
     }
 
     fn count_depths(&self) {
-        let broker = self.broker.name();
         let dead_letters = self.current().dead_letter;
         for stats in self.broker.stats() {
             let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
             let waiting = lag.unwrap_or(stats.ready + stats.delayed);
             let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
             let name = stats.address.to_string();
-            metrics().depth.with_label_values(&[broker, &name]).set(waiting);
+            metrics().depth.with_label_values(&[self.broker.name_of(&stats.address), &name]).set(waiting);
             if stats.address == dead_letters {
                 metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
             }

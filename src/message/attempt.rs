@@ -16,3 +16,14 @@ pub struct FailedAttempt {
     /// Why, in words; at most 1 KiB.
     pub text: String,
 }
+
+/// Most failures kept with one message: the first, which tends to name the cause, and the latest.
+pub const FAILURES_MAX: usize = 32;
+
+/// Keeps one more failure with a message.
+pub fn remember(failures: &mut Vec<FailedAttempt>, failure: FailedAttempt) {
+    if failures.len() >= FAILURES_MAX {
+        failures.remove(1);
+    }
+    failures.push(failure);
+}

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 pub use address::{Address, AddressError, Kind, NAME_BYTES_MAX, Position};
-pub use attempt::FailedAttempt;
+pub use attempt::{FAILURES_MAX, FailedAttempt, remember};
 pub use compact_str::CompactString as Text;
 pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX, Headers, HeadersError};
 pub use id::{ID_BYTES_MAX, MessageId};

@@ -64,6 +64,15 @@ metrics! {
     store_bytes: IntGaugeVec("helixmq_store_database_bytes", ["broker"]) = "Size of the database",
     store_free_bytes: IntGaugeVec("helixmq_store_database_free_bytes", ["broker"]) = "How much of the database is free for reuse",
     store_wal_bytes: IntGaugeVec("helixmq_store_wal_bytes", ["broker"]) = "Size of the write-ahead log",
+    rabbitmq_published: IntCounterVec("rabbitmq_messages_published_total", ["destination"]) = "Messages that RabbitMQ confirmed",
+    rabbitmq_consumed: IntCounterVec("rabbitmq_messages_consumed_total", ["destination"]) = "Deliveries taken from RabbitMQ",
+    rabbitmq_acked: IntCounterVec("rabbitmq_messages_acked_total", ["destination"]) = "Deliveries acknowledged to RabbitMQ",
+    rabbitmq_nacked: IntCounterVec("rabbitmq_messages_nacked_total", ["destination"]) = "Deliveries given back to RabbitMQ, or sent to a retry queue",
+    rabbitmq_dead_lettered: IntCounterVec("rabbitmq_messages_dead_lettered_total", ["destination"]) = "Deliveries whose dead letter was confirmed",
+    rabbitmq_publish_latency: Histogram("rabbitmq_publish_latency_seconds") = "From sending a batch to RabbitMQ until its last confirmation",
+    rabbitmq_connection_state: IntGaugeVec("rabbitmq_connection_state", ["connection"]) = "0 away, 1 connected, 2 connected and blocked by the server",
+    rabbitmq_consumers: IntGaugeVec("rabbitmq_queue_consumers", ["destination"]) = "Consumers of the queue, others' among them",
+    rabbitmq_restarts: IntCounterVec("rabbitmq_subscription_restarts_total", ["destination", "reason"]) = "Subscriptions begun anew, by reason: lost, cancelled, stalled",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }
 

@@ -43,6 +43,7 @@ pub(crate) async fn names_every_setting_that_differs(system: &dyn System) {
             bytes_max: Some(10),
             overflow: Overflow::DropOldest,
             lease: Duration::from_secs(7),
+            exclusive: false,
         };
         let wrong = at.broker.declare(&[Declaration::Queue(Arc::clone(&queue.name), other)]).await;
         let fields = ["storage", "priority_max", "ttl", "length_max", "bytes_max", "overflow", "lease"];
@@ -104,7 +105,7 @@ pub(crate) async fn says_what_is_not_there(system: &dyn System) {
         let failures = at.try_publish(&missing, numbered(0..2)).await.unwrap_err().0;
         let not_found = PublishError::NotFound(missing.clone());
         assert_eq!(failures, [(0, not_found.clone()), (1, not_found)]);
-        let request = Subscribe { from: missing.clone(), group: "group".into(), start: Start::Earliest, prefetch: 1 };
+        let request = Subscribe { from: missing.clone(), group: "group".into(), start: Start::Earliest, prefetch: 1, workers: 1 };
         let refused = at.broker.subscribe(request).await.map(drop);
         assert!(matches!(&refused, Err(BrokerError::NotFound(address)) if *address == missing), "{refused:?}");
     }

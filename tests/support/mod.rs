@@ -1,4 +1,4 @@
-//! What tests share: an engine on the embedded broker, waiting without sleeping, a small HTTP client.
+//! What tests share: an engine on the embedded broker, waiting without sleeping, a small HTTP client, a network that fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod http;
+pub(crate) mod proxy;
 
 use std::{future::Future, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf, process::Command, time::Instant};
 
-use crate::{Result, demo, needs::GUEST_TARGET, plugins, shell, shell::run};
+use crate::{Result, demo, needs, needs::GUEST_TARGET, plugins, servers, shell, shell::run};
 
 /// Where the plugin template is written out and built.
 const TEMPLATE_FOLDER: &str = "target/xtask/template";
@@ -11,16 +11,20 @@ const TOOLS_FOLDER: &str = "target/tools";
 /// The version that `deny.toml` is written for.
 const DENY_VERSION: &str = "0.20.2";
 
-/// Every test: of the plugins as ordinary programs, then of the engine, which runs the plugins that were built.
+/// Every test: of the plugins as ordinary programs, then of the engine, which runs the plugins that were built, and meets
+/// real servers, which are there for as long as it takes.
 pub(crate) fn test() -> Result {
+    needs::servers()?;
     plugins::all()?;
     run("plugins", "cargo test --locked --quiet")?;
-    run(".", "cargo test --locked --workspace")
+    run(".", &servers::with("cargo test --locked --workspace --features real-brokers"))
 }
 
 /// Everything, cheapest first.
 pub(crate) fn ci() -> Result {
     let began = Instant::now();
+    // Not after half of the checks.
+    needs::servers()?;
     format()?;
     lint()?;
     document()?;
@@ -41,7 +45,9 @@ fn format() -> Result {
 }
 
 fn lint() -> Result {
-    run(".", "cargo clippy --locked --workspace --all-targets -- -D warnings")?;
+    run(".", "cargo clippy --locked --workspace --all-targets --all-features -- -D warnings")?;
+    // With the embedded broker alone.
+    run(".", "cargo clippy --locked --no-default-features -- -D warnings")?;
     run("plugins", &format!("cargo clippy --locked --target {GUEST_TARGET} -- -D warnings"))?;
     run("tests/fixtures/plugins", &format!("cargo clippy --locked --examples --target {GUEST_TARGET} -- -D warnings"))
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask TASK`: what is done with this repository, each step printed before it runs. In: a task's name. Out: exit
 //! code 0, or 1 with one sentence that says what to do, or 2 for a call that makes no sense.
 //!
-//! [`plugins`] builds components, [`check`] tests and lints, [`crash`] kills the engine, [`demo`] shows it at work.
+//! [`plugins`] builds components, [`check`] tests and lints, [`crash`] kills the engine, [`servers`] has real ones beside
+//! it, [`demo`] shows it at work.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "telling people what happens is what this program does")]
 
 mod check;
@@ -9,6 +10,7 @@ mod crash;
 mod demo;
 mod needs;
 mod plugins;
+mod servers;
 mod shell;
 
 use std::{env, error::Error, path::Path, process::ExitCode};
@@ -20,7 +22,8 @@ const HELP: &str = "\
 cargo xtask TASK
 
   demo [--keep-running]       builds the engine and its plugins, runs a week of earthquakes through them, counts
-  test                        builds all plugins, runs every test
+  test                        builds all plugins, starts the real servers, runs every test
+  rabbitmq-versions           runs the tests of RabbitMQ on other versions of it, as root: trixie's and sid's
   crash [--kills N] [--seed S]
                               kills the engine under traffic, cuts the power, and counts what is lost
   plugins [--examples-only]   builds plugins/ and, unless told otherwise, the plugins that tests use
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         ["crash", rest @ ..] if let Some(options) = crash::Options::parse(rest) => at_root(|| crash::run(&options)),
         ["plugins"] => at_root(plugins::all),
         ["plugins", "--examples-only"] => at_root(plugins::examples),
+        ["rabbitmq-versions"] => at_root(servers::rabbitmq_versions),
         ["ci"] => at_root(check::ci),
         _ => {
             eprintln!("error: there is no task `{}`\n\n{HELP}", arguments.join(" "));

@@ -20,6 +20,33 @@ pub(crate) fn check() -> Result {
         (shell::succeeds(&format!("{compiler} --version")), "a C compiler", "apt-get install build-essential"),
         (shell::succeeds("gzip --version"), "gzip", "apt-get install gzip"),
     ];
+    all_there(&needs)
+}
+
+/// As [`check`], for tasks that start the real servers.
+pub(crate) fn servers() -> Result {
+    all_there(&[
+        (
+            Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists(),
+            "RabbitMQ, which tests run against",
+            "apt-get install --no-install-recommends rabbitmq-server",
+        ),
+        (shell::succeeds("openssl version"), "OpenSSL's program, which makes certificates", "apt-get install openssl"),
+        (shell::succeeds("flock --version"), "flock", "apt-get install util-linux"),
+    ])
+}
+
+/// As [`check`], for the task that has other versions of the servers in trees of their own.
+pub(crate) fn trees() -> Result {
+    let user = shell::output("id --user")?;
+    if user.trim() != "0" {
+        return Err("a tree of another Debian release is made and entered by root: run this as root".into());
+    }
+    all_there(&[(shell::succeeds("debootstrap --version"), "debootstrap", "apt-get install debootstrap")])
+}
+
+/// Whether each is there; what it is; what brings it.
+fn all_there(needs: &[(bool, &str, &str)]) -> Result {
     let missing: Vec<String> = needs
         .iter()
         .filter(|(there, ..)| !there)

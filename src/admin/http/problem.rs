@@ -112,17 +112,19 @@ impl From<AddressError> for Problem {
 impl From<&PublishError> for Problem {
     fn from(error: &PublishError) -> Self {
         let status = match error {
-            PublishError::NotFound(_) => StatusCode::NOT_FOUND,
+            PublishError::NotFound(_) | PublishError::Unroutable(_) => StatusCode::NOT_FOUND,
             PublishError::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
             PublishError::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             PublishError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            PublishError::Unconfirmed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PublishError::Unavailable(_) | PublishError::Unconfirmed(_) => StatusCode::SERVICE_UNAVAILABLE,
             PublishError::Closed => return Self::stopping(),
         };
         let advice = match error {
             PublishError::NotFound(_) => "; declare it in the configuration",
             PublishError::Full { .. } => "; send it again when the queue is shorter",
             PublishError::Unconfirmed(_) => "; it may have arrived: send it again under the same id",
+            PublishError::Unroutable(_) => "; bind a queue to it, or publish to another",
+            PublishError::Unavailable(_) => "; send it again",
             PublishError::NoSpace { .. } | PublishError::TooLarge { .. } | PublishError::Closed => "",
         };
         let problem = Self::new(status, error.code().as_str(), format!("{error}{advice}"));
@@ -134,7 +136,9 @@ impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         let status = match error {
             BrokerError::NotFound(_) => StatusCode::NOT_FOUND,
-            BrokerError::Unreachable { .. } | BrokerError::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            BrokerError::Unreachable { .. } | BrokerError::Refused { .. } | BrokerError::Storage(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             BrokerError::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
             BrokerError::Invalid(_) => return Self::invalid(error.to_string()),
             BrokerError::Mismatch { .. } => StatusCode::CONFLICT,

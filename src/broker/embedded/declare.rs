@@ -19,7 +19,8 @@ pub(super) trait Settings {
 impl Settings for QueueSettings {
     fn differences(&self, wanted: &Self) -> Vec<String> {
         // Taken apart, so that a new setting cannot be forgotten.
-        let Self { storage, priority_max, ttl, length_max, bytes_max, overflow, lease } = self;
+        // Nobody else uses an exclusive one, so it is not a setting that could differ.
+        let Self { storage, priority_max, ttl, length_max, bytes_max, overflow, lease, exclusive: _ } = self;
         let mut found = Vec::new();
         compare(&mut found, "storage", storage, &wanted.storage);
         compare(&mut found, "priority_max", priority_max, &wanted.priority_max);

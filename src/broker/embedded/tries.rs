@@ -1,9 +1,6 @@
 //! How often a message was delivered, and what went wrong each time.
 
-use crate::message::FailedAttempt;
-
-/// Most failures kept with one message: the first, which tends to name the cause, and the latest.
-pub(super) const FAILURES_MAX: usize = 32;
+use crate::message::{FailedAttempt, remember};
 
 /// The attempt that the next delivery is, and the failures before it.
 #[derive(Debug)]
@@ -40,11 +37,7 @@ impl Tries {
 
     /// The attempt did not succeed: the next one begins.
     pub(super) fn failed(&mut self, failure: FailedAttempt) {
-        let kept = &mut self.failures.get_or_insert_default().0;
-        if kept.len() >= FAILURES_MAX {
-            kept.remove(1);
-        }
-        kept.push(failure);
+        remember(&mut self.failures.get_or_insert_default().0, failure);
         self.attempt = self.attempt.saturating_add(1);
     }
 }
@@ -52,7 +45,7 @@ impl Tries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::ReasonCode;
+    use crate::message::{FAILURES_MAX, ReasonCode};
 
     #[test]
     fn keeps_the_first_and_the_latest_failures_and_counts_all() {

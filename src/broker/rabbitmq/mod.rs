@@ -2,5 +2,7 @@
 
 pub mod settings;
 pub mod topology;
+#[allow(dead_code, reason = "what uses it comes next")]
+mod transport;
 
 pub use settings::{Credentials, Host, Settings, Tls};
