@@ -21,8 +21,8 @@ use async_trait::async_trait;
 
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
-pub use hybrid::Hybrid;
 pub use error::{BrokerError, PublishError, PublishFailures};
+pub use hybrid::Hybrid;
 
 use crate::message::{Address, Message, Position, UnixMs};
 

@@ -130,35 +130,44 @@ pub(super) fn group(reader: &mut Reader<'_>) -> (String, Origin) {
     (topology::GROUP.to_owned(), Origin::Default)
 }
 
-/// Refuses what configures systems that are not there, or not used, unless a value of a file names it.
+/// Refuses what configures systems that are not there, unless a value of a file names it. `rabbitmq`: whether that is
+/// configured.
 pub(super) fn refuse_absent(reader: &mut Reader<'_>, rabbitmq: bool) {
     for (variable, _) in RABBITMQ {
-        let (problem, fix) = if cfg!(feature = "rabbitmq") {
-            ("RabbitMQ is not configured".to_owned(), "add `rabbitmq:` to the file, set RABBITMQ_URL, or unset it")
-        } else {
-            (absence("RabbitMQ").0, "unset it")
-        };
-        refuse_variable(reader, variable, !rabbitmq, problem, fix);
+        if !cfg!(feature = "rabbitmq") {
+            refuse_variable(reader, variable, absence("RabbitMQ").0);
+            continue;
+        }
+        let known = kubernetes(reader, variable) || rabbitmq || reader.used.contains(*variable);
+        if !known && reader.variable(variable).is_some() {
+            // It may be there for another file.
+            let fix = "add `rabbitmq:` to the file, or set RABBITMQ_URL or RABBITMQ_HOST, to use RabbitMQ";
+            reader.warn(Origin::Environment(variable), "", "has no effect: RabbitMQ is not configured", fix);
+        }
     }
     for (system, variables) in ABSENT {
         for variable in *variables {
-            refuse_variable(reader, variable, true, absence(system).0, "unset it");
+            refuse_variable(reader, variable, absence(system).0);
         }
     }
 }
 
-fn refuse_variable(reader: &mut Reader<'_>, variable: &'static str, refuse: bool, problem: String, fix: &str) {
-    let Some(text) = reader.variable(variable) else { return };
-    if reader.used.contains(variable) {
-        return;
+fn refuse_variable(reader: &mut Reader<'_>, variable: &'static str, problem: String) {
+    let known = reader.used.contains(variable) || kubernetes(reader, variable);
+    if !known && reader.variable(variable).is_some() {
+        reader.refuse(Origin::Environment(variable), "", problem, "unset it");
     }
-    let origin = Origin::Environment(variable);
-    if is_kubernetes(&text) {
+}
+
+/// Whether it is what Kubernetes sets for a service of that name, which is said.
+fn kubernetes(reader: &mut Reader<'_>, variable: &'static str) -> bool {
+    let is_it = reader.variable(variable).is_some_and(|text| is_kubernetes(&text));
+    if is_it {
         let problem = "looks like what Kubernetes sets for a service of that name; it is not read";
-        reader.warn(origin, "", problem, "set enableServiceLinks: false to be rid of it");
-    } else if refuse {
-        reader.refuse(origin, "", problem, fix);
+        let fix = "set enableServiceLinks: false to be rid of it";
+        reader.warn(Origin::Environment(variable), "", problem, fix);
     }
+    is_it
 }
 
 /// The value of a variable, or of another name for it, and which one it was.

@@ -129,7 +129,7 @@ pub fn read_plugin_toml(
 pub fn keys() -> Vec<Key> {
     /// One of everything that has keys.
     const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
-                          rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{}]}}, topics: {a: {}}}, \
+                          rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
                           routes: [{name: a, topic: a, handler: a}]}";
     let mut reader = Reader::new(&|_| None, None);
     let document = yaml::read(SAMPLE).ok();
@@ -211,7 +211,9 @@ fn read(
     #[cfg(feature = "rabbitmq")]
     let rabbitmq = {
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
-        (named || section.has("rabbitmq")).then(|| {
+        let wanted = named || section.has("rabbitmq");
+        section.known("rabbitmq");
+        wanted.then(|| {
             section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, &embedded.dead_letter))
         })
     };

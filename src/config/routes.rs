@@ -482,19 +482,12 @@ pub(super) fn require_declared(
 ) {
     for draft in drafts {
         let route = &draft.route;
-        let named = std::iter::once(&route.source.address)
-            .chain(std::iter::once(&route.dead_letter))
-            .chain(route.terms.destinations.values())
-            .collect::<BTreeSet<_>>();
-        for address in named {
-            if !declared(address) {
-                reader.refuse(
-                    draft.origin.clone(),
-                    &draft.path,
-                    format!("{address} is not declared, and {broker}.auto_create is false"),
-                    format!("add it under {broker}.{}s, or set {broker}.auto_create to true", address.kind),
-                );
-            }
+        let ends = [&route.source.address, &route.dead_letter];
+        let named: BTreeSet<_> = ends.into_iter().chain(route.terms.destinations.values()).collect();
+        for address in named.into_iter().filter(|address| !declared(address)) {
+            let problem = format!("{address} is not declared, and {broker}.auto_create is false");
+            let fix = format!("add it under {broker}.{}s, or set {broker}.auto_create to true", address.kind);
+            reader.refuse(draft.origin.clone(), &draft.path, problem, fix);
         }
     }
 }

@@ -224,6 +224,11 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         self.entry(key).map(|entry| &entry.node)
     }
 
+    /// Names a section that is read only where it is there, so that a key may be taken for it.
+    pub(super) fn known(&mut self, key: &'static str) {
+        self.asked.push(key);
+    }
+
     /// Refuses a key that is known elsewhere, with a reason of its own.
     pub(super) fn forbid(&mut self, key: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
         if let Some(entry) = self.entry(key) {

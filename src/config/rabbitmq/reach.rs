@@ -146,7 +146,8 @@ fn with_ports(
     let wins = port.as_ref().is_some_and(|port| is_environment(&port.origin) && !is_environment(&origin));
     let loses = port.as_ref().is_some_and(|port| !is_environment(&port.origin) && is_environment(&origin));
     let contradicts = |named: Option<u16>| named.is_some() && named != port.as_ref().map(|port| port.value);
-    if let Some(port) = port.as_ref().filter(|_| !wins && !loses)
+    // Of several, it is the port of those that name none.
+    if let Some(port) = port.as_ref().filter(|_| !wins && !loses && nodes.len() == 1)
         && nodes.iter().any(|(_, named)| contradicts(*named))
     {
         let path = section.path_of("port");

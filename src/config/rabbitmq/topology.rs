@@ -302,7 +302,7 @@ fn argument(quoted: bool) -> Kind<Argument> {
 fn bindings(section: &mut Section<'_, '_, '_>, queue: &Arc<str>, all: &mut Topology) {
     section.list("bindings", |section| {
         let exchange = section.required("exchange", &short_text("the name of an exchange"));
-        let key = section.value("routing_key", &routing_key(), String::new());
+        let key = section.value_or("routing_key", &routing_key(), String::new(), Origin::Default, "- (empty)");
         let Some(exchange) = exchange else { return };
         let arguments: Arguments =
             arguments(section).into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
