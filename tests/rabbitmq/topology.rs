@@ -148,7 +148,12 @@ async fn every_field_that_differs_is_named_with_both_values_and_nothing_changes(
                 ("x-dead-letter-routing-key", "k".into()),
             ]),
             classic(&[]),
-            vec!["x-dead-letter-exchange  none", "x-dead-letter-routing-key k none", "x-queue-type quorum classic"],
+            vec![
+                "x-dead-letter-exchange  none",
+                "x-dead-letter-routing-key k none",
+                "x-delivery-limit 7 none",
+                "x-queue-type quorum classic",
+            ],
         ),
         (
             queue(QueueKind::Stream, &[("x-max-age", "7D".into())]),

@@ -16,7 +16,7 @@ pub use dead_letters::{Astray, astray};
 pub use declare::{DeclareError, Difference, Entity, How, Options, State, What, declare};
 pub use definitions::export;
 pub use queues::{DELIVERIES_MAX, FromSettings, TTL_MAX, group_queue, queue_of, stream};
-pub use standard::{RUNG_DELAYS, Rung, rung, standard};
+pub use standard::{RUNG_DELAYS, Rung, TOPIC_EXCHANGE, around_the_standard_queues, rung, standard};
 
 /// What is on a server, or to be made there.
 #[derive(Clone, Debug, Default, PartialEq)]
