@@ -86,11 +86,6 @@ impl Acks {
         told
     }
 
-    /// How many the server believes to be out, as far as they are known here.
-    pub(super) fn len(&self) -> usize {
-        self.marks.iter().filter(|mark| **mark != Mark::Told).count()
-    }
-
     fn mark(&mut self, tag: Tag) -> Option<&mut Mark> {
         let place = tag.checked_sub(self.first)?;
         self.marks.get_mut(usize::try_from(place).ok()?)
@@ -116,7 +111,6 @@ mod tests {
         let mut acks = all_out(100);
         (1..=64).for_each(|tag| acks.settled(tag));
         assert_eq!(acks.tell(16), Told { up_to: Some(64), each: vec![] });
-        assert_eq!(acks.len(), 36);
     }
 
     #[test]
