@@ -71,7 +71,7 @@ mod tests {
         let committed = std::fs::read_to_string("configs/rabbitmq/definitions.json").unwrap_or_default();
         assert_eq!(
             committed, text,
-            "write it anew: helixmq --config configs/rabbitmq.yaml topology export --file configs/rabbitmq/definitions.json"
+            "write it anew: helixmq topology export --file configs/rabbitmq/definitions.json"
         );
     }
 
