@@ -14,4 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod management;
 mod proxied;
+mod raw;
+mod server;
