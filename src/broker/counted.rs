@@ -120,6 +120,9 @@ impl Broker for Counted {
 
     async fn close(&self) {
         self.inner.close().await;
+        if let Err(error) = self.store.flush().await {
+            tracing::warn!(broker = self.inner.name(), "the last attempts may be counted once too few: {error}");
+        }
     }
 }
 

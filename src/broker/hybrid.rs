@@ -47,6 +47,7 @@ impl Broker for Hybrid {
         let (queues, topics) = (self.queues.capabilities(), self.topics.capabilities());
         Capabilities {
             durable: queues.durable && topics.durable,
+            log: topics.log,
             replay: topics.replay,
             delivery_count: queues.delivery_count && topics.delivery_count,
             browse: queues.browse && topics.browse,

@@ -21,8 +21,8 @@ use async_trait::async_trait;
 
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
-pub use hybrid::Hybrid;
 pub use error::{BrokerError, PublishError, PublishFailures};
+pub use hybrid::Hybrid;
 
 use crate::message::{Address, Message, Position, UnixMs};
 
@@ -38,6 +38,9 @@ pub struct Capabilities {
     /// Honours [`Message::expires_at`] on its own: an expired message is still delivered, marked by its time, or
     /// [evicted](Broker::evict), so that the engine can dead-letter it; it never disappears.
     pub expiry: bool,
+    /// Topics: a log with partitions, and groups that remember where in it they are and may begin anywhere. Without, a topic
+    /// is one sequence, and a group gets what is published from its first subscription on.
+    pub log: bool,
     /// Topics: messages can be read again from a place or a time.
     pub replay: bool,
     /// Counts deliveries itself, crashes of the consumer included.

@@ -41,8 +41,13 @@ impl BrokerOutlet {
 
     /// Hands answers to those who wait for them, until `stop`. An answer nobody waits for any more is dropped.
     pub(super) async fn run(&self, stop: CancellationToken) -> Result<(), BrokerError> {
-        let request =
-            Subscribe { from: self.answers.clone(), group: "".into(), start: Start::Earliest, prefetch: ANSWERS_MAX, workers: ANSWERS_MAX };
+        let request = Subscribe {
+            from: self.answers.clone(),
+            group: "".into(),
+            start: Start::Earliest,
+            prefetch: ANSWERS_MAX,
+            workers: ANSWERS_MAX,
+        };
         let mut subscription = self.broker.subscribe(request).await?;
         loop {
             let next = subscription.next(BatchMax { count: ANSWERS_MAX, bytes: usize::MAX });
@@ -74,7 +79,10 @@ impl Outlet for BrokerOutlet {
     async fn publish(&self, to: &Address, message: Message) -> Result<(), OutletError> {
         match self.broker.publish(to, vec![Arc::new(message)]).await {
             Ok(()) => {
-                crate::telemetry::metrics().published.with_label_values(&[self.broker.name_of(to), &to.to_string()]).inc();
+                crate::telemetry::metrics()
+                    .published
+                    .with_label_values(&[self.broker.name_of(to), &to.to_string()])
+                    .inc();
                 Ok(())
             }
             Err(failures) => Err(match failures.0.into_iter().next() {

@@ -67,19 +67,20 @@ pub(crate) async fn keeps_everything_over_a_restart(system: &dyn System) {
         declare(&at.broker, &at, place).await;
         let mut reader = at.read(place).await;
         let taken = reader.take(6).await;
-        let expected = [("2", 2), ("3", 1), ("4", 1), ("5", 1), ("6", 1), ("7", 1)];
+        // What had been sent to the reader, where that alone counts.
+        let sent = if at.does("count only what was handed over") { 1 } else { 2 };
+        let expected = [("2", 2), ("3", sent), ("4", sent), ("5", sent), ("6", sent), ("7", sent)];
         assert_eq!(tried(&taken), expected.map(|(name, attempt)| (name.to_owned(), attempt)).into(), "{place}");
-        let again = taken.as_slice().iter().find(|delivery| delivery.attempt == 2).unwrap();
-        assert_eq!(
-            again.failures,
-            [failure(1)].map(|expected| helixmq::message::FailedAttempt { at: again.failures[0].at, ..expected }),
-            "{place}"
-        );
+        let again = taken.as_slice().iter().find(|delivery| name(&delivery.message) == "2").unwrap();
+        let first = again.failures[0].clone();
+        assert_eq!(first, helixmq::message::FailedAttempt { at: first.at, ..failure(1) }, "{place}");
         let same = taken.as_slice().iter().find(|delivery| delivery.message.id == whole.id).unwrap();
         assert_eq!(*same.message, whole, "{place}");
         accept(taken).await;
         reader.expect_nothing().await;
-        assert_eq!(at.stats(place).delayed, 1, "{place}");
+        if at.does("bound what waits elsewhere") {
+            assert_eq!(at.stats(place).delayed, 1, "{place}");
+        }
     }
 }
 
@@ -117,6 +118,7 @@ pub(crate) async fn uses_up_the_attempt_of_what_was_out_when_it_was_killed(syste
                 match n {
                     0 => 3,
                     1..4 => 2,
+                    4 if !at.does("count only what was handed over") => 2,
                     _ => 1,
                 },
             )
@@ -131,7 +133,7 @@ pub(crate) async fn uses_up_the_attempt_of_what_was_out_when_it_was_killed(syste
 
 pub(crate) async fn tries_what_may_have_killed_it_apart(system: &dyn System) {
     let at = At::new(system).await;
-    if !at.claims("durable", |can| can.durable) {
+    if !at.claims("durable", |can| can.durable) || !at.does("try suspects apart") {
         return;
     }
     let places = at.one_of_each(LEASE).await;

@@ -139,7 +139,7 @@ async fn counts_attempts_that_ended_with_the_engine() {
             group: "group".into(),
             start: helixmq::broker::Start::Earliest,
             prefetch: 100,
-        workers: 1,
+            workers: 1,
         };
         let mut reader = Reader(counted.subscribe(request).await.unwrap());
         let taken = reader.take(3).await;
@@ -155,8 +155,13 @@ async fn counts_attempts_that_ended_with_the_engine() {
     }
     let store = Store::open(store::Settings::new(directory.path())).unwrap();
     let counted = Counted::new(Arc::clone(&inner), Arc::clone(&store));
-    let request =
-        Subscribe { from: queue.clone(), group: "g".into(), start: helixmq::broker::Start::Earliest, prefetch: 100, workers: 1 };
+    let request = Subscribe {
+        from: queue.clone(),
+        group: "g".into(),
+        start: helixmq::broker::Start::Earliest,
+        prefetch: 100,
+        workers: 1,
+    };
     let mut reader = Reader(counted.subscribe(request).await.unwrap());
     let mut taken = reader.take(3).await;
     assert_eq!(attempts(&taken), [5; 3]);

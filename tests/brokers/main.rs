@@ -18,6 +18,8 @@ mod embedded;
 mod forgetful;
 mod interrupting;
 mod queues;
+#[cfg(feature = "real-brokers")]
+mod rabbitmq;
 mod settling;
 mod system;
 mod topics;
@@ -116,3 +118,7 @@ macro_rules! conformance {
 conformance!(embedded_memory, crate::embedded::Memory, paused = true);
 conformance!(embedded_disk, crate::embedded::Disk::default(), paused = false);
 conformance!(embedded_with_ledger, crate::forgetful::WithLedger::default(), paused = false);
+#[cfg(feature = "real-brokers")]
+conformance!(rabbitmq_classic, crate::rabbitmq::Server::classic(), paused = false);
+#[cfg(feature = "real-brokers")]
+conformance!(rabbitmq_quorum, crate::rabbitmq::Server::quorum(), paused = false);

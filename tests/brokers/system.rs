@@ -62,7 +62,7 @@ pub(crate) trait System: Send + Sync {
         None
     }
 
-    /// What it does not claim to do, by the names in [`At::claims`]. Written down, so that nothing is skipped unseen.
+    /// What it does not claim to do, by the names in [`At::claims`] and [`At::does`]. Written down, so that nothing is skipped unseen.
     fn unclaimed(&self) -> &'static [&'static str];
 }
 
@@ -97,6 +97,11 @@ impl At {
         claimed
     }
 
+    /// Whether the guarantee applies, where nothing in its capabilities says so.
+    pub(crate) fn does(&self, name: &'static str) -> bool {
+        !self.unclaimed.contains(&name)
+    }
+
     /// A new queue; `None` where there are none.
     pub(crate) async fn queue(&self, settings: QueueSettings) -> Option<Address> {
         let name = fresh_name();
@@ -107,10 +112,14 @@ impl At {
 
     /// A new topic; `None` where there are none.
     pub(crate) async fn topic(&self, settings: TopicSettings) -> Option<Address> {
+        if !self.claims("topics", |can| can.log) {
+            return None;
+        }
         let name = fresh_name();
         let settings = TopicSettings { storage: self.storage, ..settings };
         let made = self.broker.declare(&[Declaration::Topic(Arc::clone(&name), settings)]).await;
-        self.made(made, "topics").then(|| Address::topic(name))
+        made.unwrap();
+        Some(Address::topic(name))
     }
 
     /// A new topic with so many partitions.

@@ -263,6 +263,7 @@ impl Broker for Embedded {
             priority: true,
             delay: true,
             expiry: true,
+            log: true,
             replay: true,
             delivery_count: true,
             ordering: Ordering::Arrival,

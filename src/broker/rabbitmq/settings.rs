@@ -59,6 +59,19 @@ pub struct Host {
     pub port: u16,
 }
 
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
+impl Settings {
+    /// All hosts, for people.
+    pub(super) fn endpoint(&self) -> String {
+        self.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Who connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {

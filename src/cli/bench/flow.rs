@@ -245,7 +245,13 @@ fn collect(
     stop: &Arc<AtomicBool>,
     runtime: &tokio::runtime::Handle,
 ) -> anyhow::Result<thread::JoinHandle<()>> {
-    let request = Subscribe { from: results.clone(), group: "far-end".into(), start: Start::Earliest, prefetch: 4096, workers: 1 };
+    let request = Subscribe {
+        from: results.clone(),
+        group: "far-end".into(),
+        start: Start::Earliest,
+        prefetch: 4096,
+        workers: 1,
+    };
     let mut subscription = runtime.block_on(broker.subscribe(request))?;
     let (ledger, stop, runtime) = (Arc::clone(ledger), Arc::clone(stop), runtime.clone());
     let body = move || {

@@ -49,6 +49,11 @@ impl ConnectError {
         }
     }
 
+    /// Whether it will be the same next time.
+    pub(in crate::broker::rabbitmq) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
     /// Settings that cannot be used.
     pub(super) fn unusable(text: String, cause: impl Into<BoxError>) -> Self {
         Self::Refused { code: ReasonCode::InvalidConfig, text, cause: cause.into() }
@@ -194,7 +199,11 @@ impl Endpoint {
                             self.who(),
                             self.vhost
                         );
-                        self.refused(ReasonCode::AuthenticationFailed, text, error)
+                        let code = match answer.get_message().as_str().contains("not found") {
+                            true => ReasonCode::InvalidConfig,
+                            false => ReasonCode::AuthenticationFailed,
+                        };
+                        self.refused(code, text, error)
                     }
                     _ => self.unreachable(ReasonCode::ConnectionFailed, format!("ended the connection: {text}"), error),
                 }

@@ -8,6 +8,8 @@
 mod error;
 mod filter;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{
@@ -25,6 +27,7 @@ use tokio::net::TcpStream;
 
 pub(super) use error::ConnectError;
 use error::{Endpoint, Stage};
+pub(super) use filter::{LEVELS_MAX, table_is_readable};
 use stream::{Sockets, Stream};
 
 use super::settings::{Credentials, Host, Settings};

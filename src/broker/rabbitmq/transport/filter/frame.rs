@@ -14,7 +14,7 @@ const CONTENT_HEADER: u8 = 2;
 
 /// Tables and arrays deeper than this become bytes. The library reads them by calling itself, on a stack of 2 MiB, and a
 /// frame has room for 20 000 levels; what people nest has three or four.
-const DEPTH_MAX: usize = 16;
+pub(in crate::broker::rabbitmq) const LEVELS_MAX: usize = 16;
 
 /// Header with the bytes behind texts that do not say them, by text.
 const HEADER_BYTES_BEHIND: &[u8] = b"x-helix-bytes";
@@ -224,7 +224,7 @@ fn content_is_readable(payload: &[u8]) -> Option<bool> {
         }
         let readable = match property {
             Property::Short => is_text(fields.short()?),
-            Property::Table => values_are_readable(fields.long()?, true, 1)?,
+            Property::Table => values_are_readable(fields.long()?, true, LEVELS_MAX)?,
             Property::Plain(count) => fields.take(count).is_some(),
         };
         if !readable {
@@ -234,11 +234,14 @@ fn content_is_readable(payload: &[u8]) -> Option<bool> {
     Some(true)
 }
 
+/// Whether a table is well formed, its names are text, and it is at most so many levels deep: reading it is safe then.
+pub(in crate::broker::rabbitmq) fn table_is_readable(bytes: &[u8], levels: usize) -> bool {
+    values_are_readable(bytes, true, levels) == Some(true)
+}
+
 /// Values, each behind its name in a table.
-fn values_are_readable(bytes: &[u8], named: bool, depth: usize) -> Option<bool> {
-    if depth > DEPTH_MAX {
-        return Some(false);
-    }
+fn values_are_readable(bytes: &[u8], named: bool, levels: usize) -> Option<bool> {
+    let Some(inner) = levels.checked_sub(1) else { return Some(false) };
     let mut fields = Fields(bytes);
     while !fields.0.is_empty() {
         if named && !is_text(fields.short()?) {
@@ -247,8 +250,8 @@ fn values_are_readable(bytes: &[u8], named: bool, depth: usize) -> Option<bool> 
         let readable = match shape(fields.u8()?)? {
             Shape::Fixed(count) => fields.take(count).is_some(),
             Shape::Long => fields.long().is_some(),
-            Shape::Table => values_are_readable(fields.long()?, true, depth + 1)?,
-            Shape::Array => values_are_readable(fields.long()?, false, depth + 1)?,
+            Shape::Table => values_are_readable(fields.long()?, true, inner)?,
+            Shape::Array => values_are_readable(fields.long()?, false, inner)?,
         };
         if !readable {
             return Some(false);
@@ -291,7 +294,7 @@ fn write_content(payload: &[u8], headers: Headers) -> Option<Vec<u8>> {
     }
     let mut values = Vec::new();
     match (table, headers) {
-        (Some(table), Headers::Text) => write_values(&mut values, table, true, 1, &mut behind)?,
+        (Some(table), Headers::Text) => write_values(&mut values, table, true, LEVELS_MAX, &mut behind)?,
         (Some(table), Headers::Bytes) => write_bytes(&mut values, HEADER_TABLE, table)?,
         (Some(_), Headers::None) | (None, _) => {}
     }
@@ -315,7 +318,7 @@ fn write_content(payload: &[u8], headers: Headers) -> Option<Vec<u8>> {
     Some(written)
 }
 
-fn write_values(written: &mut Vec<u8>, bytes: &[u8], named: bool, depth: usize, behind: &mut Behind) -> Option<()> {
+fn write_values(written: &mut Vec<u8>, bytes: &[u8], named: bool, levels: usize, behind: &mut Behind) -> Option<()> {
     let mut fields = Fields(bytes);
     while !fields.0.is_empty() {
         if named {
@@ -337,12 +340,12 @@ fn write_values(written: &mut Vec<u8>, bytes: &[u8], named: bool, depth: usize, 
             Shape::Array => false,
         };
         let inner = fields.long()?;
-        if depth == DEPTH_MAX {
+        if levels == 1 {
             written.push(b'x');
             put_long(written, inner)?;
         } else {
             let mut values = Vec::with_capacity(inner.len());
-            write_values(&mut values, inner, named, depth + 1, behind)?;
+            write_values(&mut values, inner, named, levels - 1, behind)?;
             written.push(kind);
             put_long(written, &values)?;
         }

@@ -22,6 +22,7 @@ use std::{
 };
 
 use frame::{Kind, Verdict};
+pub(in crate::broker::rabbitmq) use frame::{LEVELS_MAX, table_is_readable};
 
 /// A longer frame than this passes unseen: no server sends one, its own limit is 128 KiB unless it is set.
 const FRAME_BYTES_MAX: usize = 4 << 20;

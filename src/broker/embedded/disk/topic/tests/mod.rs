@@ -60,7 +60,10 @@ impl Opened {
 
     async fn read(&self, group: &str, start: Start) -> DiskTopicSubscription {
         let from = self.topic.address.clone();
-        self.topic.subscribe(&Subscribe { from, group: group.into(), start, prefetch: 100_000, workers: 1 }).await.unwrap()
+        self.topic
+            .subscribe(&Subscribe { from, group: group.into(), start, prefetch: 100_000, workers: 1 })
+            .await
+            .unwrap()
     }
 
     fn lag(&self) -> u64 {

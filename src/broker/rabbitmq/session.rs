@@ -1,0 +1,353 @@
+//! One consumer on one channel, and everything it has out. In: deliveries of the server, settlements of the engine. Out:
+//! acknowledgements, and copies for what is to come again later.
+//!
+//! What is given back stays here, unacknowledged, and is handed out first: it keeps its place, and no server counts it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use lapin::{
+    Channel,
+    options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions},
+    types::ShortString,
+};
+use tokio::sync::Notify;
+
+use super::{
+    acks::{Acks, Told},
+    place::Place,
+    publisher::Copied,
+};
+use crate::{
+    broker::{BrokerError, Deliveries, Delivery, Settler, Tag},
+    message::{FailedAttempt, Settlement},
+};
+
+/// One consumer on one channel.
+#[derive(Debug)]
+pub(super) struct Session {
+    place: Arc<Place>,
+    channel: Channel,
+    /// So many acknowledgements may wait for one that covers them.
+    waiting_max: usize,
+    state: Mutex<State>,
+    /// Something was given back.
+    given_back: Notify,
+    /// Somebody found that it has stalled.
+    stalled: Notify,
+    /// When something came last, in milliseconds since the session began.
+    moved: AtomicU64,
+    began: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    acks: Acks,
+    back: BTreeMap<Tag, Waiting>,
+    /// Handed out, and not settled.
+    out: usize,
+    /// Nobody reads any more: what comes back goes to the server.
+    has_ended: bool,
+}
+
+/// A delivery that was given back.
+#[derive(Debug)]
+struct Waiting {
+    delivery: Delivery,
+    due: Option<Instant>,
+}
+
+/// Something is told to the server, once, without waiting for it: an acknowledgement has no answer, and the frame is in line
+/// to be written as soon as the library was asked once. Should it not get there, the message comes again.
+macro_rules! say {
+    ($frame:expr) => {
+        if let Some(Err(error)) = $frame.now_or_never() {
+            tracing::debug!("an acknowledgement was not sent, its message comes again: {error}");
+        }
+    };
+}
+
+impl Session {
+    pub(super) fn new(place: Arc<Place>, channel: Channel, prefetch: u16) -> Self {
+        Self {
+            place,
+            channel,
+            waiting_max: usize::from(prefetch / 4).clamp(1, 1024),
+            state: Mutex::default(),
+            given_back: Notify::new(),
+            stalled: Notify::new(),
+            moved: AtomicU64::new(0),
+            began: Instant::now(),
+        }
+    }
+
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A delivery came from the server.
+    pub(super) fn arrived(&self, tag: Tag) {
+        self.lock().acks.arrived(tag);
+        self.moved.store(self.age(), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since the session began.
+    fn age(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long nothing has come, while nothing is out.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let state = self.lock();
+        if state.out > 0 || !state.back.is_empty() {
+            return None;
+        }
+        Some(Duration::from_millis(self.age().saturating_sub(self.moved.load(Ordering::Relaxed))))
+    }
+
+    /// What was given back and is due, oldest first, as long as `take` will have it.
+    pub(super) fn due(&self, now: Instant, mut take: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut state = self.lock();
+        let mut taken = Vec::new();
+        if state.back.is_empty() {
+            return taken;
+        }
+        let due: Vec<Tag> =
+            state.back.iter().filter(|(_, one)| one.due.is_none_or(|due| due <= now)).map(|(tag, _)| *tag).collect();
+        for tag in due {
+            if !state.back.get(&tag).is_some_and(|one| take(&one.delivery)) {
+                break;
+            }
+            taken.extend(state.back.remove(&tag).map(|one| one.delivery));
+        }
+        taken
+    }
+
+    /// When the next of what was given back is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.lock().back.values().filter_map(|one| one.due).min()
+    }
+
+    /// Waits until something is given back.
+    pub(super) async fn something_back(&self) {
+        self.given_back.notified().await;
+    }
+
+    /// Waits until the session is to begin anew.
+    pub(super) async fn restarted(&self) {
+        self.stalled.notified().await;
+    }
+
+    /// Messages wait and none come: it begins anew.
+    pub(super) fn restart(&self) {
+        self.stalled.notify_one();
+    }
+
+    /// The queue or stream that it reads.
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// A message of a stream that nobody asked for.
+    pub(super) fn pass_over(&self, tag: Tag) {
+        self.lock().acks.settled(tag);
+    }
+
+    /// These are about to be settled by ourselves.
+    pub(super) fn are_out(&self, count: usize) {
+        self.lock().out += count;
+        self.place.counts.out(count);
+    }
+
+    /// These are handed out.
+    pub(super) fn hand_out(self: &Arc<Self>, items: Vec<Delivery>) -> Deliveries {
+        self.are_out(items.len());
+        Deliveries::new(items, Arc::clone(self) as Arc<dyn Settler>)
+    }
+
+    /// Tells the server what it was not told yet: nothing else is to be done.
+    pub(super) fn tell_all(&self) {
+        let told = self.lock().acks.tell(1);
+        self.tell(told);
+    }
+
+    fn tell(&self, told: Told) {
+        if let Some(tag) = told.up_to {
+            say!(self.channel.basic_ack(tag, BasicAckOptions { multiple: true }));
+        }
+        for tag in told.each {
+            say!(self.channel.basic_ack(tag, BasicAckOptions { multiple: false }));
+        }
+    }
+
+    fn requeue(&self, tag: Tag) {
+        say!(self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }));
+    }
+
+    /// Nobody reads any more. What waits here goes back to the server, what is out follows as it is settled; with the last
+    /// of them the channel goes.
+    pub(super) fn end(&self, consumer: ShortString, unread: Vec<Delivery>) {
+        // First of all: else what goes back would come again over this channel.
+        say!(self.channel.basic_cancel(consumer, BasicCancelOptions { nowait: true }));
+        let mut state = self.lock();
+        state.has_ended = true;
+        let told = state.acks.tell(1);
+        let back: Vec<Tag> =
+            std::mem::take(&mut state.back).into_keys().chain(unread.iter().map(|one| one.tag)).collect();
+        for tag in &back {
+            state.acks.told(*tag);
+        }
+        drop(state);
+        self.tell(told);
+        for tag in back {
+            self.requeue(tag);
+        }
+    }
+
+    /// What was prefetched and not handed out, for the count of what was never tried: the channel is lost.
+    pub(super) fn untried(&self) -> Vec<Delivery> {
+        std::mem::take(&mut self.lock().back).into_values().map(|one| one.delivery).collect()
+    }
+
+    /// Keeps deliveries here, to be handed out again.
+    fn take_back(&self, deliveries: impl IntoIterator<Item = (Delivery, Option<Instant>)>) {
+        let mut state = self.lock();
+        let mut requeued = Vec::new();
+        for (delivery, due) in deliveries {
+            if state.has_ended {
+                state.acks.told(delivery.tag);
+                requeued.push(delivery.tag);
+            } else {
+                state.back.insert(delivery.tag, Waiting { delivery, due });
+            }
+        }
+        drop(state);
+        requeued.into_iter().for_each(|tag| self.requeue(tag));
+        self.given_back.notify_one();
+    }
+
+    /// Publishes a copy of each to a queue that brings it back when its time has come, and acknowledges what was confirmed.
+    /// The others wait here instead.
+    async fn send_on(&self, later: Vec<Later>) {
+        let now = Instant::now();
+        let copies = later.iter().map(|one| one.copied(&self.place.name)).collect();
+        let confirmed = self.place.publisher.publish_copies(copies).await;
+        let mut waiting = Vec::new();
+        let told = {
+            let mut state = self.lock();
+            for (one, confirmed) in later.into_iter().zip(confirmed) {
+                match confirmed {
+                    Ok(()) => state.acks.settled(one.delivery.tag),
+                    Err(error) => {
+                        tracing::warn!(queue = %self.place.name, "a copy could not be sent to a retry queue, the message waits here instead: {error}");
+                        waiting.push((one.delivery, Some(now + one.after)));
+                    }
+                }
+            }
+            state.acks.tell(self.waiting_max)
+        };
+        self.tell(told);
+        self.take_back(waiting);
+    }
+}
+
+/// A delivery that comes again later: with its attempt and failures as they will be then.
+#[derive(Debug)]
+struct Later {
+    delivery: Delivery,
+    after: Duration,
+}
+
+impl Later {
+    fn copied(&self, queue: &Arc<str>) -> Copied {
+        let Delivery { message, attempt, failures, .. } = &self.delivery;
+        Copied {
+            message: Arc::clone(message),
+            attempt: *attempt,
+            failures: failures.clone(),
+            queue: Arc::clone(queue),
+            after: self.after,
+        }
+    }
+}
+
+/// The attempt did not succeed: the next one follows.
+fn failed(mut delivery: Delivery, failure: FailedAttempt) -> Delivery {
+    delivery.attempt = delivery.attempt.saturating_add(1);
+    crate::message::remember(&mut delivery.failures, failure);
+    delivery
+}
+
+#[async_trait]
+impl Settler for Session {
+    async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        self.place.counts.back(settled.len());
+        if !self.channel.status().connected() {
+            self.lock().out -= settled.len();
+            if self.place.publisher.is_closed() {
+                return Err(BrokerError::Closed);
+            }
+            return Err(self.place.unreachable("the channel it came over is closed, and the server delivers it again"));
+        }
+        let (mut back, mut later) = (Vec::new(), Vec::new());
+        let (mut acked, mut dead) = (0, 0);
+        let told = {
+            let mut state = self.lock();
+            state.out -= settled.len();
+            for (delivery, how) in settled {
+                match how {
+                    Settlement::Accept => {
+                        acked += 1;
+                        state.acks.settled(delivery.tag);
+                    }
+                    Settlement::DeadLetter { .. } => {
+                        dead += 1;
+                        state.acks.settled(delivery.tag);
+                    }
+                    Settlement::Redeliver { after, failure } if after.is_zero() => {
+                        back.push((failed(delivery, *failure), None))
+                    }
+                    Settlement::Redeliver { after, failure } => {
+                        later.push(Later { delivery: failed(delivery, *failure), after })
+                    }
+                    Settlement::Release { after } if after.is_zero() => back.push((delivery, None)),
+                    Settlement::Release { after } => later.push(Later { delivery, after }),
+                }
+            }
+            let waiting_max = if state.has_ended { 1 } else { self.waiting_max };
+            state.acks.tell(waiting_max)
+        };
+        self.tell(told);
+        self.place.counts.settled(acked, dead, back.len() + later.len());
+        if !back.is_empty() {
+            self.take_back(back);
+        }
+        if !later.is_empty() {
+            self.send_on(later).await;
+        }
+        Ok(())
+    }
+
+    /// Nothing to do: the server counts when it delivers, and the ledger what happens in between.
+    async fn count_attempt(&self, _: &Delivery, _: FailedAttempt) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    fn release(&self, released: Vec<Delivery>) {
+        self.place.counts.back(released.len());
+        self.lock().out -= released.len();
+        self.take_back(released.into_iter().map(|delivery| (delivery, None)));
+    }
+}

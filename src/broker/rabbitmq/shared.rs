@@ -1,0 +1,188 @@
+//! What all subscriptions and publishers of one broker share: its two connections, what was declared over them, and what is
+//! known of messages that came back untried.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    declared,
+    link::{Link, Up},
+    place::{Counts, Place},
+    publisher::Publisher,
+    session::Session,
+    settings::Settings,
+    topology::Topology,
+};
+use crate::{
+    broker::{BrokerError, Delivery},
+    message::{Address, MessageId},
+};
+
+/// Most messages whose untried deliveries are remembered.
+const FORGIVEN_MAX: usize = 100_000;
+
+/// What all parts of the broker share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Arc<Settings>,
+    pub(super) consume: Arc<Link>,
+    pub(super) publish: Arc<Link>,
+    pub(super) publisher: Arc<Publisher>,
+    stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is declared again on a new connection.
+    declared: Topology,
+    /// Of these, what was declared while the server was away.
+    undeclared: Topology,
+    places: BTreeMap<Address, Arc<Place>>,
+    sessions: Vec<Weak<Session>>,
+    /// Deliveries of a message that the server counted and nobody tried, by queue and id.
+    forgiven: HashMap<(Arc<str>, MessageId), u32>,
+    /// What is wrong with what was declared.
+    trouble: Option<String>,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Arc<Settings>, stop: CancellationToken) -> Self {
+        let consume = Arc::new(Link::new(Arc::clone(&settings), "consume"));
+        let publish = Arc::new(Link::new(Arc::clone(&settings), "publish"));
+        let publisher = Publisher::new(Arc::clone(&settings), Arc::clone(&publish), Arc::clone(&consume));
+        let state = State { declared: settings.topology.clone(), ..State::default() };
+        Self { settings, consume, publish, publisher: Arc::new(publisher), stop, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub(super) async fn closed(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// A queue or topic, by what the engine calls it; `name` is the queue on the server that is read.
+    pub(super) fn place(&self, address: &Address, name: &Arc<str>) -> Arc<Place> {
+        let mut state = self.lock();
+        let known = state.places.get(address).filter(|place| place.name == *name);
+        if let Some(place) = known {
+            return Arc::clone(place);
+        }
+        let place = Arc::new(Place {
+            address: address.clone(),
+            name: Arc::clone(name),
+            publisher: Arc::clone(&self.publisher),
+            counts: Counts::new(address),
+        });
+        state.places.insert(address.clone(), Arc::clone(&place));
+        place
+    }
+
+    /// Every queue and topic that is used.
+    pub(super) fn places(&self) -> Vec<Arc<Place>> {
+        self.lock().places.values().cloned().collect()
+    }
+
+    /// A session that somebody should look at from time to time.
+    pub(super) fn watch(&self, session: &Arc<Session>) {
+        let mut state = self.lock();
+        state.sessions.retain(|session| session.strong_count() > 0);
+        state.sessions.push(Arc::downgrade(session));
+    }
+
+    /// All that read now.
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What is wrong with what was declared, and is not for now.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
+    }
+
+    /// Declares something now, and again on every new connection.
+    pub(super) async fn declare(&self, wanted: Topology) -> Result<(), BrokerError> {
+        if self.is_closed() {
+            return Err(BrokerError::Closed);
+        }
+        match self.consume.now() {
+            Some(up) => declared::declare(&up.connection, &wanted, &self.settings).await?,
+            // A connection that is just being made may have been given what there was before.
+            None => self.lock().undeclared.merge(wanted.clone()),
+        }
+        self.lock().declared.merge(wanted);
+        Ok(())
+    }
+
+    /// Declares what could not be while the server was away.
+    pub(super) async fn catch_up(&self) {
+        let wanted = self.lock().undeclared.clone();
+        let Some(up) = self.consume.now().filter(|_| wanted != Topology::default()) else { return };
+        match declared::declare(&up.connection, &wanted, &self.settings).await {
+            Ok(()) => self.lock().undeclared = Topology::default(),
+            Err(error) => {
+                tracing::error!("what the engine needs cannot be declared on RabbitMQ: {error}");
+                self.lock().trouble = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Declares again what belongs to a new connection.
+    pub(super) async fn restore(&self, up: Arc<Up>) {
+        let declared = self.lock().declared.clone();
+        self.publisher.forget_rungs();
+        let trouble = match declared::declare(&up.connection, &declared, &self.settings).await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!("what the engine needs cannot be declared on RabbitMQ: {error}");
+                Some(error.to_string())
+            }
+        };
+        self.lock().trouble = trouble;
+    }
+
+    /// A queue is gone that was there: makes it again, if it is one of ours.
+    pub(super) async fn make_again(&self, address: &Address) {
+        let Some(up) = self.consume.now() else { return };
+        let name = self.lock().places.get(address).map(|place| Arc::clone(&place.name));
+        let declared = self.lock().declared.clone();
+        let Some(wanted) = name.and_then(|name| declared.only(&name)) else { return };
+        match declared::declare(&up.connection, &wanted, &self.settings).await {
+            Ok(()) => tracing::warn!(source = %address, "somebody deleted it; it was made again"),
+            Err(error) => {
+                tracing::error!(source = %address, "somebody deleted it, and it cannot be made again: {error}")
+            }
+        }
+    }
+
+    /// These came, were not tried, and are delivered again by a server that counts that.
+    pub(super) fn forgive<'a>(&self, place: &Place, untried: impl IntoIterator<Item = &'a Delivery>) {
+        let mut state = self.lock();
+        for delivery in untried {
+            if state.forgiven.len() >= FORGIVEN_MAX {
+                return;
+            }
+            let times = state.forgiven.entry((Arc::clone(&place.name), delivery.message.id.clone())).or_default();
+            *times = times.saturating_add(1);
+        }
+    }
+
+    /// How often a message came and was not tried.
+    pub(super) fn forgiven(&self, place: &Place, message: &MessageId) -> u32 {
+        let state = self.lock();
+        if state.forgiven.is_empty() {
+            return 0;
+        }
+        state.forgiven.get(&(Arc::clone(&place.name), message.clone())).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,34 @@
+//! The systems that messages come from and go to, opened as the configuration says.
+
+use std::sync::Arc;
+
+use super::settings;
+use crate::{
+    broker::{Broker, BrokerError},
+    config::Config,
+};
+
+/// Which system could not be used, and why.
+pub(super) type NotOpened = (&'static str, BrokerError);
+
+/// What the engine runs on. Reads and writes files, and connects; a server that is away is no reason to fail.
+pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> {
+    let embedded = Arc::new(settings::broker(config).map_err(|error| ("embedded", error))?);
+    #[cfg(feature = "rabbitmq")]
+    if let Some(settings) = config.rabbitmq_in_use() {
+        use crate::broker::{Counted, Hybrid, rabbitmq::RabbitMq};
+        let store = embedded.store().cloned();
+        let connected = RabbitMq::connect("rabbitmq", settings.clone()).await;
+        let rabbitmq: Arc<dyn Broker> = Arc::new(connected.map_err(|error| ("rabbitmq", error))?);
+        // What a server does not count is noted in our own store.
+        let counted: Arc<dyn Broker> = match store {
+            Some(store) => Arc::new(Counted::new(rabbitmq, store)),
+            None => rabbitmq,
+        };
+        if config.topics_on_rabbitmq() {
+            return Ok(counted);
+        }
+        return Ok(Arc::new(Hybrid::new(counted, embedded)));
+    }
+    Ok(embedded)
+}
