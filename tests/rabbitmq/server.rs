@@ -228,8 +228,9 @@ impl Vhost {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // A server of its own is deleted whole.
-        if self.server.0.own.is_none() {
+        // A server of its own is deleted whole. What a failed test was still busy with is left alone: a virtual host that goes
+        // while a quorum queue is being made in it takes the dead lettering of the whole node along (3.10.8).
+        if self.server.0.own.is_none() && !std::thread::panicking() {
             self.server.management().delete(&format!("vhosts/{}", self.name));
         }
     }
