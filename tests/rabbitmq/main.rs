@@ -23,3 +23,4 @@ mod raw;
 mod reader;
 mod server;
 mod site;
+mod topology;
