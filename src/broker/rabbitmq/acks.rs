@@ -116,11 +116,11 @@ mod tests {
     #[test]
     fn waits_for_the_oldest_unless_too_many_wait() {
         let mut acks = all_out(10);
-        [3, 4].map(|tag| acks.settled(tag));
+        [3, 4].into_iter().for_each(|tag| acks.settled(tag));
         assert_eq!(acks.tell(3), Told::default());
         acks.settled(6);
         assert_eq!(acks.tell(3), Told { up_to: None, each: vec![3, 4, 6] });
-        [1, 2, 5].map(|tag| acks.settled(tag));
+        [1, 2, 5].into_iter().for_each(|tag| acks.settled(tag));
         assert_eq!(acks.tell(3), Told { up_to: Some(5), each: vec![] });
     }
 

@@ -202,7 +202,7 @@ impl Opening<'_> {
                 Err(error) => {
                     tracing::warn!(source = %self.reading.place.address, "cannot be read, trying again: {error}");
                     if matches!(error, BrokerError::NotFound(_)) {
-                        self.shared.make_again(&self.reading.place.address).await;
+                        self.shared.make_again(&self.reading.place).await;
                     }
                 }
             }
