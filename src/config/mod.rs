@@ -23,7 +23,7 @@ mod words;
 mod yaml;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -149,6 +149,12 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Everywhere that dead letters go.
+    #[must_use]
+    pub fn dead_letters(&self) -> BTreeSet<Address> {
+        self.routes.iter().map(|route| route.dead_letter.clone()).chain([self.embedded.dead_letter.clone()]).collect()
+    }
+
     /// Whether queues are on RabbitMQ.
     #[must_use]
     pub fn queues_on_rabbitmq(&self) -> bool {
