@@ -165,7 +165,7 @@ async fn verdict(tls: &tls::Connector, host: &Host, endpoint: &Endpoint, setting
 }
 
 /// What the library is told: by now only who connects, to which virtual host, with which heartbeat.
-fn uri(host: &Host, settings: &Settings) -> AMQPUri {
+pub(super) fn uri(host: &Host, settings: &Settings) -> AMQPUri {
     let (username, password, auth_mechanism) = match &settings.credentials {
         Credentials::Plain { user, password } => (user.clone(), password.reveal().to_owned(), SASLMechanism::Plain),
         Credentials::External => (String::new(), String::new(), SASLMechanism::External),
