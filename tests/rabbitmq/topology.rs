@@ -276,7 +276,8 @@ async fn a_message_on_a_rung_returns_to_the_queue_that_its_routing_key_names() {
 #[tokio::test]
 async fn rabbitmqctl_imports_the_file_that_the_command_line_writes_and_plan_finds_nothing_to_do() {
     let (vhost, management) = vhost().await;
-    let folder = tempfile::tempdir().unwrap();
+    // Where the server can read, which may live in a tree of its own.
+    let folder = tempfile::tempdir_in(std::env::var("RABBITMQ_TEST_DIR").unwrap()).unwrap();
     let (config, file) = (folder.path().join("messaging.yaml"), folder.path().join("definitions.json"));
     let (host, api) = (vhost.server().amqp(), management_of(&vhost));
     let rabbitmq = format!(
