@@ -135,13 +135,16 @@ fn done(command: Command, context: Context) -> Result<Exit, Failure> {
         Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(&command, &context),
         Command::Bench(args) => {
-            let measured = bench::run(&args).map_err(|error| {
-                Failure::new(
-                    Exit::Failed,
-                    "NOT_MEASURED",
-                    format!("nothing was measured: {error:#}"),
-                    "correct what it names",
-                )
+            let measured = bench::run(&args, &context).map_err(|error| {
+                // What says by itself what to do is left as it is.
+                error.downcast::<Failure>().unwrap_or_else(|error| {
+                    Failure::new(
+                        Exit::Failed,
+                        "NOT_MEASURED",
+                        format!("nothing was measured: {error:#}"),
+                        "correct what it names",
+                    )
+                })
             })?;
             if context.output.json() {
                 context.output.value(&measured)?

@@ -6,6 +6,7 @@
 //! is in AMQP, [`topology`] what has to be there, [`transport`] how a connection is made.
 
 mod acks;
+pub(crate) mod baseline;
 mod browse;
 mod declared;
 mod errors;
