@@ -160,7 +160,7 @@ impl At {
     }
 
     pub(crate) async fn join(&self, from: &Address, group: &str, start: Start, prefetch: usize) -> Reader {
-        let request = Subscribe { from: from.clone(), group: group.into(), start, prefetch, workers: 1 };
+        let request = Subscribe { from: from.clone(), group: group.into(), start, prefetch, workers: prefetch };
         Reader(self.broker.subscribe(request).await.unwrap())
     }
 

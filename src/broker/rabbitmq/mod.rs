@@ -11,6 +11,7 @@ mod browse;
 mod declared;
 mod errors;
 mod link;
+mod opening;
 mod patrol;
 mod place;
 mod publisher;
@@ -200,10 +201,11 @@ impl Broker for RabbitMq {
                 self.shared.declare(wanted).await?;
             }
         }
-        let workers = u16::try_from(request.workers).unwrap_or(u16::MAX);
+        let workers = u16::try_from(request.workers).unwrap_or(u16::MAX).max(1);
         let asked = u16::try_from(request.prefetch).unwrap_or(u16::MAX);
-        let prefetch = settings.prefetch_count.saturating_mul(workers.max(1)).min(asked).max(1);
-        let reading = Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, stream };
+        let prefetch = settings.prefetch_count.saturating_mul(workers).min(asked).max(1);
+        let reading =
+            Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, workers, stream };
         let begun = RabbitSubscription::begin(Arc::clone(&self.shared), reading.clone()).await;
         let begun = match begun {
             Err(BrokerError::NotFound(address)) if settings.auto_create => {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::{self, Debug, Formatter},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,23 +11,15 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use lapin::{
-    Channel, Consumer,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{AMQPValue, FieldTable},
-};
-use tokio::time::{sleep, sleep_until};
+use lapin::{Consumer, options::BasicCancelOptions};
+use tokio::time::sleep_until;
 
-use super::{errors, place::Place, session::Session, shared::Shared, wire};
+use super::{opening::Opening, place::Place, session::Session, shared::Shared, wire};
 use crate::{
     broker::{BatchMax, BrokerError, Count, Deliveries, Delivery, KeepAlive, Settler, Start, Subscription},
     message::{FAILURES_MAX, FailedAttempt, Position, ReasonCode, Settlement, UnixMs, now_ms, remember},
     telemetry::metrics,
 };
-
-/// First pause before consuming again what could not be; doubles up to the longest, spread by full jitter.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What is read, and how.
 #[derive(Clone, Debug)]
@@ -34,47 +27,69 @@ pub(super) struct Reading {
     pub(super) place: Arc<Place>,
     /// Unsettled deliveries, at most.
     pub(super) prefetch: u16,
+    /// How many are worked on at a time.
+    pub(super) workers: u16,
     /// Where in a stream to begin; `None`: a queue.
     pub(super) stream: Option<Start>,
 }
 
 /// Deliveries of one queue or stream.
-#[derive(Debug)]
 pub(super) struct RabbitSubscription {
     shared: Arc<Shared>,
     reading: Reading,
     open: Option<Open>,
     seen: Seen,
+    /// A channel with a consumer, on its way. Kept, as whoever waits for it may go away again and again.
+    opening: Option<BoxFuture<'static, Result<Open, BrokerError>>>,
+    /// A consumer that takes more at a time, on its way.
+    widening: Option<BoxFuture<'static, Result<Consumer, lapin::Error>>>,
     /// Messages that came before their time, on their way to where they wait.
     sending_on: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
-/// What has come so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    /// Of a stream: the last offset.
-    offset: Option<u64>,
-    /// Something that was not out before. What was may be why the process before this one ended: until then one comes at a
-    /// time. A server counts a delivery of everything that it sent ahead, so one message that ends the process each time
-    /// would use up the attempts of all that are behind it.
-    something_new: bool,
+impl Debug for RabbitSubscription {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitSubscription")
+            .field("reading", &self.reading)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
 }
 
+/// What has come so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// Of a stream: the last offset.
+    pub(super) offset: Option<u64>,
+    /// Something that was not out before. What was may be why the process before this one ended: until then no more come
+    /// than are worked on. A server counts a delivery of everything that it sent ahead, so one message that ends the
+    /// process each time would use up the attempts of all that are behind it.
+    pub(super) something_new: bool,
+}
+
+/// A channel with a consumer.
 #[derive(Debug)]
-struct Open {
-    session: Arc<Session>,
-    consumer: Consumer,
+pub(super) struct Open {
+    pub(super) session: Arc<Session>,
+    pub(super) consumer: Consumer,
     /// Came, and was not handed out yet.
-    unread: VecDeque<Delivery>,
+    pub(super) unread: VecDeque<Delivery>,
     /// As the consumer has it.
-    prefetch: u16,
+    pub(super) prefetch: u16,
 }
 
 impl RabbitSubscription {
     /// Begins to read, if the server is there; else once it is.
     pub(super) async fn begin(shared: Arc<Shared>, reading: Reading) -> Result<Self, BrokerError> {
-        let mut subscription =
-            Self { shared, reading, open: None, seen: Seen::default(), sending_on: FuturesUnordered::new() };
+        let mut subscription = Self {
+            shared,
+            reading,
+            open: None,
+            seen: Seen::default(),
+            opening: None,
+            widening: None,
+            sending_on: FuturesUnordered::new(),
+        };
         if subscription.shared.consume.now().is_some() {
             match subscription.opening().open().await {
                 Ok(open) => subscription.open = Some(open),
@@ -86,36 +101,38 @@ impl RabbitSubscription {
         Ok(subscription)
     }
 
-    fn opening(&self) -> Opening<'_> {
-        Opening { shared: &self.shared, reading: &self.reading, seen: self.seen }
+    fn opening(&self) -> Opening {
+        Opening { shared: Arc::clone(&self.shared), reading: self.reading.clone(), seen: self.seen }
     }
 
     /// Everything that was out before has come: the rest may come as many at a time as it should.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: half-way, there is no consumer, and another one is made.
-    async fn widen(&mut self) -> Result<(), lapin::Error> {
+    fn widen(&mut self) {
         let opening = self.opening();
-        let Some(Open { session, consumer, prefetch, .. }) = &self.open else { return Ok(()) };
-        if opening.prefetch() == *prefetch {
-            return Ok(());
-        }
-        session.channel().basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
-        let wide = opening.consume(session.channel()).await?;
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let narrow = std::mem::replace(&mut open.consumer, wide);
+        let Some(open) = &self.open else { return };
+        let (channel, narrow) = (open.session.channel().clone(), open.consumer.tag());
+        self.widening = Some(Box::pin(async move {
+            channel.basic_cancel(narrow, BasicCancelOptions::default()).await?;
+            opening.consume(&channel).await
+        }));
+    }
+
+    /// The consumer that takes more is there.
+    fn widened(&mut self, wide: Consumer) {
+        let Some(open) = &mut self.open else { return };
+        let mut narrow = std::mem::replace(&mut open.consumer, wide);
         open.prefetch = self.reading.prefetch;
         // What came while it was cancelled.
-        let mut left = narrow;
-        while let Some(Some(Ok(raw))) = left.next().now_or_never() {
+        while let Some(Some(Ok(raw))) = narrow.next().now_or_never() {
             let came = received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared);
             open.unread.extend(came);
         }
-        Ok(())
     }
 
     /// What is there now.
-    fn take(open: &mut Open, max: BatchMax, seen: &mut Seen, reading: &Reading, shared: &Shared) -> Taken {
+    fn take(&mut self, max: BatchMax) -> Taken {
+        let is_widening = self.widening.is_some();
+        let Self { open, seen, reading, shared, .. } = self;
+        let Some(open) = open else { return Taken { items: Vec::new(), lost: None } };
         let mut batch = Batch { max, count: 0, bytes: 0 };
         let mut items = open.session.due(Instant::now(), |delivery| batch.takes(delivery));
         let mut now = None;
@@ -127,6 +144,10 @@ impl RabbitSubscription {
                     return Taken { items, lost };
                 }
                 items.push(next);
+            }
+            // One that is being replaced has been cancelled.
+            if is_widening {
+                return Taken { items, lost };
             }
             match open.consumer.next().now_or_never() {
                 Some(Some(Ok(raw))) => {
@@ -146,6 +167,7 @@ impl RabbitSubscription {
     /// The channel or its consumer is gone.
     fn lose(&mut self, why: &str) {
         let Some(open) = self.open.take() else { return };
+        self.widening = None;
         let is_cancelled = open.session.channel().status().connected();
         let reason = if is_cancelled { "cancelled" } else { "lost" };
         let label = self.reading.place.address.to_string();
@@ -183,76 +205,6 @@ impl RabbitSubscription {
             }
         }));
         due
-    }
-}
-
-/// How a reading goes on.
-#[derive(Clone, Copy)]
-struct Opening<'a> {
-    shared: &'a Arc<Shared>,
-    reading: &'a Reading,
-    seen: Seen,
-}
-
-impl Opening<'_> {
-    fn prefetch(self) -> u16 {
-        if self.seen.something_new || self.reading.stream.is_some() { self.reading.prefetch } else { 1 }
-    }
-
-    /// A channel with a consumer, once the server is there.
-    async fn open(self) -> Result<Open, BrokerError> {
-        let place = &self.reading.place;
-        let up = self.shared.consume.up().await?;
-        let wrong = |error: lapin::Error| errors::seam(&self.shared.settings, &place.address, &error);
-        let channel = up.connection.create_channel().await.map_err(wrong)?;
-        let consumer = self.consume(&channel).await.map_err(wrong)?;
-        let session = Arc::new(Session::new(Arc::clone(place), channel, self.reading.prefetch));
-        self.shared.watch(&session);
-        Ok(Open { session, consumer, unread: VecDeque::new(), prefetch: self.prefetch() })
-    }
-
-    /// A consumer on a channel.
-    async fn consume(self, channel: &Channel) -> Result<Consumer, lapin::Error> {
-        let options = BasicQosOptions { global: self.shared.settings.prefetch_global };
-        channel.basic_qos(self.prefetch(), options).await?;
-        let mut arguments = FieldTable::default();
-        if let Some(start) = self.reading.stream {
-            arguments.insert("x-stream-offset".into(), self.offset(start));
-        }
-        let queue = (&*self.reading.place.name).into();
-        channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), arguments).await
-    }
-
-    /// Where in a stream to go on.
-    fn offset(&self, start: Start) -> AMQPValue {
-        let number = |offset: u64| AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX));
-        match (self.seen.offset, start) {
-            (Some(offset), _) => number(offset + 1),
-            (None, Start::Earliest) => AMQPValue::LongString("first".into()),
-            (None, Start::Latest) => AMQPValue::LongString("next".into()),
-            // In whole seconds: a little earlier than asked, the rest is passed over.
-            (None, Start::Time(at)) => AMQPValue::Timestamp(at / 1000),
-            (None, Start::Offset(offset)) => number(offset),
-        }
-    }
-
-    /// A channel with a consumer, however often that takes.
-    async fn open_again(self) -> Result<Open, BrokerError> {
-        let mut pause = PAUSE_MIN;
-        loop {
-            match self.open().await {
-                Ok(open) => return Ok(open),
-                Err(BrokerError::Closed) => return Err(BrokerError::Closed),
-                Err(error) => {
-                    tracing::warn!(source = %self.reading.place.address, "cannot be read, trying again: {error}");
-                    if matches!(error, BrokerError::NotFound(_)) {
-                        self.shared.make_again(&self.reading.place).await;
-                    }
-                }
-            }
-            sleep(pause.mul_f64(crate::message::random())).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
     }
 }
 
@@ -345,26 +297,32 @@ impl Subscription for RabbitSubscription {
     async fn next(&mut self, max: BatchMax) -> Result<Option<Deliveries>, BrokerError> {
         loop {
             let Some(open) = &mut self.open else {
-                match self.opening().open_again().await {
+                let opening = self.opening();
+                let opening = self.opening.get_or_insert_with(|| Box::pin(opening.open_again()));
+                let opened = tokio::select! {
+                    opened = opening => opened,
+                    () = self.shared.closed() => return Ok(None),
+                };
+                self.opening = None;
+                match opened {
                     Ok(open) => self.open = Some(open),
                     Err(BrokerError::Closed) => return Ok(None),
                     Err(error) => return Err(error),
                 }
                 continue;
             };
-            if self.seen.something_new && open.prefetch != self.reading.prefetch {
-                if let Err(error) = self.widen().await {
-                    self.lose(&error.to_string());
-                }
-                continue;
+            let session = Arc::clone(&open.session);
+            if self.seen.something_new && open.prefetch != self.reading.prefetch && self.widening.is_none() {
+                self.widen();
             }
             while self.sending_on.next().now_or_never().flatten().is_some() {}
-            let taken = Self::take(open, max, &mut self.seen, &self.reading, &self.shared);
-            let session = Arc::clone(&open.session);
+            let taken = self.take(max);
             if let Some(why) = taken.lost {
-                open.unread.extend(taken.items);
                 if self.shared.is_closed() {
                     return Ok(None);
+                }
+                if let Some(open) = &mut self.open {
+                    open.unread.extend(taken.items);
                 }
                 self.lose(&why);
                 continue;
@@ -386,8 +344,22 @@ impl Subscription for RabbitSubscription {
                 }
             };
             let Some(open) = &mut self.open else { continue };
+            let is_widening = self.widening.is_some();
+            let widening = async {
+                match &mut self.widening {
+                    Some(widening) => widening.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                next = open.consumer.next() => match next {
+                wide = widening => {
+                    self.widening = None;
+                    match wide {
+                        Ok(wide) => self.widened(wide),
+                        Err(error) => self.lose(&error.to_string()),
+                    }
+                }
+                next = open.consumer.next(), if !is_widening => match next {
                     Some(Ok(raw)) => {
                         open.unread.extend(received(&session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
                     }
