@@ -14,6 +14,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alarm;
+mod channels;
 mod killed;
 mod ledger;
 mod management;
@@ -21,5 +23,6 @@ mod network;
 mod proxied;
 mod raw;
 mod reader;
+mod refused;
 mod server;
 mod site;
