@@ -16,7 +16,9 @@ mod support;
 
 mod alarm;
 mod channels;
+mod foreign;
 mod killed;
+mod large;
 mod ledger;
 mod management;
 mod network;
@@ -24,5 +26,6 @@ mod proxied;
 mod raw;
 mod reader;
 mod refused;
+mod retries;
 mod server;
 mod site;
