@@ -23,7 +23,7 @@ const PARTITIONS_MAX: u32 = 1024;
 /// How long leases may be, in milliseconds: shorter ones would end while a healthy engine works.
 const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 /// Times that messages wait or are kept.
-const KEEP_MS: std::ops::RangeInclusive<u64> = 1..=100 * 365 * 24 * 60 * 60 * 1000;
+pub(super) const KEEP_MS: std::ops::RangeInclusive<u64> = 1..=100 * 365 * 24 * 60 * 60 * 1000;
 
 /// What the file system must have free at least: what the store still writes while publishers are refused.
 const FREE_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=u64::MAX;
@@ -179,7 +179,7 @@ fn storage() -> Kind<Storage> {
     })
 }
 
-fn overflow() -> Kind<Overflow> {
+pub(super) fn overflow() -> Kind<Overflow> {
     let words = &[
         ("reject-publish", Overflow::RejectPublish),
         ("drop-oldest", Overflow::DropOldest),

@@ -1,24 +1,25 @@
 //! What environment variables say. They win over the file.
 
-use super::{finding::Origin, section::Reader};
+use super::{Backend, finding::Origin, section::Reader};
 use crate::broker::topology;
+
+/// What configures RabbitMQ, and where it stands in the file.
+const RABBITMQ: &[(&str, &str)] = &[
+    ("RABBITMQ_URL", "rabbitmq.url"),
+    ("RABBITMQ_HOST", "rabbitmq.host"),
+    ("RABBITMQ_PORT", "rabbitmq.port"),
+    ("RABBITMQ_USER", "rabbitmq.username"),
+    ("RABBITMQ_PASSWORD", "rabbitmq.password"),
+    ("RABBITMQ_VHOST", "rabbitmq.vhost"),
+    ("RABBITMQ_EXCHANGE", "rabbitmq.exchange"),
+    ("RABBITMQ_PREFETCH_COUNT", "rabbitmq.prefetch_count"),
+    ("RABBITMQ_PUBLISHER_CONFIRM", "rabbitmq.publisher_confirm"),
+];
+/// Those that are enough to use it.
+const RABBITMQ_NAMED_BY: [&str; 2] = ["rabbitmq.url", "rabbitmq.host"];
 
 /// Systems that this build cannot talk to, with the variables that configure them.
 const ABSENT: &[(&str, &[&str])] = &[
-    (
-        "RabbitMQ",
-        &[
-            "RABBITMQ_URL",
-            "RABBITMQ_HOST",
-            "RABBITMQ_PORT",
-            "RABBITMQ_USER",
-            "RABBITMQ_PASSWORD",
-            "RABBITMQ_VHOST",
-            "RABBITMQ_EXCHANGE",
-            "RABBITMQ_PREFETCH_COUNT",
-            "RABBITMQ_PUBLISHER_CONFIRM",
-        ],
-    ),
     (
         "Kafka",
         &[
@@ -38,15 +39,34 @@ const ABSENT: &[(&str, &[&str])] = &[
 ];
 
 /// Sections of those systems.
+#[cfg(feature = "rabbitmq")]
+pub(super) const ABSENT_SECTIONS: &[(&str, &str)] = &[("kafka", "Kafka"), ("redis", "Redis")];
+/// Sections of those systems.
+#[cfg(not(feature = "rabbitmq"))]
 pub(super) const ABSENT_SECTIONS: &[(&str, &str)] = &[("rabbitmq", "RabbitMQ"), ("kafka", "Kafka"), ("redis", "Redis")];
 
 /// Why a system's settings are refused.
 pub(super) fn absence(system: &str) -> (String, &'static str) {
-    (format!("this build has no broker for {system}, only the embedded one"), "remove it, and configure `embedded:`")
+    if cfg!(feature = "rabbitmq") {
+        let problem = format!("this build has no broker for {system}, only the embedded one and RabbitMQ");
+        (problem, "remove it, and configure `embedded:` or `rabbitmq:`")
+    } else {
+        (
+            format!("this build has no broker for {system}, only the embedded one"),
+            "remove it, and configure `embedded:`",
+        )
+    }
 }
 
-/// What stands in place of values of the file.
-pub(super) fn read(reader: &mut Reader<'_>) {
+/// What stands in place of values of the file; returns the backend that is named.
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<Backend> {
+    if cfg!(feature = "rabbitmq") {
+        for (variable, path) in RABBITMQ {
+            if let Some(text) = reader.variable(variable).filter(|text| !is_kubernetes(text)) {
+                reader.overrides.insert(path, (text, variable));
+            }
+        }
+    }
     if let Some((text, variable)) = named(reader, "MESSAGING_ENABLED", &[]) {
         reader.overrides.insert("messaging.enabled", (text, variable));
     }
@@ -56,23 +76,6 @@ pub(super) fn read(reader: &mut Reader<'_>) {
     if flag(reader, "MESSAGING_DEBUG", &[]) == Some(true) {
         reader.overrides.insert("telemetry.filter", ("debug".to_owned(), "MESSAGING_DEBUG"));
     }
-    if let Some((text, variable)) = named(reader, "MESSAGING_BACKEND", &[]) {
-        let system = match text.as_str() {
-            "inmemory" => None,
-            "rabbitmq" => Some("RabbitMQ"),
-            "kafka" => Some("Kafka"),
-            "redis" => Some("Redis"),
-            _ => {
-                let problem = format!("{} is not a backend", super::words::quoted(&text));
-                reader.refuse(Origin::Environment(variable), "", problem, "unset it, or set it to inmemory");
-                None
-            }
-        };
-        if let Some(system) = system {
-            let (problem, _) = absence(system);
-            reader.refuse(Origin::Environment(variable), "", problem, "unset it, or set it to inmemory");
-        }
-    }
     if flag(reader, "MESSAGING_FALLBACK_ENABLED", &["MESSAGING_FALLBACK_INMEMORY"]) == Some(true) {
         reader.refuse(
             Origin::Environment("MESSAGING_FALLBACK_ENABLED"),
@@ -81,6 +84,37 @@ pub(super) fn read(reader: &mut Reader<'_>) {
             "unset it, or set it to false",
         );
     }
+    backend(reader)
+}
+
+fn backend(reader: &mut Reader<'_>) -> Option<Backend> {
+    const FIX: &str = if cfg!(feature = "rabbitmq") {
+        "unset it, or set it to inmemory or rabbitmq"
+    } else {
+        "unset it, or set it to inmemory"
+    };
+    let (text, variable) = named(reader, "MESSAGING_BACKEND", &[])?;
+    let problem = match text.as_str() {
+        "inmemory" => return Some(Backend::Inmemory),
+        "rabbitmq" if cfg!(feature = "rabbitmq") => return Some(Backend::Rabbitmq),
+        "rabbitmq" => absence("RabbitMQ").0,
+        "kafka" => absence("Kafka").0,
+        "redis" => absence("Redis").0,
+        _ => format!("{} is not a backend", super::words::quoted(&text)),
+    };
+    reader.refuse(Origin::Environment(variable), "", problem, FIX);
+    None
+}
+
+/// Whether variables alone say that RabbitMQ is to be used.
+#[cfg(feature = "rabbitmq")]
+pub(super) fn names_rabbitmq(reader: &Reader<'_>) -> bool {
+    RABBITMQ_NAMED_BY.iter().any(|path| reader.overrides.contains_key(path))
+}
+
+/// What Kubernetes sets for a service of that name.
+fn is_kubernetes(text: &str) -> bool {
+    text.starts_with("tcp://")
 }
 
 /// The group of routes that name none, and who says so.
@@ -96,28 +130,44 @@ pub(super) fn group(reader: &mut Reader<'_>) -> (String, Origin) {
     (topology::GROUP.to_owned(), Origin::Default)
 }
 
-/// Refuses what configures systems that are not there, unless a value of a file names it.
-pub(super) fn refuse_absent(reader: &mut Reader<'_>) {
-    for (system, variables) in ABSENT {
-        for variable in *variables {
-            let Some(text) = reader.variable(variable) else { continue };
-            if reader.used.contains(*variable) {
-                continue;
-            }
-            let (problem, _) = absence(system);
-            if text.starts_with("tcp://") {
-                let problem = "looks like what Kubernetes sets for a service of that name; it is not read";
-                reader.warn(
-                    Origin::Environment(variable),
-                    "",
-                    problem,
-                    "set enableServiceLinks: false to be rid of it",
-                );
-            } else {
-                reader.refuse(Origin::Environment(variable), "", problem, "unset it");
-            }
+/// Refuses what configures systems that are not there, unless a value of a file names it. `rabbitmq`: whether that is
+/// configured.
+pub(super) fn refuse_absent(reader: &mut Reader<'_>, rabbitmq: bool) {
+    for (variable, _) in RABBITMQ {
+        if !cfg!(feature = "rabbitmq") {
+            refuse_variable(reader, variable, absence("RabbitMQ").0);
+            continue;
+        }
+        let known = kubernetes(reader, variable) || rabbitmq || reader.used.contains(*variable);
+        if !known && reader.variable(variable).is_some() {
+            // It may be there for another file.
+            let fix = "add `rabbitmq:` to the file, or set RABBITMQ_URL or RABBITMQ_HOST, to use RabbitMQ";
+            reader.warn(Origin::Environment(variable), "", "has no effect: RabbitMQ is not configured", fix);
         }
     }
+    for (system, variables) in ABSENT {
+        for variable in *variables {
+            refuse_variable(reader, variable, absence(system).0);
+        }
+    }
+}
+
+fn refuse_variable(reader: &mut Reader<'_>, variable: &'static str, problem: String) {
+    let known = reader.used.contains(variable) || kubernetes(reader, variable);
+    if !known && reader.variable(variable).is_some() {
+        reader.refuse(Origin::Environment(variable), "", problem, "unset it");
+    }
+}
+
+/// Whether it is what Kubernetes sets for a service of that name, which is said.
+fn kubernetes(reader: &mut Reader<'_>, variable: &'static str) -> bool {
+    let is_it = reader.variable(variable).is_some_and(|text| is_kubernetes(&text));
+    if is_it {
+        let problem = "looks like what Kubernetes sets for a service of that name; it is not read";
+        let fix = "set enableServiceLinks: false to be rid of it";
+        reader.warn(Origin::Environment(variable), "", problem, fix);
+    }
+    is_it
 }
 
 /// The value of a variable, or of another name for it, and which one it was.

@@ -134,7 +134,34 @@ pub(super) fn millis(range: RangeInclusive<u64>) -> Kind<Duration> {
     }
 }
 
-/// The milliseconds that somebody meant by `10s`, `5 min` or `1.5h`. For hints only.
+/// A time with its unit, `30s` or `500ms`, as other systems' configurations have it; a number alone is milliseconds, as
+/// everywhere here. For keys that do not end in `_ms`.
+pub(super) fn time(range: RangeInclusive<u64>) -> Kind<Duration> {
+    let takes = format!("a time (30s, 500ms), {} to {}", time_text(*range.start()), time_text(*range.end()));
+    Kind {
+        takes: takes.clone(),
+        bare: false,
+        secret: false,
+        read: Box::new(move |text| {
+            let number = whole(text, &range, &takes, |text| {
+                milliseconds(text)
+                    .ok_or_else(|| Wrong::new(not(text, "a time"), "write a number with a unit: 500ms, 30s, 5m, 1h"))
+            })?;
+            Ok(Duration::from_millis(number))
+        }),
+        show: |time| time_text(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+/// In the largest unit up to hours that leaves nothing over.
+fn time_text(milliseconds: u64) -> String {
+    [("h", 3_600_000), ("m", 60_000), ("s", 1000)]
+        .into_iter()
+        .find(|(_, unit)| milliseconds > 0 && milliseconds.is_multiple_of(*unit))
+        .map_or_else(|| format!("{milliseconds}ms"), |(letter, unit)| format!("{}{letter}", milliseconds / unit))
+}
+
+/// The milliseconds that somebody means by `10s`, `5 min` or `1.5h`.
 fn milliseconds(text: &str) -> Option<u64> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(unit_at);
@@ -383,6 +410,29 @@ mod tests {
             assert_eq!(got, wanted, "{text}");
             if let Some(number) = got {
                 assert_eq!((kind.read)(&(kind.show)(&number)).ok(), Some(number), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit_and_shown_so_that_they_read_back() {
+        let kind = time(0..=3_600_000);
+        for (text, wanted) in [
+            ("30s", Some(30_000)),
+            ("500ms", Some(500)),
+            ("250", Some(250)),
+            ("5m", Some(300_000)),
+            ("1h", Some(3_600_000)),
+            ("0", Some(0)),
+            ("61m", None),
+            ("-1s", None),
+            ("30 seconds", Some(30_000)),
+            ("soon", None),
+        ] {
+            let got = (kind.read)(text).ok();
+            assert_eq!(got, wanted.map(Duration::from_millis), "{text}");
+            if let Some(time) = got {
+                assert_eq!((kind.read)(&(kind.show)(&time)).ok(), Some(time), "{text}");
             }
         }
     }

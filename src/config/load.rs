@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Config, ConfigErrors, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry, Warning, embedded,
-    environment,
+    Backend, Config, ConfigErrors, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry, Warning,
+    embedded, environment,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
@@ -22,7 +22,10 @@ use super::{
     tree::Node,
     yaml,
 };
-use crate::route::Route;
+use crate::{
+    message::{Address, Kind as AddressKind},
+    route::Route,
+};
 
 /// Where the configuration is looked for when no file is named.
 pub const DEFAULT_FILE: &str = "configs/messaging.yaml";
@@ -126,10 +129,11 @@ pub fn read_plugin_toml(
 pub fn keys() -> Vec<Key> {
     /// One of everything that has keys.
     const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
+                          rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
                           routes: [{name: a, topic: a, handler: a}]}";
     let mut reader = Reader::new(&|_| None, None);
     let document = yaml::read(SAMPLE).ok();
-    reader.root(document.as_ref(), |section| read(section, false));
+    reader.root(document.as_ref(), |section| read(section, None, false));
     reader.keys
 }
 
@@ -150,12 +154,9 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 }
 
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
-    environment::read(reader);
-    let (mut config, drafts, mut files) = reader.root(document, |section| read(section, true));
-    environment::refuse_absent(reader);
-    if !config.embedded.auto_create {
-        routes::require_declared(reader, &drafts, &embedded::declared(&config.embedded));
-    }
+    let backend = environment::read(reader);
+    let (mut config, drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    require_declared(reader, &config, &drafts);
     routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
     config.routes = routes::join_all(reader, drafts);
     config.file = file.map(Path::to_path_buf);
@@ -165,8 +166,33 @@ fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>)
     Ok(Loaded { config, values, warnings, files })
 }
 
+/// With nothing made on first use, every address that a route names must be declared where it is.
+fn require_declared(reader: &mut Reader<'_>, config: &Config, drafts: &[Draft]) {
+    let on_embedded = |address: &Address| match address.kind {
+        AddressKind::Queue => !config.queues_on_rabbitmq(),
+        AddressKind::Topic => !config.topics_on_rabbitmq(),
+    };
+    if !config.embedded.auto_create {
+        let declared = embedded::declared(&config.embedded);
+        routes::require_declared(reader, drafts, "embedded", &|address| {
+            !on_embedded(address) || declared.contains(address)
+        });
+    }
+    #[cfg(feature = "rabbitmq")]
+    if let Some(settings) = config.rabbitmq_in_use().filter(|settings| !settings.auto_create) {
+        let declared = super::rabbitmq::declared(settings);
+        routes::require_declared(reader, drafts, "rabbitmq", &|address| {
+            on_embedded(address) || declared.contains(address)
+        });
+    }
+}
+
 /// The whole of messaging.yaml, and with `beside` the plugins' own files. The routes are not joined yet.
-fn read(section: &mut Section<'_, '_, '_>, beside: bool) -> (Config, Vec<Draft>, Vec<PathBuf>) {
+fn read(
+    section: &mut Section<'_, '_, '_>,
+    backend: Option<Backend>,
+    beside: bool,
+) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     for (key, system) in environment::ABSENT_SECTIONS {
         let (problem, fix) = environment::absence(system);
@@ -182,6 +208,15 @@ fn read(section: &mut Section<'_, '_, '_>, beside: bool) -> (Config, Vec<Draft>,
     });
     let (embedded, dead_letter_origin) =
         section.section("embedded", |section| embedded::read(section, &data_directory));
+    #[cfg(feature = "rabbitmq")]
+    let rabbitmq = {
+        let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
+        let wanted = named || section.has("rabbitmq");
+        section.known("rabbitmq");
+        wanted.then(|| {
+            section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, &embedded.dead_letter))
+        })
+    };
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
@@ -203,8 +238,23 @@ fn read(section: &mut Section<'_, '_, '_>, beside: bool) -> (Config, Vec<Draft>,
     let mut drafts = Vec::new();
     section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
     drafts.extend(theirs);
-    let config =
-        Config { enabled, data_directory, shutdown_grace, http, plugins, embedded, telemetry, ..Config::default() };
+    let config = Config {
+        enabled,
+        data_directory,
+        shutdown_grace,
+        http,
+        plugins,
+        backend,
+        embedded,
+        telemetry,
+        ..Config::default()
+    };
+    #[cfg(not(feature = "rabbitmq"))]
+    environment::refuse_absent(section.reader, false);
+    #[cfg(feature = "rabbitmq")]
+    environment::refuse_absent(section.reader, rabbitmq.is_some());
+    #[cfg(feature = "rabbitmq")]
+    let config = Config { rabbitmq, ..config };
     (config, drafts, files)
 }
 

@@ -12,6 +12,8 @@ mod kind;
 mod limits;
 mod load;
 mod plugin_toml;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod routes;
 mod section;
 mod shown;
@@ -21,7 +23,7 @@ mod words;
 mod yaml;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -59,12 +61,27 @@ pub struct Config {
     pub http: Http,
     /// The plugins and what they may.
     pub plugins: Plugins,
+    /// Which system has queues and topics; `None`: queues are on RabbitMQ where it is configured, topics on the embedded
+    /// broker, and everything there where it is not.
+    pub backend: Option<Backend>,
     /// The embedded broker.
     pub embedded: Embedded,
+    /// RabbitMQ, where it is configured.
+    #[cfg(feature = "rabbitmq")]
+    pub rabbitmq: Option<crate::broker::rabbitmq::Settings>,
     /// The routes, joined and free of conflicts.
     pub routes: RouteTable,
     /// Logs.
     pub telemetry: Telemetry,
+}
+
+/// A system that has all queues and topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The embedded broker.
+    Inmemory,
+    /// RabbitMQ.
+    Rabbitmq,
 }
 
 /// How the engine is reached.
@@ -131,6 +148,37 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// Everywhere that dead letters go.
+    #[must_use]
+    pub fn dead_letters(&self) -> BTreeSet<Address> {
+        self.routes.iter().map(|route| route.dead_letter.clone()).chain([self.embedded.dead_letter.clone()]).collect()
+    }
+
+    /// Whether queues are on RabbitMQ.
+    #[must_use]
+    pub fn queues_on_rabbitmq(&self) -> bool {
+        #[cfg(feature = "rabbitmq")]
+        let configured = self.rabbitmq_in_use().is_some();
+        #[cfg(not(feature = "rabbitmq"))]
+        let configured = false;
+        configured
+    }
+
+    /// Whether topics are there too.
+    #[must_use]
+    pub fn topics_on_rabbitmq(&self) -> bool {
+        self.queues_on_rabbitmq() && self.backend == Some(Backend::Rabbitmq)
+    }
+
+    /// RabbitMQ's settings, where queues are to be there.
+    #[cfg(feature = "rabbitmq")]
+    #[must_use]
+    pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
+        self.rabbitmq.as_ref().filter(|_| self.backend != Some(Backend::Inmemory))
+    }
+}
+
 impl Default for Config {
     /// The built-in development configuration: the embedded broker in memory with the standard topology,
     /// `plugins-enabled/`, loopback, no routes.
@@ -142,7 +190,10 @@ impl Default for Config {
             shutdown_grace: Duration::from_secs(30),
             http: Http::default(),
             plugins: Plugins::default(),
+            backend: None,
             embedded: Embedded::default(),
+            #[cfg(feature = "rabbitmq")]
+            rabbitmq: None,
             routes: RouteTable::default(),
             telemetry: Telemetry::default(),
         }

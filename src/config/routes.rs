@@ -473,23 +473,21 @@ pub(super) fn look_for_handlers(reader: &mut Reader<'_>, drafts: &[Draft], direc
     }
 }
 
-/// With nothing made on first use, every address that a route names must be declared.
-pub(super) fn require_declared(reader: &mut Reader<'_>, drafts: &[Draft], declared: &BTreeSet<Address>) {
+/// Refuses each address that a route names and that is not declared; `broker` is the section that declares it.
+pub(super) fn require_declared(
+    reader: &mut Reader<'_>,
+    drafts: &[Draft],
+    broker: &str,
+    declared: &dyn Fn(&Address) -> bool,
+) {
     for draft in drafts {
         let route = &draft.route;
-        let named = std::iter::once(&route.source.address)
-            .chain(std::iter::once(&route.dead_letter))
-            .chain(route.terms.destinations.values())
-            .collect::<BTreeSet<_>>();
-        for address in named {
-            if !declared.contains(address) {
-                reader.refuse(
-                    draft.origin.clone(),
-                    &draft.path,
-                    format!("{address} is not declared, and embedded.auto_create is false"),
-                    format!("add it under embedded.{}s, or set embedded.auto_create to true", address.kind),
-                );
-            }
+        let ends = [&route.source.address, &route.dead_letter];
+        let named: BTreeSet<_> = ends.into_iter().chain(route.terms.destinations.values()).collect();
+        for address in named.into_iter().filter(|address| !declared(address)) {
+            let problem = format!("{address} is not declared, and {broker}.auto_create is false");
+            let fix = format!("add it under {broker}.{}s, or set {broker}.auto_create to true", address.kind);
+            reader.refuse(draft.origin.clone(), &draft.path, problem, fix);
         }
     }
 }

@@ -224,6 +224,11 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         self.entry(key).map(|entry| &entry.node)
     }
 
+    /// Names a section that is read only where it is there, so that a key may be taken for it.
+    pub(super) fn known(&mut self, key: &'static str) {
+        self.asked.push(key);
+    }
+
     /// Refuses a key that is known elsewhere, with a reason of its own.
     pub(super) fn forbid(&mut self, key: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
         if let Some(entry) = self.entry(key) {
@@ -293,11 +298,15 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
 
     /// A value that may be left out.
     pub(super) fn optional<T>(&mut self, key: &'static str, kind: &Kind<T>, documented: &str) -> Option<Given<T>> {
+        let given = self.unshown(key, kind, documented)?;
+        self.show(key, kind, &given.value, given.origin.clone());
+        Some(given)
+    }
+
+    /// As [`Self::optional`], for what is not in force yet: whoever decides shows it.
+    pub(super) fn unshown<T>(&mut self, key: &'static str, kind: &Kind<T>, documented: &str) -> Option<Given<T>> {
         match self.find(key, kind, documented) {
-            Found::Given(given) => {
-                self.show(key, kind, &given.value, given.origin.clone());
-                Some(given)
-            }
+            Found::Given(given) => Some(given),
             Found::Absent | Found::Wrong => None,
             Found::Null(place) => {
                 self.refuse_null(key, place, kind);

@@ -69,7 +69,9 @@ impl Logs {
 }
 
 fn parsed(text: &str) -> Result<EnvFilter, LogsError> {
-    EnvFilter::builder().parse(text).map_err(|cause| LogsError::Filter { text: text.to_owned(), cause })
+    // The client library of RabbitMQ logs as errors what we handle, whole messages among them. Who names it wants it.
+    let quiet = if text.contains("lapin") { text.to_owned() } else { format!("{text},lapin=off") };
+    EnvFilter::builder().parse(quiet).map_err(|cause| LogsError::Filter { text: text.to_owned(), cause })
 }
 
 /// Source: <https://no-color.org>.

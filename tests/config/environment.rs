@@ -56,17 +56,13 @@ fn old_names_are_accepted_with_a_warning_unless_they_contradict() {
 fn what_this_build_has_not_is_refused_and_never_ignored() {
     refused(&[("MESSAGING_BACKEND", "kafka")], "environment MESSAGING_BACKEND: this build has no broker for Kafka");
     refused(&[("MESSAGING_BACKEND", "nats")], "\"nats\" is not a backend");
-    refused(
-        &[("RABBITMQ_URL", "amqp://u:hunter2@h")],
-        "environment RABBITMQ_URL: this build has no broker for RabbitMQ",
-    );
     refused(&[("KAFKA_BROKERS", "localhost:9092")], "environment KAFKA_BROKERS: this build has no broker for Kafka");
     refused(&[("REDIS_PASSWORD", "hunter2")], "environment REDIS_PASSWORD: this build has no broker for Redis");
     refused(&[("MESSAGING_FALLBACK_ENABLED", "true")], "nothing to fall back from");
     refused(&[("MESSAGING_ENABLED", "perhaps")], "environment MESSAGING_ENABLED: messaging.enabled: \"perhaps\"");
     refused(&[("LOG_LEVEL", "warning")], "environment LOG_LEVEL: telemetry.filter: \"warning\" is not a level");
     let said =
-        load(FILE, &[("REDIS_PASSWORD", "hunter2"), ("RABBITMQ_URL", "amqp://u:hunter2@h")]).map(|_| ()).unwrap_err();
+        load(FILE, &[("REDIS_PASSWORD", "hunter2"), ("RABBITMQ_URL", "amqp://u:hunter2@h/")]).map(|_| ()).unwrap_err();
     assert!(!said.contains("hunter2"), "{said}");
 }
 
@@ -79,6 +75,7 @@ fn a_variable_that_the_file_names_is_not_a_setting() {
 #[test]
 fn what_kubernetes_sets_for_a_service_is_a_warning() {
     holds(&[("REDIS_PORT", "tcp://10.0.0.1:6379")], "warn", "helixagent-group", true, 1);
+    holds(&[("RABBITMQ_PORT", "tcp://10.0.0.1:5672")], "warn", "helixagent-group", true, 1);
 }
 
 #[test]

@@ -16,3 +16,4 @@ mod examples;
 mod meaning;
 mod plugin_files;
 mod properties;
+mod rabbitmq;

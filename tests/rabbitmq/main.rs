@@ -29,3 +29,4 @@ mod refused;
 mod retries;
 mod server;
 mod site;
+mod topology;

@@ -115,6 +115,12 @@ struct Places {
 }
 
 impl Embedded {
+    /// What is on disk, for others that keep something there as well.
+    #[must_use]
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref()
+    }
+
     /// One with what is on disk, or an empty one. Opening the store blocks, for less than a second.
     ///
     /// # Errors

@@ -54,8 +54,6 @@ pub(super) enum State {
     Away {
         /// Why, as far as it is known.
         reason: String,
-        /// The server, or its certificate, will not have it until somebody changes something.
-        is_refused: bool,
     },
     /// Connected.
     Up(Arc<Up>),
@@ -104,7 +102,7 @@ impl Up {
 
 impl Link {
     pub(super) fn new(settings: Arc<Settings>, purpose: &'static str) -> Self {
-        let state = State::Away { reason: "not connected yet".to_owned(), is_refused: false };
+        let state = State::Away { reason: "not connected yet".to_owned() };
         Self { settings, purpose, state: watch::Sender::new(state), suspected: Notify::new() }
     }
 
@@ -151,7 +149,7 @@ impl Link {
             };
             tracing::warn!(connection = self.purpose, "the connection to RabbitMQ was lost, connecting again: {why}");
             self.show(0);
-            self.state.send_replace(State::Away { reason: why, is_refused: false });
+            self.state.send_replace(State::Away { reason: why });
         }
         self.show(0);
         if !matches!(*self.state.borrow(), State::Failed { .. }) {
@@ -192,6 +190,7 @@ impl Link {
     async fn connect_again(&self, stop: &CancellationToken) -> Option<Arc<Up>> {
         let mut pause = PAUSE_MIN.min(self.settings.reconnect_delay_max);
         let mut tries = 0_u32;
+        let mut said = String::new();
         loop {
             let jittered = pause.mul_f64(crate::message::random());
             tokio::select! {
@@ -206,14 +205,23 @@ impl Link {
                 },
             };
             tries = tries.saturating_add(1);
-            let (reason, is_refused) = (error.to_string(), error.is_refusal());
+            let reason = error.to_string();
             if self.settings.reconnect_attempts_max.is_some_and(|max| tries >= max) {
                 tracing::error!(connection = self.purpose, tries, "RabbitMQ is given up: {reason}");
                 self.state.send_replace(State::Failed { reason });
                 return None;
             }
-            tracing::warn!(connection = self.purpose, tries, "RabbitMQ is away, trying again: {reason}");
-            self.state.send_replace(State::Away { reason, is_refused });
+            if said == reason {
+                tracing::debug!(connection = self.purpose, tries, "RabbitMQ is still away: {reason}");
+            } else {
+                tracing::warn!(
+                    connection = self.purpose,
+                    tries,
+                    "RabbitMQ is away, trying again until it is there: {reason}"
+                );
+                said.clone_from(&reason);
+            }
+            self.state.send_replace(State::Away { reason });
             pause = (pause * 2).min(self.settings.reconnect_delay_max);
         }
     }

@@ -6,6 +6,8 @@
 //! is in AMQP, [`topology`] what has to be there, [`transport`] how a connection is made.
 
 mod acks;
+pub(crate) mod baseline;
+mod browse;
 mod declared;
 mod errors;
 mod link;
@@ -22,7 +24,10 @@ pub mod topology;
 mod transport;
 mod wire;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use tokio::task::JoinSet;
@@ -50,6 +55,7 @@ pub struct RabbitMq {
     stop: CancellationToken,
     /// Keep the connections up, and look around.
     tasks: Mutex<JoinSet<()>>,
+    browsing: tokio::sync::Mutex<()>,
 }
 
 impl RabbitMq {
@@ -91,7 +97,13 @@ impl RabbitMq {
             let (consume, publish) = tokio::join!(shared.consume.up(), shared.publish.up());
             drop((consume?, publish?));
         }
-        Ok(Self { name: name.to_owned(), shared, stop, tasks: Mutex::new(tasks) })
+        Ok(Self {
+            name: name.to_owned(),
+            shared,
+            stop,
+            tasks: Mutex::new(tasks),
+            browsing: tokio::sync::Mutex::default(),
+        })
     }
 
     /// What a declaration is on the server.
@@ -110,7 +122,7 @@ impl RabbitMq {
                 }
             }
             let address = declaration.address();
-            self.shared.place(&address, &address.name);
+            self.shared.place(&address, &address.name, None);
         }
         Ok(wanted)
     }
@@ -178,20 +190,20 @@ impl Broker for RabbitMq {
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
         let settings = &self.shared.settings;
         let mut name = Arc::clone(&request.from.name);
-        let mut stream = None;
+        let (mut stream, mut group) = (None, None);
         if request.from.kind == Kind::Topic {
             if request.group.is_empty() {
                 stream = Some(request.start);
             } else {
-                let group = declared::group(&request.from.name, &request.group, settings);
-                name = Arc::clone(&group.0);
-                self.shared.declare(group.1).await?;
+                let (queue, wanted) = declared::group(&request.from.name, &request.group, settings);
+                (name, group) = (queue, Some(Arc::clone(&request.group)));
+                self.shared.declare(wanted).await?;
             }
         }
         let workers = u16::try_from(request.workers).unwrap_or(u16::MAX);
         let asked = u16::try_from(request.prefetch).unwrap_or(u16::MAX);
         let prefetch = settings.prefetch_count.saturating_mul(workers.max(1)).min(asked).max(1);
-        let reading = Reading { place: self.shared.place(&request.from, &name), prefetch, stream };
+        let reading = Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, stream };
         let begun = RabbitSubscription::begin(Arc::clone(&self.shared), reading.clone()).await;
         let begun = match begun {
             Err(BrokerError::NotFound(address)) if settings.auto_create => {
@@ -203,12 +215,22 @@ impl Broker for RabbitMq {
         Ok(Box::new(begun?))
     }
 
-    async fn browse(&self, _: Browse) -> Result<Page, BrokerError> {
-        Err(BrokerError::Unsupported { broker: "rabbitmq", what: "be read without consuming" })
+    async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
+        if request.from.kind == Kind::Queue && !self.shared.settings.dead_letters.contains(&request.from.name) {
+            return Err(BrokerError::Unsupported {
+                broker: "rabbitmq",
+                what: "show a queue without consuming from it",
+            });
+        }
+        // One at a time: what one looks at is not there for another.
+        let _turn = self.browsing.lock().await;
+        browse::page(&self.shared, &request).await
     }
 
     fn stats(&self) -> Vec<AddressStats> {
-        self.shared.places().iter().map(|place| place.stats()).collect()
+        let mut all = BTreeMap::new();
+        self.shared.places().iter().for_each(|place| place.add_to(&mut all));
+        all.into_values().collect()
     }
 
     fn status(&self) -> BrokerStatus {

@@ -1,18 +1,17 @@
 //! A queue or topic as it is used here: its name on the server, and what is counted of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use prometheus::{IntCounter, IntGauge};
 
 use super::publisher::Publisher;
-use crate::{
-    broker::{AddressStats, BrokerError},
-    message::Address,
-    telemetry::metrics,
-};
+use crate::{broker::AddressStats, message::Address, telemetry::metrics};
 
 /// A queue or topic as it is used here.
 #[derive(Debug)]
@@ -21,6 +20,8 @@ pub(super) struct Place {
     pub(super) address: Address,
     /// The queue on the server that is read.
     pub(super) name: Arc<str>,
+    /// Of a topic: whose queue it is.
+    pub(super) group: Option<Arc<str>>,
     /// Takes copies for later.
     pub(super) publisher: Arc<Publisher>,
     pub(super) counts: Counts,
@@ -92,22 +93,24 @@ impl Counts {
 }
 
 impl Place {
-    /// The server cannot be asked now.
-    pub(super) fn unreachable(&self, why: &str) -> BrokerError {
-        self.publisher.unreachable(why)
-    }
-
-    /// What is there, as far as it is known.
-    pub(super) fn stats(&self) -> AddressStats {
-        AddressStats {
+    /// What is there, as far as it is known, added to what is known of the same topic.
+    pub(super) fn add_to(&self, all: &mut BTreeMap<Address, AddressStats>) {
+        let stats = all.entry(self.address.clone()).or_insert_with(|| AddressStats {
             address: self.address.clone(),
-            ready: self.counts.ready(),
+            ready: 0,
             delayed: 0,
-            unsettled: self.counts.unsettled.load(Relaxed),
+            unsettled: 0,
             bytes: 0,
             lag: Vec::new(),
             dropped: 0,
-            dead_lettered: self.counts.dead_lettered.load(Relaxed),
+            dead_lettered: 0,
+        });
+        let unsettled = self.counts.unsettled.load(Relaxed);
+        match &self.group {
+            Some(group) => stats.lag.push((Arc::clone(group), self.counts.ready() + unsettled)),
+            None => stats.ready += self.counts.ready(),
         }
+        stats.unsettled += unsettled;
+        stats.dead_lettered += self.counts.dead_lettered.load(Relaxed);
     }
 }

@@ -36,6 +36,9 @@ use crate::{
 
 /// From this size on a message has a channel for itself, in bytes.
 const LARGE: usize = 1 << 20;
+/// Most bytes of all headers of a message: they have to fit into one frame, and a server closes the connection of whoever
+/// sends a larger one. Source: RabbitMQ, `frame_max`, 131 072 by default; some of it is for everything else.
+const HEADER_BYTES_MAX: usize = 120 * 1024;
 /// Most messages of one publish that are in flight.
 const IN_FLIGHT_MAX: usize = 1024;
 
@@ -103,6 +106,11 @@ impl Publisher {
                 continue;
             }
             match self.frame(to, message, now).await {
+                Ok(frame) if wire::header_bytes(&frame.properties) > HEADER_BYTES_MAX => {
+                    let bytes = wire::header_bytes(&frame.properties);
+                    let error = PublishError::TooLarge { address: to.clone(), bytes, max: HEADER_BYTES_MAX };
+                    failures.push((place, error));
+                }
                 Ok(frame) => {
                     frames.push(frame);
                     places.push(place);
@@ -378,7 +386,7 @@ impl Publisher {
     /// The server cannot be asked now.
     pub(super) fn unreachable(&self, why: &str) -> BrokerError {
         let endpoint = self.settings.endpoint();
-        BrokerError::Unreachable { endpoint, timeout: Duration::ZERO, cause: why.to_owned().into() }
+        BrokerError::Unreachable { endpoint, timeout: self.settings.connect_timeout, cause: why.to_owned().into() }
     }
 }
 

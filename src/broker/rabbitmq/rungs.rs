@@ -66,7 +66,7 @@ mod tests {
             let sum: Duration = path.iter().sum();
             prop_assert!(sum >= after);
             prop_assert!(sum <= after + after / LATE_SHARE + LATE, "{sum:?} for {after:?}");
-            prop_assert!(path.len() <= 16);
+            prop_assert!(path.len() <= 24);
         }
     }
 }

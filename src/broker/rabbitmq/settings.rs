@@ -1,9 +1,9 @@
 //! How RabbitMQ is reached and used, checked by whoever makes it: nothing here can be a mistake of the operator's.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use super::topology::{QueueKind, Topology};
-use crate::message::Secret;
+use crate::{broker::topology::DEAD_LETTER_QUEUE, message::Secret};
 
 /// How RabbitMQ is reached and used.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Settings {
     pub accept_differences: bool,
     /// Longest message, in bytes.
     pub message_bytes_max: usize,
+    /// Queues of dead letters, which may be looked at although their servers count that as a delivery.
+    pub dead_letters: BTreeSet<Arc<str>>,
     /// The management API, for what AMQP does not tell: `http://host:15672`.
     pub management_url: Option<String>,
 }
@@ -89,7 +91,7 @@ pub enum Credentials {
 /// TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM file with the authorities that are trusted; `None`: those of the machine.
+    /// PEM file with the authorities that are trusted, and nobody else; `None`: Mozilla's list, which is built in.
     pub ca_file: Option<PathBuf>,
     /// PEM file with the client's certificate and those between it and its authority.
     pub cert_file: Option<PathBuf>,
@@ -123,6 +125,7 @@ impl Default for Settings {
             auto_create: false,
             accept_differences: false,
             message_bytes_max: 8 << 20,
+            dead_letters: [DEAD_LETTER_QUEUE.into()].into(),
             management_url: None,
         }
     }

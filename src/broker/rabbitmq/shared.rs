@@ -42,7 +42,8 @@ struct State {
     declared: Topology,
     /// Of these, what was declared while the server was away.
     undeclared: Topology,
-    places: BTreeMap<Address, Arc<Place>>,
+    /// By the queue on the server.
+    places: BTreeMap<Arc<str>, Arc<Place>>,
     sessions: Vec<Weak<Session>>,
     /// Deliveries of a message that the server counted and nobody tried, by queue and id.
     forgiven: HashMap<(Arc<str>, MessageId), u32>,
@@ -72,19 +73,19 @@ impl Shared {
     }
 
     /// A queue or topic, by what the engine calls it; `name` is the queue on the server that is read.
-    pub(super) fn place(&self, address: &Address, name: &Arc<str>) -> Arc<Place> {
+    pub(super) fn place(&self, address: &Address, name: &Arc<str>, group: Option<&Arc<str>>) -> Arc<Place> {
         let mut state = self.lock();
-        let known = state.places.get(address).filter(|place| place.name == *name);
-        if let Some(place) = known {
+        if let Some(place) = state.places.get(name) {
             return Arc::clone(place);
         }
         let place = Arc::new(Place {
             address: address.clone(),
             name: Arc::clone(name),
+            group: group.cloned(),
             publisher: Arc::clone(&self.publisher),
             counts: Counts::new(address),
         });
-        state.places.insert(address.clone(), Arc::clone(&place));
+        state.places.insert(Arc::clone(name), Arc::clone(&place));
         place
     }
 
@@ -152,11 +153,10 @@ impl Shared {
     }
 
     /// A queue is gone that was there: makes it again, if it is one of ours.
-    pub(super) async fn make_again(&self, address: &Address) {
+    pub(super) async fn make_again(&self, place: &Place) {
         let Some(up) = self.consume.now() else { return };
-        let name = self.lock().places.get(address).map(|place| Arc::clone(&place.name));
-        let declared = self.lock().declared.clone();
-        let Some(wanted) = name.and_then(|name| declared.only(&name)) else { return };
+        let Some(wanted) = self.lock().declared.only(&place.name) else { return };
+        let address = &place.address;
         match declared::declare(&up.connection, &wanted, &self.settings).await {
             Ok(()) => tracing::warn!(source = %address, "somebody deleted it; it was made again"),
             Err(error) => {

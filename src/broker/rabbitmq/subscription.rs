@@ -202,7 +202,7 @@ impl Opening<'_> {
                 Err(error) => {
                     tracing::warn!(source = %self.reading.place.address, "cannot be read, trying again: {error}");
                     if matches!(error, BrokerError::NotFound(_)) {
-                        self.shared.make_again(&self.reading.place.address).await;
+                        self.shared.make_again(&self.reading.place).await;
                     }
                 }
             }
@@ -270,7 +270,9 @@ fn received(
         return Some(delivery);
     }
     if raw.redelivered {
-        let times = match facts.delivery_count {
+        // From 4.3 on a message that was given back untried has only the count of how often it was sent.
+        let counted = facts.delivery_count.or(facts.acquired_count.map(|_| 0));
+        let times = match counted {
             Some(times) => u32::try_from(times).unwrap_or(u32::MAX),
             // It knows that it was handed over before, and not how often.
             None => {

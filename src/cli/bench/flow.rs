@@ -61,6 +61,32 @@ pub(super) struct Bench {
     _directory: tempfile::TempDir,
 }
 
+/// Where messages come from and go to, and which of them count.
+pub(super) struct Flow {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) source: Address,
+    pub(super) results: Address,
+    pub(super) counted: Counted,
+    pub(super) ledger: Arc<Ledger>,
+}
+
+/// What counts a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Its broker was told that it is done.
+    Accepted,
+    /// Its result was read at the far end.
+    Answered,
+}
+
+/// What the clock showed between the warm-up and the last message.
+pub(super) struct Clocked {
+    pub(super) counted: u64,
+    pub(super) elapsed: Duration,
+    /// Of the whole process.
+    pub(super) cpu: Duration,
+}
+
 /// Runs a plan once.
 pub(super) fn run(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
     let bench = Bench::start(plan, runtime)?;
@@ -70,21 +96,40 @@ pub(super) fn run(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Resu
 }
 
 impl Bench {
+    /// On the embedded broker.
     pub(super) fn start(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
-        let directory = match &plan.directory {
-            Some(parent) => tempfile::tempdir_in(parent),
-            None => tempfile::tempdir(),
+        let directory = directory(plan)?;
+        let flow = Flow {
+            broker: Arc::new(broker(plan.storage, &directory.path().join("store"))?),
+            source: Address::queue("bench.work"),
+            results: Address::queue("bench.results"),
+            counted: match plan.work {
+                Work::Noop => Counted::Accepted,
+                Work::Json => Counted::Answered,
+            },
+            ledger: Arc::new(Ledger::new(plan.messages)),
         };
-        let directory = directory.context("no temporary directory")?;
-        let source = Address::queue("bench.work");
-        let results = Address::queue("bench.results");
-        let ledger = Arc::new(Ledger::new(plan.messages));
-        let inner: Arc<dyn Broker> = Arc::new(broker(plan.storage, &directory.path().join("store"))?);
-        let broker: Arc<dyn Broker> = match plan.work {
-            Work::Noop => {
+        Self::start_in(plan, flow, directory, runtime)
+    }
+
+    /// On a broker that is there.
+    #[cfg(feature = "rabbitmq")]
+    pub(super) fn start_on(plan: &Plan, flow: Flow, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
+        Self::start_in(plan, flow, directory(plan)?, runtime)
+    }
+
+    fn start_in(
+        plan: &Plan,
+        flow: Flow,
+        directory: tempfile::TempDir,
+        runtime: &tokio::runtime::Handle,
+    ) -> anyhow::Result<Self> {
+        let Flow { broker: inner, source, results, counted, ledger } = flow;
+        let broker: Arc<dyn Broker> = match counted {
+            Counted::Accepted => {
                 Arc::new(Counting { inner: Arc::clone(&inner), of: source.clone(), ledger: Arc::clone(&ledger) })
             }
-            Work::Json => Arc::clone(&inner),
+            Counted::Answered => Arc::clone(&inner),
         };
         let (handler, natives) = handler(plan, directory.path())?;
         let settings = settings(plan, directory.path(), &source, &results, &handler)?;
@@ -99,7 +144,7 @@ impl Bench {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let collector =
-            (plan.work == Work::Json).then(|| collect(&inner, &results, &ledger, &stop, runtime)).transpose()?;
+            (counted == Counted::Answered).then(|| collect(&inner, &results, &ledger, &stop, runtime)).transpose()?;
         let plugin = directory.path().join("plugins/bench.wasm");
         Ok(Self {
             hub,
@@ -147,6 +192,15 @@ impl Bench {
         }
         self.runtime.block_on(self.hub.stop());
     }
+}
+
+/// Where the files of a run are.
+fn directory(plan: &Plan) -> anyhow::Result<tempfile::TempDir> {
+    let directory = match &plan.directory {
+        Some(parent) => tempfile::tempdir_in(parent),
+        None => tempfile::tempdir(),
+    };
+    directory.context("no temporary directory")
 }
 
 /// An embedded broker that makes what is used, kept in memory or in a directory.
@@ -283,13 +337,7 @@ fn measure(plan: &Plan, bench: &Bench) -> anyhow::Result<Report> {
             thread::Builder::new().name("bench-publisher".into()).spawn(move || publisher.run_until(&never))
         })
         .collect::<Result<_, _>>()?;
-    let warm_up = plan.messages / WARM_UP;
-    wait_for(ledger, warm_up, plan)?;
-    let (from, cpu_from) = (Instant::now(), cpu_time());
-    let counted_from = ledger.distinct();
-    wait_for(ledger, plan.messages, plan)?;
-    let (elapsed, cpu) = (from.elapsed(), cpu_time().saturating_sub(cpu_from));
-    let counted = ledger.distinct() - counted_from;
+    let Clocked { counted, elapsed, cpu } = clock(ledger, plan, &|| Ok(()))?;
     let mut latencies = Vec::new();
     for publisher in publishers {
         match publisher.join() {
@@ -300,13 +348,24 @@ fn measure(plan: &Plan, bench: &Bench) -> anyhow::Result<Report> {
     Ok(Report::new(plan, counted, elapsed, cpu, latencies, plan.messages - ledger.distinct(), ledger.doubled()))
 }
 
-fn wait_for(ledger: &Ledger, wanted: u64, plan: &Plan) -> anyhow::Result<()> {
+/// Waits for all messages, and measures from the end of the warm-up. `goes_on` says whether it makes sense to wait.
+pub(super) fn clock(ledger: &Ledger, plan: &Plan, goes_on: &dyn Fn() -> anyhow::Result<()>) -> anyhow::Result<Clocked> {
+    wait_for(ledger, plan.messages / WARM_UP, plan, goes_on)?;
+    let (from, cpu_from) = (Instant::now(), cpu_time());
+    let counted_from = ledger.distinct();
+    wait_for(ledger, plan.messages, plan, goes_on)?;
+    let (elapsed, cpu) = (from.elapsed(), cpu_time().saturating_sub(cpu_from));
+    Ok(Clocked { counted: ledger.distinct() - counted_from, elapsed, cpu })
+}
+
+fn wait_for(ledger: &Ledger, wanted: u64, plan: &Plan, goes_on: &dyn Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let (mut last, mut since) = (0, Instant::now());
     loop {
         let distinct = ledger.distinct();
         if distinct >= wanted {
             return Ok(());
         }
+        goes_on()?;
         if distinct != last {
             (last, since) = (distinct, Instant::now());
         } else if since.elapsed() > STALLED {

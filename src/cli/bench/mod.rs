@@ -1,23 +1,27 @@
 //! `helixmq bench`: how fast it is here, with messages counted at the far end, and what that is worth against the same
 //! work without a sandbox.
 
+mod compare;
 mod disk;
 mod flow;
 mod ledger;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod reload;
 
-use std::{fmt::Write as _, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::Context;
 use crate::{broker::Storage, handler::Isolation};
+
+pub use compare::Comparison;
 
 /// Messages of a run that names neither a number nor a time.
 const MESSAGES: u64 = 2_000_000;
-/// Runs of each side of a comparison.
-const COMPARE_RUNS: usize = 3;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,6 +45,19 @@ pub enum Scenario {
     DiskOpen,
     /// From a plugin's file being closed to its serving, under load.
     Reload,
+    /// The same as `noop`, on a quorum queue of RabbitMQ that was filled before.
+    #[cfg(feature = "rabbitmq")]
+    Rabbitmq,
+    /// The same work as `rabbitmq`, by a loop over the client library.
+    #[cfg(feature = "rabbitmq")]
+    RabbitmqNative,
+    /// The same as `json`, between two quorum queues of RabbitMQ: each result is confirmed before its message is
+    /// acknowledged.
+    #[cfg(feature = "rabbitmq")]
+    RabbitmqJson,
+    /// The same work as `rabbitmq-json`, by a loop over the client library.
+    #[cfg(feature = "rabbitmq")]
+    RabbitmqJsonNative,
 }
 
 /// Options of `bench`.
@@ -49,9 +66,12 @@ pub struct Args {
     /// What to measure.
     #[arg(value_enum, required_unless_present = "compare")]
     scenario: Option<Scenario>,
-    /// Alternate two scenarios and print the ratio of their rates.
+    /// Alternate two scenarios and print the ratio of their rates, and of their messages for a second of CPU time.
     #[arg(long, num_args = 2, value_names = ["A", "B"], value_enum, conflicts_with = "scenario")]
     compare: Vec<Scenario>,
+    /// How often each of the two runs.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pairs: u16,
     /// Messages to send, the first tenth to warm up.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1000..=1_000_000_000))]
     messages: Option<u64>,
@@ -83,6 +103,9 @@ pub struct Args {
     /// How long an instance lives.
     #[arg(long, value_enum, default_value = "instance")]
     isolation: IsolationArg,
+    #[cfg(feature = "rabbitmq")]
+    #[command(flatten)]
+    rabbitmq: rabbitmq::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -107,6 +130,9 @@ struct Plan {
     publishers: u16,
     rate: u64,
     isolation: Isolation,
+    /// The broker, where it is not the embedded one.
+    #[cfg(feature = "rabbitmq")]
+    rabbitmq: Option<std::sync::Arc<rabbitmq::Target>>,
 }
 
 /// What a run showed. Source of the names: SPEC §12.
@@ -125,6 +151,11 @@ pub struct Report {
     isolation: &'static str,
     engine_version: &'static str,
     cores: usize,
+    /// With a server: unacknowledged messages at most, and how they are acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefetch: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acks: Option<&'static str>,
 }
 
 /// Of publishing, until confirmed (`reload`: of a reload, until it serves).
@@ -133,16 +164,6 @@ struct Latency {
     p50: f64,
     p99: f64,
     max: f64,
-}
-
-/// What `--compare` showed: A's rate by B's, in pairs.
-#[derive(Clone, Debug, Serialize)]
-pub struct Comparison {
-    a: Vec<Report>,
-    b: Vec<Report>,
-    ratio_min: f64,
-    ratio_median: f64,
-    ratio_max: f64,
 }
 
 /// What `bench` prints.
@@ -165,49 +186,60 @@ pub enum Output {
 ///
 /// # Errors
 /// What was missing, or why a run did not end: a stall, a handler that does not load.
-pub fn run(args: &Args) -> anyhow::Result<Output> {
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<Output> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let handle = runtime.handle();
+    let one = |scenario| one(args, scenario, context, handle);
     let output = match (args.compare.as_slice(), args.scenario) {
-        ([a, b], _) => Output::Two(compare(args, *a, *b, handle)?),
+        ([a, b], _) => Output::Two(Comparison::run(args.pairs.into(), || one(*a), || one(*b))?),
         (_, Some(Scenario::Reload)) => {
             Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?)
         }
         (_, Some(Scenario::Disk)) => Output::Disk(Box::new(disk::run(args, handle)?)),
         (_, Some(Scenario::DiskOpen)) => Output::Drained(disk::drain(args, handle)?),
-        (_, Some(scenario)) => Output::One(one(args, scenario, handle)?),
+        (_, Some(scenario)) => Output::One(one(scenario)?),
         _ => bail!("say which scenario to run"),
     };
     Ok(output)
 }
 
-fn one(args: &Args, scenario: Scenario, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
+fn one(args: &Args, scenario: Scenario, context: &Context, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
     let mut plan = plan(args, scenario)?;
+    #[cfg(feature = "rabbitmq")]
+    if let Some(by_hand) = by_hand(scenario) {
+        let target = rabbitmq::Target::new(&args.rabbitmq, by_hand, plan.lanes, context, runtime)?;
+        plan.messages = args.messages.unwrap_or(rabbitmq::MESSAGES);
+        if by_hand {
+            plan.lanes = 1;
+        }
+        plan.rabbitmq = Some(std::sync::Arc::new(target));
+    }
+    #[cfg(not(feature = "rabbitmq"))]
+    let _ = context;
     if let Some(seconds) = args.seconds {
-        let trial = flow::run(&Plan { messages: MESSAGES / 10, ..plan.clone() }, runtime)?;
+        let trial = run_once(&Plan { messages: plan.messages / 10, ..plan.clone() }, runtime)?;
         plan.messages = ((trial.messages_per_second * seconds as f64) as u64).max(1000);
     }
-    flow::run(&plan, runtime)
+    run_once(&plan, runtime)
 }
 
-fn compare(args: &Args, a: Scenario, b: Scenario, runtime: &tokio::runtime::Handle) -> anyhow::Result<Comparison> {
-    let (mut of_a, mut of_b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..COMPARE_RUNS {
-        let (one_a, one_b) = (one(args, a, runtime)?, one(args, b, runtime)?);
-        ratios.push(one_a.messages_per_second / one_b.messages_per_second);
-        of_a.push(one_a);
-        of_b.push(one_b);
+/// Of a scenario on RabbitMQ, whether it is the loop over the client library.
+#[cfg(feature = "rabbitmq")]
+fn by_hand(scenario: Scenario) -> Option<bool> {
+    match scenario {
+        Scenario::Rabbitmq | Scenario::RabbitmqJson => Some(false),
+        Scenario::RabbitmqNative | Scenario::RabbitmqJsonNative => Some(true),
+        _ => None,
     }
-    ratios.sort_by(f64::total_cmp);
-    let at = |place: usize| ratios.get(place).copied().unwrap_or(f64::NAN);
-    Ok(Comparison {
-        a: of_a,
-        b: of_b,
-        ratio_min: at(0),
-        ratio_median: at(COMPARE_RUNS / 2),
-        ratio_max: at(COMPARE_RUNS - 1),
-    })
+}
+
+fn run_once(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
+    #[cfg(feature = "rabbitmq")]
+    if let Some(target) = &plan.rabbitmq {
+        return rabbitmq::run(plan, target, runtime);
+    }
+    flow::run(plan, runtime)
 }
 
 fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
@@ -218,6 +250,14 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         Scenario::NativeJson => ("native-json", flow::Work::Json, None),
         Scenario::DiskNoop => ("disk-noop", flow::Work::Noop, Some("bench_noop")),
         Scenario::DiskJson => ("disk-json", flow::Work::Json, Some("bench_json")),
+        #[cfg(feature = "rabbitmq")]
+        Scenario::Rabbitmq => ("rabbitmq", flow::Work::Noop, Some("bench_noop")),
+        #[cfg(feature = "rabbitmq")]
+        Scenario::RabbitmqNative => ("rabbitmq-native", flow::Work::Noop, None),
+        #[cfg(feature = "rabbitmq")]
+        Scenario::RabbitmqJson => ("rabbitmq-json", flow::Work::Json, Some("bench_json")),
+        #[cfg(feature = "rabbitmq")]
+        Scenario::RabbitmqJsonNative => ("rabbitmq-json-native", flow::Work::Json, None),
         Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
     };
     let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
@@ -239,6 +279,8 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
             IsolationArg::Batch => Isolation::Batch,
             IsolationArg::Instance => Isolation::Instance,
         },
+        #[cfg(feature = "rabbitmq")]
+        rabbitmq: None,
     })
 }
 
@@ -258,6 +300,10 @@ impl Report {
         duplicated: u64,
     ) -> Self {
         latencies.sort_unstable();
+        #[cfg(feature = "rabbitmq")]
+        let (prefetch, acks) = plan.rabbitmq.as_ref().map(|target| target.shown()).unzip();
+        #[cfg(not(feature = "rabbitmq"))]
+        let (prefetch, acks) = (None, None);
         let seconds = elapsed.as_secs_f64();
         Self {
             scenario: plan.scenario,
@@ -277,12 +323,18 @@ impl Report {
             isolation: flow::isolation_name(plan.isolation),
             engine_version: env!("CARGO_PKG_VERSION"),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            prefetch,
+            acks,
         }
     }
 
     fn line(&self) -> String {
+        let server = match (self.prefetch, self.acks) {
+            (Some(prefetch), Some(acks)) => format!(", prefetch {prefetch}, acknowledgements {acks}"),
+            _ => String::new(),
+        };
         format!(
-            "{:<12} {:>10.0} msg/s  {:>6.2} us CPU/msg  publish p50 {:.3} p99 {:.3} max {:.3} ms  lost {} duplicated {}  ({} messages of {} bytes in {:.2} s, {} lanes, isolation {}, {} cores)",
+            "{:<12} {:>10.0} msg/s  {:>6.2} us CPU/msg  publish p50 {:.3} p99 {:.3} max {:.3} ms  lost {} duplicated {}  ({} messages of {} bytes in {:.2} s, {} lanes, isolation {}, {} cores{server})",
             self.scenario,
             self.messages_per_second,
             self.cpu_us_per_message,
@@ -328,23 +380,7 @@ impl std::fmt::Display for Output {
                 });
                 f.write_str(&lines.collect::<Vec<_>>().join("\n"))
             }
-            Self::Two(comparison) => {
-                let mut text = String::new();
-                for report in comparison.a.iter().chain(&comparison.b) {
-                    // Writing to a String cannot fail.
-                    writeln!(text, "{}", report.line()).ok();
-                }
-                let name = |reports: &[Report]| reports.first().map_or("", |report| report.scenario);
-                write!(
-                    f,
-                    "{text}{} / {}: {:.3} (from {:.3} to {:.3} in {COMPARE_RUNS} pairs)",
-                    name(&comparison.a),
-                    name(&comparison.b),
-                    comparison.ratio_median,
-                    comparison.ratio_min,
-                    comparison.ratio_max
-                )
-            }
+            Self::Two(comparison) => write!(f, "{comparison}"),
         }
     }
 }

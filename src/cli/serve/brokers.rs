@@ -16,9 +16,15 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> 
     let embedded = Arc::new(settings::broker(config).map_err(|error| ("embedded", error))?);
     #[cfg(feature = "rabbitmq")]
     if let Some(settings) = config.rabbitmq_in_use() {
-        use crate::broker::{Counted, Hybrid, rabbitmq::RabbitMq};
+        use crate::{
+            broker::{Counted, Hybrid, rabbitmq::RabbitMq},
+            message::{Address, Kind},
+        };
+        let queue = |address: Address| (address.kind == Kind::Queue).then_some(address.name);
         let store = embedded.store().cloned();
-        let connected = RabbitMq::connect("rabbitmq", settings.clone()).await;
+        let mut settings = settings.clone();
+        settings.dead_letters = config.dead_letters().into_iter().filter_map(queue).collect();
+        let connected = RabbitMq::connect("rabbitmq", settings).await;
         let rabbitmq: Arc<dyn Broker> = Arc::new(connected.map_err(|error| ("rabbitmq", error))?);
         // What a server does not count is noted in our own store.
         let counted: Arc<dyn Broker> = match store {

@@ -1,6 +1,7 @@
 //! `serve`: runs the engine until it is told to stop. In: a configuration. Out: an exit code. Everything it starts is
 //! joined or dropped here; what runs messages is the hub's.
 
+mod brokers;
 mod check;
 mod data;
 mod files;
@@ -148,8 +149,9 @@ async fn engine(
     let token = token(&config, data)?;
     let cache = settings::cache_directory(&config);
     data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
-    let broker = settings::broker(&config)
-        .map_err(|error| not_started(&StartError::Broker { broker: "embedded".to_owned(), error }))?;
+    let broker = brokers::open(&config)
+        .await
+        .map_err(|(broker, error)| not_started(&StartError::Broker { broker: broker.to_owned(), error }))?;
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(
             Exit::Failed,
@@ -158,7 +160,7 @@ async fn engine(
             "start it by its full path",
         )
     })?;
-    let hub = Hub::start(Arc::new(broker), settings::hub(&config), Vec::new(), program).await;
+    let hub = Hub::start(broker, settings::hub(&config), Vec::new(), program).await;
     let hub = Arc::new(hub.map_err(|error| not_started(&error))?);
     data.write_address(address)?;
     metrics().uptime.set(i64::try_from(crate::message::now_ms() / 1000).unwrap_or(i64::MAX));
@@ -362,6 +364,9 @@ fn not_started(error: &StartError) -> Failure {
         StartError::Broker { error: error @ BrokerError::Storage(_), .. } => {
             let (message, hint) = store::sentence(error);
             return Failure::new(Exit::Failed, "NOT_STARTED", format!("the engine cannot start: {message}"), hint);
+        }
+        StartError::Broker { error: BrokerError::Unreachable { .. }, .. } => {
+            (Exit::Unreachable, "start it, or correct where it is looked for")
         }
         StartError::Broker { .. } => (Exit::Refused, "correct the configuration of what it names"),
         StartError::Engine(_) => (Exit::Failed, "see `helixmq doctor` for the limits of this machine"),

@@ -1,9 +1,13 @@
 //! From the configuration to what hub and broker run by.
 
 use std::path::PathBuf;
+#[cfg(feature = "rabbitmq")]
+use std::sync::Arc;
 
+#[cfg(feature = "rabbitmq")]
+use crate::{broker::QueueSettings, message::Kind};
 use crate::{
-    broker::{BrokerError, embedded},
+    broker::{BrokerError, Declaration, embedded},
     config::Config,
     hub,
     route::RouteTable,
@@ -22,11 +26,24 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
         plugins: config.plugins.settings.clone(),
         loading: config.plugins.loading.clone(),
         cache_directory: cache_directory(config),
-        declarations: config.embedded.declarations.clone(),
+        declarations: declarations(config),
         routes: if config.enabled { config.routes.clone() } else { RouteTable::default() },
         dead_letter: config.embedded.dead_letter.clone(),
         grace: config.shutdown_grace,
     }
+}
+
+/// What is made at the start, on whichever system it is.
+fn declarations(config: &Config) -> Vec<Declaration> {
+    let embedded = config.embedded.declarations.iter();
+    #[cfg(feature = "rabbitmq")]
+    if let Some(settings) = config.rabbitmq_in_use() {
+        // RabbitMQ has settings of its own for each: the name says which.
+        let queue = |name: &Arc<str>| Declaration::Queue(Arc::clone(name), QueueSettings::default());
+        let topics = embedded.filter(|declaration| declaration.address().kind == Kind::Topic).cloned();
+        return settings.topology.queues.keys().map(queue).chain(topics).collect();
+    }
+    embedded.cloned().collect()
 }
 
 /// Where compiled plugins are kept.
@@ -63,7 +80,9 @@ fn embedded(config: &Config, disk: Option<embedded::DiskSettings>) -> embedded::
 /// The store, where anything is kept on disk, or was: what is left in it is not to be passed over in silence.
 fn disk(config: &Config) -> Option<embedded::DiskSettings> {
     let embedded = &config.embedded;
-    let wanted = embedded.any_on_disk() || embedded.disk.directory.join(DATABASE).exists();
+    // With a system that does not count every attempt, the ledger is there.
+    let wanted =
+        embedded.any_on_disk() || config.queues_on_rabbitmq() || embedded.disk.directory.join(DATABASE).exists();
     wanted.then(|| embedded.disk.clone())
 }
 

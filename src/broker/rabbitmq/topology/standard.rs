@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Argument, Arguments, Binding, Exchange, Queue, QueueKind, Topology,
-    queues::{dead_letter_to, millis},
+    queues::{millis, queue_of, stream},
 };
-use crate::broker::topology::{DEAD_LETTER_QUEUE, EXCHANGES, ExchangeKind, QUEUES};
+use crate::broker::{
+    Declaration, QueueSettings, TopicSettings,
+    topology::{DEAD_LETTER_QUEUE, EXCHANGES, ExchangeKind, QUEUES, declarations},
+};
 
 /// The delays that there are rungs for. A delay in between takes the next longer one, so that nothing returns early.
 pub const RUNG_DELAYS: [Duration; 14] = [
@@ -25,6 +28,9 @@ pub const RUNG_DELAYS: [Duration; 14] = [
     Duration::from_secs(4 * 3600),
     Duration::from_secs(24 * 3600),
 ];
+
+/// Where topics are published to, with their name as routing key.
+pub const TOPIC_EXCHANGE: &str = "helixagent.events";
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Names of rungs begin with it; alone it is the one of a minute.
@@ -73,6 +79,17 @@ pub fn rung(delay: Duration) -> Rung {
 }
 
 impl Topology {
+    /// Adds a topic: a stream of its name that is bound to the exchange of all topics.
+    pub fn add_topic(&mut self, name: &Arc<str>, settings: &TopicSettings) {
+        self.queues.insert(Arc::clone(name), stream(settings));
+        self.bindings.push(Binding {
+            exchange: TOPIC_EXCHANGE.into(),
+            queue: Arc::clone(name),
+            routing_key: name.to_string(),
+            arguments: Arguments::new(),
+        });
+    }
+
     /// Adds a rung.
     pub fn add_rung(&mut self, rung: Rung) {
         self.exchanges.insert(Arc::clone(&rung.name), rung.exchange);
@@ -81,12 +98,9 @@ impl Topology {
     }
 }
 
-/// The exchanges, queues and bindings of SPEC section 2, with the rung of a minute, which other systems know by name.
-///
-/// With [`QueueKind::Classic`] queues have the priorities of the table. Quorum queues have none; what they have instead
-/// differs with the server's version.
+/// The exchanges of SPEC section 2, and the bindings and the rung that go with its queues, but not those queues.
 #[must_use]
-pub fn standard(kind: QueueKind) -> Topology {
+pub fn around_the_standard_queues() -> Topology {
     let mut all = Topology::default();
     for exchange in EXCHANGES {
         let kind = match exchange.kind {
@@ -97,33 +111,36 @@ pub fn standard(kind: QueueKind) -> Topology {
         all.exchanges.insert(exchange.name.into(), Exchange::durable(kind));
     }
     for queue in QUEUES {
-        if queue.rung {
-            all.add_rung(rung(queue.ttl));
-            continue;
-        }
-        let mut arguments = named([("x-message-ttl", Argument::Integer(millis(queue.ttl)))]);
-        if queue.priority_max > 0 && kind == QueueKind::Classic {
-            arguments.insert("x-max-priority".to_owned(), i64::from(queue.priority_max).into());
-        }
-        if let Some(length_max) = queue.length_max {
-            let length_max = i64::try_from(length_max).unwrap_or(i64::MAX);
-            arguments.insert("x-max-length".to_owned(), length_max.into());
-            arguments.insert("x-overflow".to_owned(), "reject-publish".into());
-        }
-        // There is nowhere to go from the dead letter queue: what has expired there is gone. Its time limit is long, and
-        // the engine looks after what lies there before that.
-        if queue.name != DEAD_LETTER_QUEUE {
-            dead_letter_to(&mut arguments, kind, true);
-        } else if kind == QueueKind::Quorum {
-            super::queues::unlimited_deliveries(&mut arguments);
-        }
-        all.queues.insert(queue.name.into(), Queue::durable(kind, arguments));
         all.bindings.extend(queue.binding.map(|(exchange, routing_key)| Binding {
             exchange: exchange.into(),
             queue: queue.name.into(),
             routing_key: routing_key.to_owned(),
             arguments: Arguments::new(),
         }));
+        if queue.rung {
+            all.add_rung(rung(queue.ttl));
+        }
+    }
+    all
+}
+
+/// The exchanges, queues and bindings of SPEC section 2, with the rung of a minute, which other systems know by name.
+///
+/// With [`QueueKind::Classic`] queues have the priorities of the table. Quorum queues have none; what they have instead
+/// differs with the server's version.
+///
+/// There is nowhere to go from the dead letter queue: what has expired there is gone. Its time limit is long, and the
+/// engine looks after what lies there before that.
+#[must_use]
+pub fn standard(kind: QueueKind) -> Topology {
+    let mut all = around_the_standard_queues();
+    for declaration in declarations(&QueueSettings::default(), &TopicSettings::default()) {
+        let Declaration::Queue(name, settings) = declaration else { continue };
+        let is_dead_letter = &*name == DEAD_LETTER_QUEUE;
+        // What the table says is possible: a test makes each of them.
+        if let Ok(made) = queue_of(&settings, kind, is_dead_letter) {
+            all.queues.insert(name, made.queue);
+        }
     }
     all
 }
@@ -188,6 +205,8 @@ mod tests {
     fn dead_letters_arrive() {
         for kind in [QueueKind::Classic, QueueKind::Quorum] {
             let mut all = standard(kind);
+            assert_eq!(all.queues.len(), QUEUES.len());
+            all.add_topic(&"audit".into(), &TopicSettings::default());
             RUNG_DELAYS.iter().for_each(|delay| all.add_rung(rung(*delay)));
             assert_eq!(super::super::astray(&all), []);
         }

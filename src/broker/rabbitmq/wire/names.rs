@@ -37,9 +37,6 @@ pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
 pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 
-/// Longest short string, and so name of a header. Source: AMQP 0-9-1, section 4.2.5.3.
-pub(super) const SHORT_BYTES_MAX: usize = 255;
-
 /// Whether it is none of a message's headers: it is read into something else, or written by the server.
 pub(super) fn is_apart(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("x-") else { return false };

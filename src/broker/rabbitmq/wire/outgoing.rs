@@ -22,7 +22,7 @@ const EXPIRATION_MAX: u64 = u32::MAX as u64;
 /// From here on whole seconds would be read as milliseconds.
 const TIMESTAMP_MAX: UnixMs = 100_000_000_000_000;
 /// Most failed attempts that a copy says, the first and the last ones.
-const FAILURES_MAX: usize = 16;
+const FAILURES_MAX: usize = crate::message::FAILURES_MAX;
 
 type Table = BTreeMap<ShortString, AMQPValue>;
 
@@ -232,7 +232,7 @@ fn times(
         _ if at == 0 || event.time == Some(at) => {}
         _ => {
             properties = properties.with_timestamp(at / 1000);
-            if at % 1000 != 0 || at >= TIMESTAMP_MAX {
+            if !at.is_multiple_of(1000) || at >= TIMESTAMP_MAX {
                 put(table, names::TIMESTAMP, value::from_number(at));
             }
         }

@@ -251,7 +251,7 @@ fn a_long_history_is_cut_and_a_header_is_as_long_as_it_is_said_to_be() {
     let sent = outgoing(&Message::new("kind", "", NOW), Some(Copy { attempt: 101, failures: &failures }), NOW);
     let (_, facts) = arrive(sent.clone());
     let numbers: Vec<_> = facts.failures.iter().map(|failure| failure.attempt).collect();
-    assert_eq!((numbers.len(), numbers.first(), numbers.last()), (16, Some(&1), Some(&100)));
+    assert_eq!((numbers.len(), numbers.first(), numbers.last()), (crate::message::FAILURES_MAX, Some(&1), Some(&100)));
     let written = amq_protocol::frame::AMQPFrame::Header(
         1,
         amq_protocol::frame::AMQPContentHeader { class_id: 60, body_size: 0, properties: sent.clone() },

@@ -1,0 +1,313 @@
+//! Where the server is and who connects: a URL, or its parts as keys, or both where they say the same.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    super::{
+        finding::Origin,
+        kind::{self, Kind, Wrong},
+        section::{Given, Section},
+        tree::Value,
+    },
+    url::{self, Node, Url},
+};
+use crate::{
+    broker::rabbitmq::{Credentials, Host, Settings, Tls},
+    config::Secret,
+};
+
+const PORT: u16 = 5672;
+/// With TLS. Source: RabbitMQ, "TLS Support".
+const PORT_TLS: u16 = 5671;
+/// Longest name of a virtual host, user or password. Source: AMQP 0-9-1, short strings.
+const TEXT_BYTES_MAX: usize = 255;
+
+/// Reads it into `settings`.
+pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
+    let url = section.unshown("url", &url_kind(), "- (its parts)");
+    let host = section.unshown("host", &host_kind(), "localhost");
+    let port = section.unshown("port", &kind::integer(1..=u16::MAX), "5672, with TLS 5671");
+    let hosts = hosts(section);
+    let user = section.unshown("username", &short_text("the name of a user"), "-");
+    let password = section.unshown("password", &password_kind(), "-");
+    let vhost = section.unshown("vhost", &short_text("the name of a virtual host"), "/");
+    let auth = section.value("auth", &auth(), Auth::Plain);
+    let (enabled, tls) = section.section("tls", tls);
+
+    let from_url = url.as_ref().map(|url| &url.origin);
+    let parts = url.as_ref().map(|url| &url.value);
+    if let Some(url) = &url {
+        let path = section.path_of("url");
+        section.reader.show(&path, url.value.shown(), url.origin.clone());
+    }
+    let with_tls = encrypted(section, enabled.as_ref(), url.as_ref());
+    settings.tls = with_tls.then_some(tls);
+
+    let own_nodes = own_nodes(section, host, hosts);
+    let theirs = parts.map(|url| url.nodes.clone());
+    let nodes = merged(section, "host", own_nodes, theirs, from_url)
+        .unwrap_or((vec![("localhost".to_owned(), None)], Origin::Default));
+    settings.hosts = with_ports(section, nodes, port, with_tls);
+
+    if let Some((vhost, origin)) = merged(section, "vhost", vhost, parts.and_then(|url| url.vhost.clone()), from_url) {
+        shown(section, "vhost", vhost.clone(), origin);
+        settings.vhost = vhost;
+    } else {
+        shown(section, "vhost", settings.vhost.clone(), Origin::Default);
+    }
+    let user = merged(section, "username", user, parts.and_then(|url| url.user.clone()), from_url);
+    let password = merged(section, "password", password, parts.and_then(|url| url.password.clone()), from_url);
+    if let Some(credentials) = credentials(section, auth, user, password, settings.tls.as_ref()) {
+        settings.credentials = credentials;
+    }
+}
+
+fn shown(section: &mut Section<'_, '_, '_>, key: &str, value: String, origin: Origin) {
+    let path = section.path_of(key);
+    section.reader.show(&path, value, origin);
+}
+
+fn is_environment(origin: &Origin) -> bool {
+    matches!(origin, Origin::Environment(_))
+}
+
+/// One of a key and the same part of the URL. The environment wins over the file; where both come from the same of the
+/// two they must agree.
+fn merged<T: PartialEq>(
+    section: &mut Section<'_, '_, '_>,
+    key: &str,
+    own: Option<Given<T>>,
+    url: Option<T>,
+    from_url: Option<&Origin>,
+) -> Option<(T, Origin)> {
+    let url = url.zip(from_url.cloned());
+    let (own, url) = match (own, url) {
+        (Some(own), Some(url)) => (own, url),
+        (Some(own), None) => return Some((own.value, own.origin)),
+        (None, url) => return url,
+    };
+    match (is_environment(&own.origin), is_environment(&url.1)) {
+        (true, false) => return Some((own.value, own.origin)),
+        (false, true) => return Some(url),
+        _ => {}
+    }
+    if own.value != url.0 {
+        let (path, problem) = (section.path_of(key), "differs from what the URL says".to_owned());
+        section.reader.refuse(own.origin.clone(), &path, problem, "keep one of the two");
+    }
+    Some((own.value, own.origin))
+}
+
+/// Never decided by who wins: what was to be encrypted would not be.
+fn encrypted(section: &mut Section<'_, '_, '_>, enabled: Option<&Given<bool>>, url: Option<&Given<Url>>) -> bool {
+    let (value, origin) = match (enabled, url) {
+        (Some(enabled), Some(url)) if enabled.value != url.value.tls => {
+            let scheme = if url.value.tls { "amqps" } else { "amqp" };
+            let problem = format!("is {}, and the URL begins with {scheme}://", enabled.value);
+            let fix = "write amqps:// and enabled: true for TLS, amqp:// and enabled: false without";
+            section.reader.refuse(enabled.origin.clone(), &section.path_of("tls.enabled"), problem, fix);
+            (true, enabled.origin.clone())
+        }
+        (Some(enabled), _) => (enabled.value, enabled.origin.clone()),
+        (None, Some(url)) => (url.value.tls, url.origin.clone()),
+        (None, None) => (false, Origin::Default),
+    };
+    let path = format!("{}.enabled", section.path_of("tls"));
+    section.reader.show(&path, value.to_string(), origin);
+    value
+}
+
+fn own_nodes(
+    section: &mut Section<'_, '_, '_>,
+    host: Option<Given<Node>>,
+    hosts: Option<Given<Vec<Node>>>,
+) -> Option<Given<Vec<Node>>> {
+    if let (Some(host), Some(hosts)) = (&host, &hosts)
+        && !is_environment(&host.origin)
+    {
+        let path = section.path_of("hosts");
+        section.reader.refuse(hosts.origin.clone(), &path, "is given beside host", "keep one of them");
+    }
+    let one = host.map(|host| Given {
+        value: vec![host.value],
+        origin: host.origin,
+        from_environment: host.from_environment,
+    });
+    one.or(hosts)
+}
+
+fn with_ports(
+    section: &mut Section<'_, '_, '_>,
+    (nodes, origin): (Vec<Node>, Origin),
+    port: Option<Given<u16>>,
+    tls: bool,
+) -> Vec<Host> {
+    let default = if tls { PORT_TLS } else { PORT };
+    let wins = port.as_ref().is_some_and(|port| is_environment(&port.origin) && !is_environment(&origin));
+    let loses = port.as_ref().is_some_and(|port| !is_environment(&port.origin) && is_environment(&origin));
+    let contradicts = |named: Option<u16>| named.is_some() && named != port.as_ref().map(|port| port.value);
+    // Of several, it is the port of those that name none.
+    if let Some(port) = port.as_ref().filter(|_| !wins && !loses && nodes.len() == 1)
+        && nodes.iter().any(|(_, named)| contradicts(*named))
+    {
+        let path = section.path_of("port");
+        let problem = "differs from the port that is named with a host";
+        section.reader.refuse(port.origin.clone(), &path, problem, "keep one of the two");
+    }
+    let given = port.filter(|_| !loses).map(|port| port.value);
+    let of = |named: Option<u16>| if wins { given } else { named.or(given) }.unwrap_or(default);
+    let hosts: Vec<_> = nodes.into_iter().map(|(name, named)| Host { name, port: of(named) }).collect();
+    let text: Vec<_> = hosts.iter().map(|host| url::shown_node(&(host.name.clone(), Some(host.port)))).collect();
+    shown(section, "hosts", text.join(", "), origin);
+    hosts
+}
+
+fn hosts(section: &mut Section<'_, '_, '_>) -> Option<Given<Vec<Node>>> {
+    let node = section.ask("hosts", "a list of hosts, each with its port where it is another", "- (host)")?;
+    let (path, origin) = (section.path_of("hosts"), section.origin_of("hosts"));
+    let items = match &node.value {
+        Value::List(items) if !items.is_empty() => items,
+        _ => {
+            section.reader.refuse(origin, &path, "is not a list of hosts", "write [rabbit1:5672, rabbit2:5672]");
+            return None;
+        }
+    };
+    let kind = host_kind();
+    let mut nodes = Vec::new();
+    for (place, item) in items.iter().enumerate() {
+        nodes.extend(section.reader.one(&format!("{path}[{place}]"), item, &kind).map(|given| given.value));
+    }
+    (!nodes.is_empty()).then_some(Given { value: nodes, origin, from_environment: false })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Auth {
+    Plain,
+    External,
+}
+
+fn auth() -> Kind<Auth> {
+    kind::choice(&[("plain", Auth::Plain), ("external", Auth::External)], |auth| match auth {
+        Auth::Plain => "plain".to_owned(),
+        Auth::External => "external".to_owned(),
+    })
+}
+
+fn credentials(
+    section: &mut Section<'_, '_, '_>,
+    auth: Auth,
+    user: Option<(String, Origin)>,
+    password: Option<(Secret, Origin)>,
+    tls: Option<&Tls>,
+) -> Option<Credentials> {
+    if auth == Auth::External {
+        if tls.is_none_or(|tls| tls.cert_file.is_none()) {
+            let (path, origin) = (section.path_of("auth"), section.origin_of("auth"));
+            let problem = "is external, where the server takes the user from a certificate, and there is none";
+            section.reader.refuse(origin, &path, problem, "set tls.enabled to true, tls.cert_file and tls.key_file");
+        }
+        for (key, origin) in [("username", user.map(|user| user.1)), ("password", password.map(|word| word.1))] {
+            let Some(origin) = origin else { continue };
+            let path = section.path_of(key);
+            section.reader.refuse(origin, &path, "is not used where auth is external", "remove it, or auth");
+        }
+        return Some(Credentials::External);
+    }
+    for (key, variable, given) in
+        [("username", "RABBITMQ_USER", user.is_some()), ("password", "RABBITMQ_PASSWORD", password.is_some())]
+    {
+        if !given {
+            let (path, origin) = (section.path_of(key), section.origin());
+            let fix = format!("set {variable}, or write `{key}: ${{{variable}}}`; nobody has a password by default");
+            section.reader.refuse(origin, &path, "is missing", fix);
+        }
+    }
+    let ((user, user_origin), (password, password_origin)) = user.zip(password)?;
+    shown(section, "username", user.clone(), user_origin);
+    shown(section, "password", "***".to_owned(), password_origin);
+    Some(Credentials::Plain { user, password })
+}
+
+/// Whether it is enabled, and how it is then.
+fn tls(section: &mut Section<'_, '_, '_>) -> (Option<Given<bool>>, Tls) {
+    let enabled = section.unshown("enabled", &kind::flag(), "false");
+    let file =
+        |section: &mut Section<'_, '_, '_>, key| section.optional(key, &file(), "-").and_then(|given| given.value);
+    let (cert_file, key_file) = (file(section, "cert_file"), file(section, "key_file"));
+    let ca_file = section.optional("ca_file", &self::file(), "- (those of the machine)").and_then(|given| given.value);
+    let verify = section.optional("verify_peer", &kind::flag(), "true");
+    let skip = section.optional("skip_verify", &kind::flag(), "false");
+    let server_name = section.optional("server_name", &short_text("a name"), "- (the host's)").map(|given| given.value);
+    if cert_file.is_some() != key_file.is_some() {
+        let (path, origin) = (section.path.clone(), section.origin());
+        section.reader.refuse(origin, &path, "has one of cert_file and key_file", "give both, or none");
+    }
+    if let (Some(verify), Some(skip)) = (&verify, &skip)
+        && verify.value == skip.value
+    {
+        let (path, origin) = (section.path_of("skip_verify"), skip.origin.clone());
+        let problem = format!("contradicts verify_peer: {}", verify.value);
+        section.reader.refuse(origin, &path, problem, "keep one of them");
+    }
+    let skip_verify = skip.as_ref().map(|skip| skip.value).or(verify.as_ref().map(|verify| !verify.value));
+    let skip_verify = skip_verify.unwrap_or_default();
+    let on = enabled.as_ref().is_none_or(|enabled| enabled.value);
+    if skip_verify && on {
+        let origin = skip.or(verify).map_or(section.origin(), |given| given.origin);
+        let problem = "whoever is between here and the server can read and change everything";
+        let path = section.path.clone();
+        section.reader.warn(origin, &path, problem, "verify, and name the authority as ca_file");
+    }
+    (enabled, Tls { ca_file, cert_file, key_file, skip_verify, server_name })
+}
+
+/// A path; nothing, as other systems' configurations have it, is none.
+fn file() -> Kind<Option<PathBuf>> {
+    let read = |text: &str| match text {
+        "" => Ok(None),
+        _ => (kind::path().read)(text).map(Some),
+    };
+    kind::parsed("a path", read, |path| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
+}
+
+fn url_kind() -> Kind<Url> {
+    Kind { secret: true, ..kind::parsed("a URL such as amqp://user:password@host:5672/vhost", url::parse, Url::shown) }
+}
+
+fn host_kind() -> Kind<Node> {
+    kind::parsed("a host", url::node, url::shown_node)
+}
+
+fn password_kind() -> Kind<Secret> {
+    let read = |text: &str| match text {
+        "" => Err(Wrong::new("the password is empty", "set one")),
+        _ => Ok(Secret::new(text)),
+    };
+    Kind { secret: true, ..kind::parsed("text", read, |_| "***".to_owned()) }
+}
+
+pub(super) fn short_text(takes: &'static str) -> Kind<String> {
+    let read = move |text: &str| {
+        if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+            let problem = format!("{} is not {takes}", super::super::words::quoted(text));
+            return Err(Wrong::new(problem, format!("write 1 to {TEXT_BYTES_MAX} bytes")));
+        }
+        Ok(text.to_owned())
+    };
+    kind::parsed(takes, read, Clone::clone)
+}
+
+/// Whole seconds, as the protocol has them.
+pub(super) fn heartbeat() -> Kind<Duration> {
+    let time = kind::time(0..=u64::from(u16::MAX) * 1000);
+    let (takes, show) = (format!("{}, whole seconds; 0: none", time.takes), time.show);
+    let read = move |text: &str| {
+        let value = (time.read)(text)?;
+        if value.subsec_nanos() > 0 {
+            let problem = format!("{} is not whole seconds", super::super::words::quoted(text));
+            return Err(Wrong::new(problem, "write seconds: 10s"));
+        }
+        Ok(value)
+    };
+    kind::parsed(&takes, read, show)
+}
