@@ -1,11 +1,11 @@
 //! The server, or its certificate, will not have us, or we will not have it: each with a sentence that says what to do, and
 //! without waiting.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use helixmq::{
     broker::{
-        Broker, BrokerError,
+        Broker, BrokerError, BrokerStatus,
         rabbitmq::{Credentials, Host, RabbitMq, Settings, Tls, topology::QueueKind::Quorum},
     },
     message::Secret,
@@ -15,13 +15,13 @@ use serde_json::json;
 use crate::{
     server::{Server, Vhost},
     site::{queue, settings},
-    support::{proxy::Proxy, soon},
+    support::{eventually, proxy::Proxy, soon},
 };
 
 /// What connecting is refused with.
 async fn refusal(settings: Settings) -> String {
     let refused = soon("an answer", RabbitMq::connect("rabbitmq", settings)).await;
-    let error = refused.map(|_| "connected").expect_err("it is refused");
+    let error = refused.map(|broker| broker.status()).expect_err("it is refused");
     assert!(matches!(error, BrokerError::Refused { .. }), "{error:?}");
     let text = error.to_string();
     assert!(!text.contains("guest1") && !text.contains("secret"), "a password in {text:?}");
@@ -182,12 +182,19 @@ async fn says_that_the_port_is_for_something_else() {
         settings.hosts[0].port = port;
         settings
     };
-    let text = refusal(at(server.amqps().port(), &plain)).await;
-    assert!(text.contains("TLS"), "{text}");
-    let text = refusal(at(server.amqp().port(), &secured(&vhost, "localhost", server.certificate("ca.pem")))).await;
+    let secured = secured(&vhost, "localhost", server.certificate("ca.pem"));
+    let text = refusal(at(server.amqp().port(), &secured)).await;
     assert!(text.contains("TLS"), "{text}");
     let text = refusal(at(server.amqp().port() + 2, &plain)).await;
     assert!(text.contains("HTTP"), "{text}");
+    // That server closes the connection without a word: it may be one that is stopping.
+    let settings = at(server.amqps().port(), &plain);
+    let broker = soon("an answer", RabbitMq::connect("rabbitmq", settings)).await.expect("it goes on trying");
+    let broker: Arc<dyn Broker> = Arc::new(broker);
+    let says_tls =
+        async || matches!(broker.status(), BrokerStatus::Degraded { reason } if reason.contains("TLS")).then_some(());
+    eventually("it says what may be wrong", says_tls).await;
+    soon("the broker closes", broker.close()).await;
 }
 
 /// Hosts are tried in turn: one that is away is passed over.
