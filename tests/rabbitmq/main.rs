@@ -17,6 +17,7 @@ mod support;
 mod alarm;
 mod channels;
 mod foreign;
+mod host;
 mod killed;
 mod large;
 mod ledger;
