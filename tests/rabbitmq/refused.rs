@@ -183,17 +183,26 @@ async fn says_that_the_port_is_for_something_else() {
         settings
     };
     let secured = secured(&vhost, "localhost", server.certificate("ca.pem"));
-    let text = refusal(at(server.amqp().port(), &secured)).await;
-    assert!(text.contains("TLS"), "{text}");
-    let text = refusal(at(server.amqp().port() + 2, &plain)).await;
-    assert!(text.contains("HTTP"), "{text}");
-    // That server closes the connection without a word: it may be one that is stopping.
-    let settings = at(server.amqps().port(), &plain);
-    let broker = soon("an answer", RabbitMq::connect("rabbitmq", settings)).await.expect("it goes on trying");
+    let plain_port = server.amqp().port();
+    says(at(plain_port, &secured), "TLS").await;
+    says(at(server.amqps().port(), &plain), "TLS").await;
+    says(at(plain_port + 2, &plain), "HTTP").await;
+}
+
+/// A server that closes the connection without a word may be one that is stopping: then it goes on trying, and the health
+/// says what may be wrong.
+async fn says(settings: Settings, word: &str) {
+    let asked = format!("{:?}", settings.hosts);
+    let broker = match soon("an answer", RabbitMq::connect("rabbitmq", settings)).await {
+        Ok(broker) => broker,
+        Err(error) => return assert!(error.to_string().contains(word), "{error}"),
+    };
     let broker: Arc<dyn Broker> = Arc::new(broker);
-    let says_tls =
-        async || matches!(broker.status(), BrokerStatus::Degraded { reason } if reason.contains("TLS")).then_some(());
-    eventually("it says what may be wrong", says_tls).await;
+    let said = async || match broker.status() {
+        BrokerStatus::Degraded { reason } => reason.contains(word).then_some(()),
+        _ => None,
+    };
+    eventually(&format!("at {asked} it says {word}"), said).await;
     soon("the broker closes", broker.close()).await;
 }
 
