@@ -51,6 +51,7 @@ log.console = true
 log.file = false
 $(printf '%b' "${RABBITMQ_EXTRA:-}")
 CONF
+  echo "[{rabbit, [${RABBITMQ_TERMS:-}]}]." >"$dir/advanced.config"
   echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream,rabbitmq_auth_mechanism_ssl].' >"$dir/plugins"
   run=("$programs/rabbitmq-server")
   # A mount namespace of its own: the mounts vanish with the server.
@@ -58,6 +59,7 @@ CONF
   echo "$root" >"$dir/root"
   node
   export RABBITMQ_MNESIA_BASE=$dir/data RABBITMQ_LOG_BASE=$dir RABBITMQ_CONFIG_FILE=$dir/rabbitmq.conf \
+    RABBITMQ_ADVANCED_CONFIG_FILE=$dir/advanced.config \
     RABBITMQ_ENABLED_PLUGINS_FILE=$dir/plugins RABBITMQ_PID_FILE=$dir/pid RABBITMQ_DIST_PORT=$((port + 5)) \
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
   launch "${run[@]}"

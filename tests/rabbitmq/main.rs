@@ -14,13 +14,20 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alarm;
+mod channels;
+mod foreign;
+mod host;
 mod killed;
+mod large;
 mod ledger;
 mod management;
 mod network;
 mod proxied;
 mod raw;
 mod reader;
+mod refused;
+mod retries;
 mod server;
 mod site;
 mod topology;

@@ -69,11 +69,12 @@ impl Management {
     pub(crate) fn consumers(&self, vhost: &str, queue: &str) -> Vec<(u16, u16)> {
         let all = self.get(&format!("consumers/{vhost}")).unwrap_or_default();
         let of_queue = all.as_array().into_iter().flatten().filter(|one| one["queue"]["name"] == queue);
+        // A consumer is listed before it is known where it comes from.
+        let number = |channel: &Value, name: &str| u16::try_from(channel[name].as_u64()?).ok();
         of_queue
-            .map(|one| {
+            .filter_map(|one| {
                 let channel = &one["channel_details"];
-                let number = |name: &str| u16::try_from(channel[name].as_u64().expect(name)).expect("a small number");
-                (number("peer_port"), number("number"))
+                Some((number(channel, "peer_port")?, number(channel, "number")?))
             })
             .collect()
     }

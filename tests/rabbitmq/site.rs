@@ -148,9 +148,9 @@ impl Site {
         let handled = self.ledger.handled();
         let together: BTreeSet<_> = handled.iter().chain(&dead).chain(&pending).cloned().collect();
         let missing: Vec<_> = sent.difference(&together).collect();
-        assert!(missing.is_empty(), "{} of {} are lost: {missing:?}", missing.len(), sent.len());
+        assert!(missing.is_empty(), "{} of {} are lost, among them {:?}", missing.len(), sent.len(), missing.first());
         let strange: Vec<_> = together.difference(sent).collect();
-        assert!(strange.is_empty(), "nobody sent these: {strange:?}");
+        assert!(strange.is_empty(), "nobody sent these {}: {:?}", strange.len(), strange.first());
         assert!(self.ledger.attempt_max() <= attempts_max, "attempt {}", self.ledger.attempt_max());
         letters
     }

@@ -1,0 +1,137 @@
+//! Attempts: exactly as many as allowed, however a message comes back, on queues that count and on those that do not.
+
+use std::time::Duration;
+
+use helixmq::{
+    broker::rabbitmq::topology::QueueKind::{self, Classic, Quorum},
+    handler::Call,
+    message::{Outcome, ReasonCode, Settlement},
+};
+
+use crate::{
+    ledger::send,
+    reader,
+    server::Server,
+    site::{Site, WORK, ids, letters},
+    support::{
+        eventually,
+        proxy::{Cut, Proxy},
+    },
+};
+
+/// Tries everything as often as it may, with these delays before the next attempt.
+async fn tries_exactly_as_often_as_allowed(kind: QueueKind, delay_ms: u64) {
+    let site = Site::new(&Server::shared(), kind).await;
+    let delay = Some(Duration::from_millis(delay_ms));
+    let retry = move |_: &Call<'_>| Outcome::Retry { reason: "not yet".into(), delay };
+    let engine = site.engine(4, retry).await;
+    let sent = send(&engine.broker, WORK, 50).await;
+    let last = async || {
+        let calls = site.ledger.calls();
+        (calls.len() == 50 && calls.values().all(|attempts| attempts.contains(&4))).then_some(())
+    };
+    eventually("all were tried as often as allowed", last).await;
+    engine.stop().await;
+    for (id, attempts) in site.ledger.calls() {
+        assert_eq!(attempts, [1, 2, 3, 4], "{id} on {kind:?} after {delay_ms} ms");
+    }
+    let letters = letters(&site, 50).await;
+    for (letter, message) in &letters {
+        assert!(sent.contains(&message.id.to_string()));
+        assert_eq!(letter.code, ReasonCode::HandlerRetryExhausted, "{letter:?}");
+        let numbers: Vec<_> = letter.attempts.iter().map(|attempt| attempt.attempt).collect();
+        assert_eq!(numbers, [1, 2, 3, 4], "{letter:?}");
+    }
+    assert!(site.accounts(&Default::default(), 4).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tries_exactly_as_often_as_allowed_over_retry_queues() {
+    for kind in [Classic, Quorum] {
+        tries_exactly_as_often_as_allowed(kind, 100).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tries_exactly_as_often_as_allowed_at_once() {
+    for kind in [Classic, Quorum] {
+        tries_exactly_as_often_as_allowed(kind, 0).await;
+    }
+}
+
+/// What is out when a connection ends comes again: those that were being tried as their next attempt, the others as the
+/// same.
+async fn counts_only_what_was_being_tried(kind: QueueKind) {
+    let server = Server::shared();
+    let proxy = Proxy::start(server.amqp()).await;
+    let site = Site::new(&server, kind).await.through(&proxy);
+    let broker = site.broker_with_queues().await;
+    let sent = send(&broker, WORK, 20).await;
+    let mut subscription = reader::subscribe(&broker, WORK).await;
+    let mut out = Vec::new();
+    while out.is_empty() {
+        let max = helixmq::broker::BatchMax { count: 2, bytes: usize::MAX };
+        let next = crate::support::soon("a delivery", subscription.next(max)).await.expect("works").expect("goes on");
+        out.push(next);
+    }
+    let tried: Vec<_> = out[0].as_slice().iter().map(|delivery| delivery.message.id.clone()).collect();
+    proxy.cut(Cut::Reset);
+    let mut attempts = std::collections::BTreeMap::new();
+    while attempts.len() < sent.len() {
+        let next = reader::next(&mut subscription).await;
+        attempts.extend(next.as_slice().iter().map(|one| (one.message.id.to_string(), one.attempt)));
+        let how = vec![Settlement::Accept; next.len()];
+        next.settle(how).await.expect("settled");
+    }
+    for (id, attempt) in &attempts {
+        let was_tried = tried.iter().any(|one| one.to_string() == *id);
+        assert_eq!(*attempt, if was_tried { 2 } else { 1 }, "{kind:?}: {id}, tried before: {was_tried}");
+    }
+    drop((out, subscription));
+    crate::support::soon("the broker closes", broker.close()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_only_what_was_being_tried_when_the_connection_ended_on_classic_queues() {
+    counts_only_what_was_being_tried(Classic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_only_what_was_being_tried_when_the_connection_ended_on_quorum_queues() {
+    counts_only_what_was_being_tried(Quorum).await;
+}
+
+/// A delivery that nobody could try, as the engine stopped in good order, is none.
+async fn counts_nothing_when_an_engine_stops(kind: QueueKind) {
+    let site = Site::new(&Server::shared(), kind).await;
+    let broker = site.broker_with_queues().await;
+    let sent = send(&broker, WORK, 200).await;
+    drop(broker);
+    for _ in 0..3 {
+        let before = site.ledger.handled().len();
+        let slowly = |_: &Call<'_>| {
+            std::thread::sleep(Duration::from_millis(1));
+            Outcome::Done(Vec::new())
+        };
+        let engine = site.engine(2, slowly).await;
+        let some = async || (site.ledger.handled().len() > before || before == sent.len()).then_some(());
+        eventually("something was handled", some).await;
+        engine.stop().await;
+    }
+    let engine = site.handling().await;
+    assert!(site.ledger.handles(&sent).await.is_empty());
+    engine.stop().await;
+    let wrong: Vec<_> = site.ledger.calls().into_iter().filter(|(_, attempts)| *attempts != [1]).collect();
+    assert!(wrong.is_empty(), "{kind:?}: {} were tried otherwise, among them {:?}", wrong.len(), wrong.first());
+    assert!(ids(&site.accounts(&sent, 1).await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_nothing_when_an_engine_stops_in_good_order_on_classic_queues() {
+    counts_nothing_when_an_engine_stops(Classic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_nothing_when_an_engine_stops_in_good_order_on_quorum_queues() {
+    counts_nothing_when_an_engine_stops(Quorum).await;
+}
