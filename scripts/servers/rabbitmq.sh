@@ -44,8 +44,9 @@ management.tcp.port = $((port + 2))
 prometheus.tcp.ip = 127.0.0.1
 prometheus.tcp.port = $((port + 3))
 stream.listeners.tcp.1 = 127.0.0.1:$((port + 4))
-vm_memory_high_watermark.absolute = 1GB
+vm_memory_high_watermark.absolute = 2GB
 disk_free_limit.absolute = 200MB
+max_message_size = 134217728
 log.console = true
 log.file = false
 $(printf '%b' "${RABBITMQ_EXTRA:-}")

@@ -83,6 +83,10 @@ impl Broker for Counted {
         self.inner.status()
     }
 
+    fn name_of(&self, address: &Address) -> &str {
+        self.inner.name_of(address)
+    }
+
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
         self.inner.publish(to, messages).await
     }

@@ -21,6 +21,9 @@ pub enum BrokerError {
         #[source]
         cause: BoxError,
     },
+    /// What the deliveries came over is gone: they come again by themselves, and the attempt count says so.
+    #[error("{0}")]
+    Lost(String),
     /// The system will not have us until somebody changes something, here or there: it makes no sense to go on trying.
     #[error("{reason}")]
     Refused {
@@ -66,6 +69,7 @@ impl BrokerError {
         match self {
             Self::Unreachable { .. } | Self::Storage(_) => ReasonCode::BrokerUnavailable,
             Self::Refused { code, .. } => *code,
+            Self::Lost(_) => ReasonCode::ConnectionClosed,
             Self::NotFound(address) => match address.kind {
                 crate::message::Kind::Queue => ReasonCode::QueueNotFound,
                 crate::message::Kind::Topic => ReasonCode::TopicNotFound,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries, Page,
-    PublishFailures, Subscribe, Subscription,
+    PublishFailures, Subscribe, Subscription, System,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -95,6 +95,10 @@ impl Broker for Hybrid {
             (_, BrokerStatus::Degraded { reason }) => BrokerStatus::Degraded { reason: name(&*self.topics, reason) },
             (BrokerStatus::Ready, BrokerStatus::Ready) => BrokerStatus::Ready,
         }
+    }
+
+    fn systems(&self) -> Vec<System> {
+        [self.queues.systems(), self.topics.systems()].concat()
     }
 
     async fn close(&self) {

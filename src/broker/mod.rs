@@ -134,6 +134,12 @@ pub trait Broker: Send + Sync + Debug {
         BrokerStatus::Ready
     }
 
+    /// The systems behind this broker, one by one, for people: itself, unless several are joined.
+    fn systems(&self) -> Vec<System> {
+        let name = self.name().to_owned();
+        vec![System { name, status: self.status(), is_durable: self.capabilities().durable }]
+    }
+
     /// Ends every subscription and connection in good order. Deliveries that are out go back.
     async fn close(&self);
 }
@@ -154,6 +160,17 @@ pub enum BrokerStatus {
         /// Why.
         reason: String,
     },
+}
+
+/// One system, as people are shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// Its name.
+    pub name: String,
+    /// How it is doing.
+    pub status: BrokerStatus,
+    /// Whether what it confirms survives a crash.
+    pub is_durable: bool,
 }
 
 /// A queue or topic, as the operator wants it.

@@ -19,6 +19,8 @@ mod serve;
 mod shown;
 mod store;
 mod tail;
+#[cfg(feature = "rabbitmq")]
+mod topology;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -84,6 +86,10 @@ enum Command {
     /// Verify, measure and copy what lies on disk
     #[command(subcommand)]
     Store(store::Command),
+    /// Compare the exchanges and queues of RabbitMQ with the configuration, or make them
+    #[cfg(feature = "rabbitmq")]
+    #[command(subcommand)]
+    Topology(topology::Command),
     /// Look for what would keep the engine from doing its work
     Doctor,
     /// Measure how fast it is here
@@ -124,6 +130,8 @@ fn done(command: Command, context: Context) -> Result<Exit, Failure> {
         Command::Plugin(command) => plugin::run(&command, &context),
         Command::Dlq(command) => dlq::run(&command, &context),
         Command::Store(command) => store::run(&command, &context),
+        #[cfg(feature = "rabbitmq")]
+        Command::Topology(command) => topology::run(&command, &context),
         Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(&command, &context),
         Command::Bench(args) => {

@@ -25,11 +25,13 @@ impl Condition {
     /// Looks, and acts on what has changed.
     pub(super) fn look(&mut self, broker: &dyn Broker) {
         let status = broker.status();
-        metrics().broker_state.with_label_values(&[broker.name()]).set(match &status {
-            BrokerStatus::Ready => 0,
-            BrokerStatus::Degraded { .. } => 1,
-            BrokerStatus::Failed { .. } => 2,
-        });
+        for system in broker.systems() {
+            metrics().broker_state.with_label_values(&[system.name.as_str()]).set(match &system.status {
+                BrokerStatus::Ready => 0,
+                BrokerStatus::Degraded { .. } => 1,
+                BrokerStatus::Failed { .. } => 2,
+            });
+        }
         if status == self.last {
             return;
         }

@@ -1,9 +1,10 @@
 //! The dead letter: the message as it was received, and beside it, in headers of the engine's own, everything a
 //! person needs to understand what happened. It travels as an ordinary message, so that any broker can keep it and
-//! any of its tools can show it.
+//! any of its tools can show it. What a server dead-lettered by itself has its record instead, which is read, too.
 
 use serde::Serialize;
 
+use super::server_death;
 use crate::message::{Address, FailedAttempt, HandlerIdentity, Headers, Message, ReasonCode, UnixMs, header};
 
 /// Header that carries the reason code; a message that has it is a dead letter.
@@ -107,11 +108,13 @@ impl DeadLetter {
         }
     }
 
-    /// Reads the record back from a dead letter; `None` where the message is not one of ours.
+    /// Reads the record back from a dead letter, or makes one of what the server wrote that took the message out of its
+    /// queue; `None` where the message has neither.
     #[must_use]
     pub fn read(letter: &Message) -> Option<Self> {
         let get = |name| letter.headers.get(name).map(str::to_owned);
-        let code = letter.headers.get(HEADER_CODE)?.parse().ok()?;
+        let Some(code) = letter.headers.get(HEADER_CODE) else { return server_death::read(letter) };
+        let code = code.parse().ok()?;
         Some(Self {
             code,
             text: get(HEADER_TEXT).unwrap_or_default(),

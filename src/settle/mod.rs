@@ -6,6 +6,7 @@
 mod backoff;
 mod dead_letter;
 mod decide;
+mod server_death;
 
 pub use backoff::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, FACTOR_MAX, RetryPolicy, RetryPolicyError};
 pub use dead_letter::{DeadLetter, HEADER_CODE};

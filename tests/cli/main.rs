@@ -14,4 +14,5 @@ mod messages;
 mod plugins;
 mod sandbox;
 mod store;
+mod topology;
 mod usage;

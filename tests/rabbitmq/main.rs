@@ -14,4 +14,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod killed;
+mod ledger;
+mod management;
+mod network;
 mod proxied;
+mod raw;
+mod reader;
+mod server;
+mod site;
+mod topology;

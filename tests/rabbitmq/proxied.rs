@@ -148,6 +148,28 @@ async fn loses_what_it_is_told_to_lose() {
 }
 
 #[tokio::test]
+async fn says_what_the_client_did_not_say() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(listener.local_addr().unwrap()).await;
+    let _client = connect(&proxy).await;
+    let (mut one, from) = soon("a connection", listener.accept()).await.unwrap();
+    let _other = connect(&proxy).await;
+    let (mut two, _) = soon("a connection", listener.accept()).await.unwrap();
+    proxy.slip_in(from.port(), b"psst");
+    assert_eq!(heard(&mut one, 4).await, b"psst");
+    hears_nothing(&mut one).await;
+    hears_nothing(&mut two).await;
+}
+
+#[tokio::test]
+async fn says_other_things_than_the_client() {
+    let (server, _running) = echo().await;
+    let proxy = Proxy::start(server).await;
+    proxy.set(Way::ToServer, Flow::Replaced(b"black", b"white"));
+    assert_eq!(answer(&mut connect(&proxy).await, b"it is black").await, b"it is white");
+}
+
+#[tokio::test]
 async fn delays_and_slows_down() {
     let (server, _running) = echo().await;
     let proxy = Proxy::start(server).await;

@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+use crate::{
+    management::Management,
+    server::{Server, Vhost},
+};
 use futures_util::StreamExt as _;
 use helixmq::broker::rabbitmq::topology::{
     Argument, Binding, DeclareError, Exchange, How, Options, Queue, QueueKind, RUNG_DELAYS, State, Topology, What,
@@ -11,55 +15,14 @@ use helixmq::broker::rabbitmq::topology::{
 use lapin::{BasicProperties, Connection, ConnectionProperties, options::*, types::FieldTable};
 use serde_json::{Value, json};
 
-/// A virtual host of a test.
-struct Vhost {
-    name: &'static str,
-    port: u16,
+/// A virtual host, and its server's HTTP interface.
+async fn vhost() -> (Vhost, Management) {
+    let server = Server::shared();
+    (server.vhost().await, server.management())
 }
 
-impl Vhost {
-    fn new(name: &'static str) -> Self {
-        let port = std::env::var("RABBITMQ_TEST_PORT").ok().and_then(|port| port.parse().ok());
-        let port = port.expect("no RABBITMQ_TEST_PORT: run the tests with `scripts/brokers run cargo test …`");
-        let vhost = Self { name, port };
-        // Of an earlier run.
-        vhost.api("DELETE", &format!("vhosts/{name}"), None).ok();
-        vhost.api("PUT", &format!("vhosts/{name}"), None).unwrap();
-        vhost.allow("guest", ".*");
-        vhost
-    }
-
-    fn allow(&self, user: &str, configure: &str) {
-        let permissions = json!({ "configure": configure, "write": ".*", "read": ".*" });
-        self.api("PUT", &format!("permissions/{}/{user}", self.name), Some(permissions)).unwrap();
-    }
-
-    fn api(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
-        let url = format!("http://127.0.0.1:{}/api/{path}", self.port + 2);
-        let text = body.map(|body| body.to_string()).unwrap_or_default();
-        let request = ureq::http::Request::builder()
-            .method(method)
-            .uri(url)
-            // guest, guest
-            .header("authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")
-            .header("content-type", "application/json")
-            .body(text)
-            .unwrap();
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true).build().into();
-        let mut response = agent.run(request).unwrap();
-        let text = response.body_mut().read_to_string().unwrap();
-        if response.status().is_success() { Ok(serde_json::from_str(&text).unwrap_or_default()) } else { Err(text) }
-    }
-
-    async fn connect(&self) -> Connection {
-        self.connect_as("guest", "guest").await
-    }
-
-    async fn connect_as(&self, user: &str, password: &str) -> Connection {
-        let url = format!("amqp://{user}:{password}@127.0.0.1:{}/{}", self.port, self.name);
-        Connection::connect(&url, ConnectionProperties::default()).await.unwrap()
-    }
+async fn connect(vhost: &Vhost) -> Connection {
+    Connection::connect(&vhost.uri(), ConnectionProperties::default()).await.unwrap()
 }
 
 fn options(how: How) -> Options {
@@ -84,8 +47,8 @@ fn with_queue(name: &str, queue: Queue) -> Topology {
 
 #[tokio::test]
 async fn what_is_missing_is_made_and_is_then_the_same() {
-    let vhost = Vhost::new("topology-made");
-    let connection = vhost.connect().await;
+    let (vhost, management) = vhost().await;
+    let connection = connect(&vhost).await;
     for kind in [QueueKind::Classic, QueueKind::Quorum] {
         let mut all = standard(kind);
         RUNG_DELAYS
@@ -104,22 +67,22 @@ async fn what_is_missing_is_made_and_is_then_the_same() {
                 assert_eq!(&state, wanted, "{name} {how:?}");
             }
         }
-        let bindings = vhost.api("GET", &format!("bindings/{}", vhost.name), None).unwrap();
+        let bindings = management.get(&format!("bindings/{}", vhost.name())).unwrap();
         let ours = bindings.as_array().unwrap().iter().filter(|binding| binding["source"] != "").count();
         assert_eq!(ours, all.bindings.len());
         for name in all.queues.keys() {
-            vhost.api("DELETE", &format!("queues/{}/{name}", vhost.name), None).unwrap();
+            management.delete(&format!("queues/{}/{name}", vhost.name()));
         }
         for name in all.exchanges.keys() {
-            vhost.api("DELETE", &format!("exchanges/{}/{name}", vhost.name), None).unwrap();
+            management.delete(&format!("exchanges/{}/{name}", vhost.name()));
         }
     }
 }
 
 #[tokio::test]
 async fn every_field_that_differs_is_named_with_both_values_and_nothing_changes() {
-    let vhost = Vhost::new("topology-differs");
-    let connection = vhost.connect().await;
+    let (vhost, management) = vhost().await;
+    let connection = connect(&vhost).await;
     let classic = |arguments: &[(&str, Argument)]| queue(QueueKind::Classic, arguments);
     let quorum = |arguments: &[(&str, Argument)]| queue(QueueKind::Quorum, arguments);
     let cases = [
@@ -180,14 +143,14 @@ async fn every_field_that_differs_is_named_with_both_values_and_nothing_changes(
         }
         let still = states(&connection, &with_queue("q", there), How::Look).await;
         assert_eq!(still[0].2, State::Same);
-        vhost.api("DELETE", &format!("queues/{}/q", vhost.name), None).unwrap();
+        management.delete(&format!("queues/{}/q", vhost.name()));
     }
 }
 
 #[tokio::test]
 async fn an_exchange_that_differs_is_left_alone_and_stops_the_rest_unless_it_is_accepted() {
-    let vhost = Vhost::new("topology-exchange");
-    let connection = vhost.connect().await;
+    let (vhost, management) = vhost().await;
+    let connection = connect(&vhost).await;
     let mut there = Topology::default();
     there.exchanges.insert("e".into(), Exchange { durable: false, internal: true, ..Exchange::durable("fanout") });
     states(&connection, &there, How::Make).await;
@@ -205,8 +168,8 @@ async fn an_exchange_that_differs_is_left_alone_and_stops_the_rest_unless_it_is_
 
 #[tokio::test]
 async fn a_value_that_the_server_cannot_tell_is_said_to_differ_all_the_same() {
-    let vhost = Vhost::new("topology-cut");
-    let connection = vhost.connect().await;
+    let (vhost, management) = vhost().await;
+    let connection = connect(&vhost).await;
     let name = "n".repeat(200);
     states(&connection, &with_queue(&name, queue(QueueKind::Classic, &[("x-max-length", 5.into())])), How::Make).await;
     let wanted = with_queue(&name, queue(QueueKind::Classic, &[("x-max-length", 6.into())]));
@@ -217,27 +180,31 @@ async fn a_value_that_the_server_cannot_tell_is_said_to_differ_all_the_same() {
 
 #[tokio::test]
 async fn what_belongs_to_another_connection_or_is_not_permitted_has_a_sentence_of_its_own() {
-    let vhost = Vhost::new("topology-refused");
-    let (connection, other) = (vhost.connect().await, vhost.connect().await);
+    let (vhost, management) = vhost().await;
+    let (connection, other) = (connect(&vhost).await, connect(&vhost).await);
     let exclusive = with_queue("mine", Queue { exclusive: true, ..queue(QueueKind::Classic, &[]) });
     states(&other, &exclusive, How::Make).await;
     let refused = declare(&connection, &exclusive, options(How::Make)).await.unwrap_err();
     assert!(matches!(refused, DeclareError::Locked { .. }), "{refused}");
     assert!(refused.to_string().starts_with("the queue mine belongs to another connection"), "{refused}");
 
-    vhost.api("PUT", "users/reader", Some(json!({ "password": "secret", "tags": "" }))).unwrap();
-    vhost.allow("reader", "^$");
-    let reader = vhost.connect_as("reader", "secret").await;
+    let user = vhost.name();
+    management.put(&format!("users/{user}"), &json!({ "password": "secret", "tags": "" }));
+    let only_reads = json!({ "configure": "^$", "write": ".*", "read": ".*" });
+    management.put(&format!("permissions/{user}/{user}"), &only_reads);
+    let uri = vhost.uri().replace("guest:guest", &format!("{user}:secret"));
+    let reader = Connection::connect(&uri, ConnectionProperties::default()).await.unwrap();
     let wanted = with_queue("q", queue(QueueKind::Quorum, &[]));
     let refused = declare(&reader, &wanted, options(How::Make)).await.unwrap_err();
     assert!(matches!(refused, DeclareError::NotAllowed { .. }), "{refused}");
+    management.delete(&format!("users/{user}"));
 
     let mut unknown = Topology::default();
     unknown.exchanges.insert("e".into(), Exchange::durable("no-such-type"));
     let refused = declare(&connection, &unknown, options(How::Make)).await.unwrap_err();
     assert!(matches!(refused, DeclareError::Refused { .. }), "{refused}");
 
-    let connection = vhost.connect().await;
+    let connection = connect(&vhost).await;
     let negative = with_queue("q", queue(QueueKind::Quorum, &[("x-max-length", (-1).into())]));
     let refused = declare(&connection, &negative, options(How::Make)).await.unwrap_err();
     assert!(refused.to_string().contains("x-max-length"), "{refused}");
@@ -249,8 +216,8 @@ async fn what_belongs_to_another_connection_or_is_not_permitted_has_a_sentence_o
 
 #[tokio::test]
 async fn a_binding_to_what_is_not_there_is_refused() {
-    let vhost = Vhost::new("topology-binding");
-    let connection = vhost.connect().await;
+    let (vhost, management) = vhost().await;
+    let connection = connect(&vhost).await;
     let mut all = with_queue("q", queue(QueueKind::Classic, &[]));
     let (exchange, routing_key) = ("nowhere".into(), "k".to_owned());
     all.bindings.push(Binding { exchange, queue: "q".into(), routing_key, arguments: Default::default() });
@@ -260,16 +227,16 @@ async fn a_binding_to_what_is_not_there_is_refused() {
 
 #[tokio::test]
 async fn the_server_imports_what_is_exported_and_then_has_it() {
-    let vhost = Vhost::new("topology-import");
+    let (vhost, management) = vhost().await;
     let mut all = standard(QueueKind::Classic);
     all.add_rung(rung(Duration::from_millis(100)));
     all.queues.insert("audit".into(), queue(QueueKind::Stream, &[("x-max-age", "7D".into())]));
-    vhost.api("POST", "definitions", Some(export(&all, vhost.name))).unwrap();
-    let connection = vhost.connect().await;
+    management.post("definitions", &export(&all, vhost.name()));
+    let connection = connect(&vhost).await;
     for (what, name, state) in states(&connection, &all, How::Look).await {
         assert_eq!(state, if what == What::Binding { State::Unknown } else { State::Same }, "{name}");
     }
-    let bindings = vhost.api("GET", &format!("bindings/{}", vhost.name), None).unwrap();
+    let bindings = management.get(&format!("bindings/{}", vhost.name())).unwrap();
     for binding in &all.bindings {
         let is_it = |other: &&Value| {
             other["source"] == *binding.exchange
@@ -282,8 +249,8 @@ async fn the_server_imports_what_is_exported_and_then_has_it() {
 
 #[tokio::test]
 async fn a_message_on_a_rung_returns_to_the_queue_that_its_routing_key_names() {
-    let vhost = Vhost::new("topology-rung");
-    let connection = vhost.connect().await;
+    let (vhost, management) = vhost().await;
+    let connection = connect(&vhost).await;
     let mut all = with_queue("q", queue(QueueKind::Classic, &[]));
     all.add_rung(rung(Duration::from_millis(100)));
     states(&connection, &all, How::Make).await;
@@ -304,4 +271,46 @@ async fn a_message_on_a_rung_returns_to_the_queue_that_its_routing_key_names() {
         .unwrap();
     let delivery = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await.unwrap().unwrap().unwrap();
     assert_eq!((delivery.data.as_slice(), delivery.routing_key.as_str()), (b"again".as_slice(), "q"));
+}
+
+#[tokio::test]
+async fn rabbitmqctl_imports_the_file_that_the_command_line_writes_and_plan_finds_nothing_to_do() {
+    let (vhost, management) = vhost().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (config, file) = (folder.path().join("messaging.yaml"), folder.path().join("definitions.json"));
+    let (host, api) = (vhost.server().amqp(), management_of(&vhost));
+    let rabbitmq = format!(
+        "rabbitmq: {{hosts: [\"{host}\"], username: guest, password: guest, vhost: {}, management_url: \"{api}\"}}\n",
+        vhost.name()
+    );
+    std::fs::write(&config, rabbitmq).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_helixmq"));
+        command.current_dir(folder.path()).arg("--json").arg("--config").arg(&config).arg("topology").args(arguments);
+        let output = command.output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (output.status.code(), said["counts"].clone())
+    };
+    let count = |counts: &Value, name: &str| counts[name].as_u64().unwrap();
+    let (code, counts) = run(&["plan"]);
+    assert_eq!((code, count(&counts, "missing")), (Some(1), 19), "{counts}");
+    run(&["export", "--file", "definitions.json"]);
+    vhost.server().ctl(&["import_definitions", file.to_str().unwrap()]).await;
+    let (code, counts) = run(&["plan"]);
+    assert_eq!((code, count(&counts, "same")), (Some(0), 19), "{counts}");
+
+    management.delete(&format!("queues/{}/helixagent.tasks.llm", vhost.name()));
+    management.delete(&format!("queues/{}/helixagent.tasks.debate", vhost.name()));
+    let classic = json!({ "durable": true, "arguments": { "x-max-priority": 3 } });
+    management.put(&format!("queues/{}/helixagent.tasks.llm", vhost.name()), &classic);
+    let (code, counts) = run(&["apply"]);
+    assert_eq!((code, count(&counts, "differ"), count(&counts, "missing")), (Some(1), 1, 0), "{counts}");
+    let (code, counts) = run(&["plan"]);
+    assert_eq!((code, count(&counts, "same"), count(&counts, "differ")), (Some(1), 18, 1), "{counts}");
+}
+
+fn management_of(vhost: &Vhost) -> String {
+    let mut address = vhost.server().amqp();
+    address.set_port(address.port() + 2);
+    format!("http://{address}")
 }

@@ -50,6 +50,8 @@ pub(crate) enum Flow {
     Late(Duration),
     /// So many arrive in a second.
     Slow(u32),
+    /// The first bytes arrive as the second, which are as many, wherever they come in one piece.
+    Replaced(&'static [u8], &'static [u8]),
 }
 
 /// How connections end.
@@ -79,13 +81,16 @@ struct Shared {
 }
 
 /// How the network is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Network {
     listens: bool,
     to_server: Flow,
     to_client: Flow,
     /// How many times connections were cut, and how the last time.
     cuts: (u64, Cut),
+    /// How many times something was slipped in; the last time, into the connection that comes to the server from this
+    /// port, and what.
+    slipped: (u64, u16, Arc<[u8]>),
 }
 
 impl Network {
@@ -106,7 +111,13 @@ impl Proxy {
     pub(crate) async fn start_on(listen: SocketAddr, to: SocketAddr) -> Self {
         let listener = TcpListener::bind(listen).await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let network = Network { listens: true, to_server: Flow::Free, to_client: Flow::Free, cuts: (0, Cut::Reset) };
+        let network = Network {
+            listens: true,
+            to_server: Flow::Free,
+            to_client: Flow::Free,
+            cuts: (0, Cut::Reset),
+            slipped: (0, 0, Arc::from([])),
+        };
         let shared = Arc::new(Shared {
             to,
             network: watch::Sender::new(network),
@@ -155,6 +166,12 @@ impl Proxy {
     /// Everything arrives again. What was held comes first.
     pub(crate) fn heal(&self) {
         self.change(|network| (network.to_server, network.to_client) = (Flow::Free, Flow::Free));
+    }
+
+    /// Says something to the server that the client did not say, on the connection that the server sees coming from `port`.
+    /// It goes between what the client says, so that has to be silent for the moment.
+    pub(crate) fn slip_in(&self, port: u16, bytes: &[u8]) {
+        self.change(|network| network.slipped = (network.slipped.0 + 1, port, bytes.into()));
     }
 
     /// New connections are refused, from when this returns. Those that are open stay.
@@ -248,13 +265,14 @@ async fn connection(mut client: TcpStream, counted: Counted, mut network: watch:
     };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
+    let port = server.local_addr().map_or(0, |address| address.port());
     let how = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let pumps = async {
             tokio::join!(
-                pump(from_client, to_server, Way::ToServer, network.clone()),
-                pump(from_server, to_client, Way::ToClient, network.clone()),
+                pump(from_client, to_server, Way::ToServer, Some(port), network.clone()),
+                pump(from_server, to_client, Way::ToClient, None, network.clone()),
             )
         };
         let mut watched = network.clone();
@@ -283,16 +301,26 @@ async fn connection(mut client: TcpStream, counted: Counted, mut network: watch:
     }
 }
 
-/// Carries bytes one way, until their end.
+/// Carries bytes one way, until their end, and what is slipped in for `port`.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     way: Way,
+    port: Option<u16>,
     mut network: watch::Receiver<Network>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
+    let mut slipped = network.borrow().slipped.0;
     loop {
-        let flow = network.borrow_and_update().flow(way);
+        let (flow, slip) = {
+            let network = network.borrow_and_update();
+            let (number, to, bytes) = &network.slipped;
+            let is_new = std::mem::replace(&mut slipped, *number) < *number;
+            (network.flow(way), (is_new && Some(*to) == port).then(|| Arc::clone(bytes)))
+        };
+        if let Some(bytes) = slip {
+            to.write_all(&bytes).await?;
+        }
         let most = match flow {
             Flow::Held => {
                 network.changed().await.map_err(io::Error::other)?;
@@ -300,7 +328,7 @@ async fn pump(
             }
             // Ten times a second.
             Flow::Slow(per_second) => (per_second as usize / 10).clamp(1, CHUNK),
-            Flow::Free | Flow::Lost | Flow::Late(_) => CHUNK,
+            Flow::Free | Flow::Lost | Flow::Late(_) | Flow::Replaced(..) => CHUNK,
         };
         let count = tokio::select! {
             biased;
@@ -318,8 +346,19 @@ async fn pump(
             Flow::Late(by) => sleep(by).await,
             Flow::Slow(per_second) => sleep(Duration::from_secs_f64(count as f64 / f64::from(per_second))).await,
             Flow::Lost => continue,
+            Flow::Replaced(old, new) => replace(&mut chunk[..count], old, new),
             Flow::Free | Flow::Held => {}
         }
         to.write_all(&chunk[..count]).await?;
+    }
+}
+
+/// Writes `new` wherever `old` is.
+fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
+    assert_eq!(old.len(), new.len(), "what follows must stay where it is");
+    for place in 0..bytes.len().saturating_sub(old.len() - 1) {
+        if bytes[place..].starts_with(old) {
+            bytes[place..place + new.len()].copy_from_slice(new);
+        }
     }
 }

@@ -48,26 +48,29 @@ pub(super) async fn all(State(context): State<Context>) -> Response {
             })
         })
         .collect();
-    let broker = hub.broker();
-    let (broker_status, broker_reason) = match broker.status() {
-        BrokerStatus::Failed { reason } => ("unavailable", Some(reason)),
-        _ if hub.is_stopping() => ("unavailable", Some(STOPPING.to_owned())),
-        BrokerStatus::Degraded { reason } => {
-            reasons.push(format!("broker {}: {reason}", broker.name()));
-            ("degraded", Some(reason))
-        }
-        BrokerStatus::Ready => ("ok", None),
-    };
+    let mut brokers = Vec::new();
+    for system in hub.broker().systems() {
+        let (status, reason) = match system.status {
+            BrokerStatus::Failed { reason } => ("unavailable", Some(reason)),
+            _ if hub.is_stopping() => ("unavailable", Some(STOPPING.to_owned())),
+            BrokerStatus::Degraded { reason } => {
+                reasons.push(format!("broker {}: {reason}", system.name));
+                ("degraded", Some(reason))
+            }
+            BrokerStatus::Ready => ("ok", None),
+        };
+        brokers.push(json!({
+            "name": system.name,
+            "status": status,
+            "reason": reason,
+            "durable": system.is_durable,
+        }));
+    }
     let body = json!({
         "status": if unfit.is_some() { "unavailable" } else if reasons.is_empty() { "ok" } else { "degraded" },
         "reasons": reasons,
         "version": &*context.api.options.version,
-        "brokers": [{
-            "name": broker.name(),
-            "status": broker_status,
-            "reason": broker_reason,
-            "durable": broker.capabilities().durable,
-        }],
+        "brokers": brokers,
         "routes": routes,
         "handlers": handlers,
     });

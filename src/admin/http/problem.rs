@@ -136,9 +136,10 @@ impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         let status = match error {
             BrokerError::NotFound(_) => StatusCode::NOT_FOUND,
-            BrokerError::Unreachable { .. } | BrokerError::Refused { .. } | BrokerError::Storage(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            BrokerError::Unreachable { .. }
+            | BrokerError::Lost(_)
+            | BrokerError::Refused { .. }
+            | BrokerError::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
             BrokerError::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
             BrokerError::Invalid(_) => return Self::invalid(error.to_string()),
             BrokerError::Mismatch { .. } => StatusCode::CONFLICT,

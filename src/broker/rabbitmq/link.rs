@@ -190,6 +190,7 @@ impl Link {
     async fn connect_again(&self, stop: &CancellationToken) -> Option<Arc<Up>> {
         let mut pause = PAUSE_MIN.min(self.settings.reconnect_delay_max);
         let mut tries = 0_u32;
+        let mut said = String::new();
         loop {
             let jittered = pause.mul_f64(crate::message::random());
             tokio::select! {
@@ -210,7 +211,16 @@ impl Link {
                 self.state.send_replace(State::Failed { reason });
                 return None;
             }
-            tracing::warn!(connection = self.purpose, tries, "RabbitMQ is away, trying again: {reason}");
+            if said == reason {
+                tracing::debug!(connection = self.purpose, tries, "RabbitMQ is still away: {reason}");
+            } else {
+                tracing::warn!(
+                    connection = self.purpose,
+                    tries,
+                    "RabbitMQ is away, trying again until it is there: {reason}"
+                );
+                said.clone_from(&reason);
+            }
             self.state.send_replace(State::Away { reason });
             pause = (pause * 2).min(self.settings.reconnect_delay_max);
         }

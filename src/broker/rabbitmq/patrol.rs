@@ -73,7 +73,9 @@ fn restart_stalled(shared: &Shared, stalls: &mut BTreeMap<String, (Duration, Ins
     for session in shared.sessions() {
         let place = session.place();
         let name = place.address.to_string();
-        let Some(idle) = session.idle().filter(|_| place.counts.ready() > 0) else {
+        // One whose channel is gone begins anew by itself.
+        let can_read = shared.consume.now().is_some() && session.channel().status().connected();
+        let Some(idle) = session.idle().filter(|_| can_read && place.counts.ready() > 0) else {
             continue;
         };
         let (patience, last) = stalls.get(&name).copied().unwrap_or((STALLED, Instant::now()));

@@ -11,11 +11,7 @@ use std::{
 use prometheus::{IntCounter, IntGauge};
 
 use super::publisher::Publisher;
-use crate::{
-    broker::{AddressStats, BrokerError},
-    message::Address,
-    telemetry::metrics,
-};
+use crate::{broker::AddressStats, message::Address, telemetry::metrics};
 
 /// A queue or topic as it is used here.
 #[derive(Debug)]
@@ -97,11 +93,6 @@ impl Counts {
 }
 
 impl Place {
-    /// The server cannot be asked now.
-    pub(super) fn unreachable(&self, why: &str) -> BrokerError {
-        self.publisher.unreachable(why)
-    }
-
     /// What is there, as far as it is known, added to what is known of the same topic.
     pub(super) fn add_to(&self, all: &mut BTreeMap<Address, AddressStats>) {
         let stats = all.entry(self.address.clone()).or_insert_with(|| AddressStats {

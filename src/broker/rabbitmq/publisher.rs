@@ -386,7 +386,7 @@ impl Publisher {
     /// The server cannot be asked now.
     pub(super) fn unreachable(&self, why: &str) -> BrokerError {
         let endpoint = self.settings.endpoint();
-        BrokerError::Unreachable { endpoint, timeout: Duration::ZERO, cause: why.to_owned().into() }
+        BrokerError::Unreachable { endpoint, timeout: self.settings.connect_timeout, cause: why.to_owned().into() }
     }
 }
 

@@ -177,13 +177,23 @@ impl Session {
         Deliveries::new(items, Arc::clone(self) as Arc<dyn Settler>)
     }
 
-    /// Tells the server what it was not told yet: nothing else is to be done.
-    pub(super) fn tell_all(&self) {
-        let told = self.lock().acks.tell(1);
-        self.tell(told);
+    /// Tells the server what it can be told in one frame, and the rest if it is too much to wait for one.
+    fn tell_enough(&self, state: &mut MutexGuard<'_, State>) {
+        let waiting_max = if state.has_ended { 1 } else { self.waiting_max };
+        let told = state.acks.tell(waiting_max);
+        self.tell(state, told);
     }
 
-    fn tell(&self, told: Told) {
+    /// Tells the server what it was not told yet: nothing else is to be done.
+    pub(super) fn tell_all(&self) {
+        let mut state = self.lock();
+        let told = state.acks.tell(1);
+        self.tell(&state, told);
+    }
+
+    /// Under the lock: of two that cover each other the larger must not be first, as the server would not know the other's
+    /// deliveries any more, and close the channel.
+    fn tell(&self, _: &MutexGuard<'_, State>, told: Told) {
         if let Some(tag) = told.up_to {
             say!(self.channel.basic_ack(tag, BasicAckOptions { multiple: true }));
         }
@@ -192,7 +202,8 @@ impl Session {
         }
     }
 
-    fn requeue(&self, tag: Tag) {
+    /// Under the lock as well: an acknowledgement of all before a later delivery would take this one along.
+    fn requeue(&self, _: &MutexGuard<'_, State>, tag: Tag) {
         say!(self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }));
     }
 
@@ -209,10 +220,9 @@ impl Session {
         for tag in &back {
             state.acks.told(*tag);
         }
-        drop(state);
-        self.tell(told);
+        self.tell(&state, told);
         for tag in back {
-            self.requeue(tag);
+            self.requeue(&state, tag);
         }
     }
 
@@ -224,17 +234,15 @@ impl Session {
     /// Keeps deliveries here, to be handed out again.
     fn take_back(&self, deliveries: impl IntoIterator<Item = (Delivery, Option<Instant>)>) {
         let mut state = self.lock();
-        let mut requeued = Vec::new();
         for (delivery, due) in deliveries {
             if state.has_ended {
                 state.acks.told(delivery.tag);
-                requeued.push(delivery.tag);
+                self.requeue(&state, delivery.tag);
             } else {
                 state.back.insert(delivery.tag, Waiting { delivery, due });
             }
         }
         drop(state);
-        requeued.into_iter().for_each(|tag| self.requeue(tag));
         self.given_back.notify_one();
     }
 
@@ -245,7 +253,7 @@ impl Session {
         let copies = later.iter().map(|one| one.copied(&self.place.name)).collect();
         let confirmed = self.place.publisher.publish_copies(copies).await;
         let mut waiting = Vec::new();
-        let told = {
+        {
             let mut state = self.lock();
             for (one, confirmed) in later.into_iter().zip(confirmed) {
                 match confirmed {
@@ -256,9 +264,8 @@ impl Session {
                     }
                 }
             }
-            state.acks.tell(self.waiting_max)
-        };
-        self.tell(told);
+            self.tell_enough(&mut state);
+        }
         self.take_back(waiting);
     }
 }
@@ -299,11 +306,11 @@ impl Settler for Session {
             if self.place.publisher.is_closed() {
                 return Err(BrokerError::Closed);
             }
-            return Err(self.place.unreachable("the channel it came over is closed, and the server delivers it again"));
+            return Err(BrokerError::Lost(format!("the channel to {} was lost", self.place.address)));
         }
         let (mut back, mut later) = (Vec::new(), Vec::new());
         let (mut acked, mut dead) = (0, 0);
-        let told = {
+        {
             let mut state = self.lock();
             state.out -= settled.len();
             for (delivery, how) in settled {
@@ -326,10 +333,8 @@ impl Settler for Session {
                     Settlement::Release { after } => later.push(Later { delivery, after }),
                 }
             }
-            let waiting_max = if state.has_ended { 1 } else { self.waiting_max };
-            state.acks.tell(waiting_max)
-        };
-        self.tell(told);
+            self.tell_enough(&mut state);
+        }
         self.place.counts.settled(acked, dead, back.len() + later.len());
         if !back.is_empty() {
             self.take_back(back);

@@ -91,7 +91,7 @@ pub enum Credentials {
 /// TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM file with the authorities that are trusted; `None`: those of the machine.
+    /// PEM file with the authorities that are trusted, and nobody else; `None`: Mozilla's list, which is built in.
     pub ca_file: Option<PathBuf>,
     /// PEM file with the client's certificate and those between it and its authority.
     pub cert_file: Option<PathBuf>,

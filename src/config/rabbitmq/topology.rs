@@ -89,7 +89,7 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, t
             let path = section.path.clone();
             section.reader.refuse(origin, &path, "is a queue as well", "give one of them another name");
         }
-        drop(streams.insert(name, read));
+        streams.insert(name, read);
     });
     for (name, settings) in &streams {
         all.add_topic(name, settings);

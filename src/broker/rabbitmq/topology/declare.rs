@@ -189,7 +189,7 @@ pub async fn declare(connection: &Connection, all: &Topology, options: Options) 
         }
     }
     for binding in &all.bindings {
-        let name = format!("{} -> {} ({:?})", binding.exchange, binding.queue, binding.routing_key);
+        let name = binding.name();
         let state = if make {
             asking.bind(binding, &name).await?;
             State::Made

@@ -69,10 +69,7 @@ mod tests {
         let mut text = serde_json::to_string_pretty(&export(&standard(QueueKind::Classic), "/")).unwrap();
         text.push('\n');
         let committed = std::fs::read_to_string("configs/rabbitmq/definitions.json").unwrap_or_default();
-        assert_eq!(
-            committed, text,
-            "write it anew: helixmq --config configs/rabbitmq.yaml topology export --file configs/rabbitmq/definitions.json"
-        );
+        assert_eq!(committed, text, "write it anew: helixmq topology export --file configs/rabbitmq/definitions.json");
     }
 
     #[test]

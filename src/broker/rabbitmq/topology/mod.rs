@@ -3,6 +3,7 @@
 //! Start at [`Topology`] and [`standard()`]. [`declare()`] is the only part that talks to a server: it compares field by
 //! field and makes what is missing, it never changes or deletes. [`export`] writes the same as a file that servers read.
 
+mod at_server;
 mod dead_letters;
 mod declare;
 mod definitions;
@@ -12,6 +13,7 @@ mod standard;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+pub use at_server::{AtServerError, at_server};
 pub use dead_letters::{Astray, astray};
 pub use declare::{DeclareError, Difference, Entity, How, Options, State, What, declare};
 pub use definitions::export;
@@ -120,6 +122,15 @@ pub struct Binding {
     pub routing_key: String,
     /// Further arguments.
     pub arguments: Arguments,
+}
+
+impl Binding {
+    /// For people: from where to where, by which key and arguments. Two that differ have different ones.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let arguments: String = self.arguments.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
+        format!("{} -> {} ({:?}{arguments})", self.exchange, self.queue, self.routing_key)
+    }
 }
 
 /// Arguments, by name.

@@ -133,7 +133,7 @@ fn age(time: Duration) -> String {
     let seconds = seconds.max(1);
     [("D", 86_400), ("h", 3600), ("m", 60)]
         .into_iter()
-        .find(|(_, unit)| seconds % unit == 0)
+        .find(|(_, unit)| seconds.is_multiple_of(*unit))
         .map_or_else(|| format!("{seconds}s"), |(letter, unit)| format!("{}{letter}", seconds / unit))
 }
 

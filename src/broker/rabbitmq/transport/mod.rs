@@ -36,6 +36,9 @@ use super::settings::{Credentials, Host, Settings};
 /// no heartbeats nothing else would notice.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// How long a server that closed a connection is listened to for the reason.
+const LISTENING: Duration = Duration::from_millis(500);
+
 /// Opens a connection on the first of the hosts that takes it, each within the time that the settings allow.
 /// `purpose` is part of the name under which the server shows it.
 ///
@@ -79,7 +82,12 @@ async fn connect_to(
             None => Stream::plain(socket, mechanism(&settings.credentials)),
         };
         stage = Stage::Amqp;
-        greet(stream, host, &endpoint, settings, purpose).await
+        match (greet(stream, host, &endpoint, settings, purpose).await, tls) {
+            (Err(error @ ConnectError::Unreachable { .. }), Some(tls)) => {
+                Err(verdict(tls, host, &endpoint, settings).await.unwrap_or(error))
+            }
+            (result, _) => result,
+        }
     };
     // What the library has begun runs on a thread of its own: the stream's guard ends it when these steps are dropped.
     match tokio::time::timeout_at(deadline, steps).await {
@@ -144,6 +152,16 @@ async fn greet(
     let connection = connection.map_err(|error| endpoint.not_greeted(error))?;
     guard.disarm();
     Ok(connection)
+}
+
+/// Why a server with TLS 1.3 closed the connection, if it is for the client's certificate: it judges that when the
+/// client's handshake has ended, and what it says is lost if the client has written meanwhile. So it is asked again, by
+/// a client that listens.
+async fn verdict(tls: &tls::Connector, host: &Host, endpoint: &Endpoint, settings: &Settings) -> Option<ConnectError> {
+    let socket = socket(host, endpoint, settings.connect_timeout).await.ok()?;
+    let mut stream = tls.handshake(host, endpoint, socket).await.ok()?;
+    let answer = tokio::time::timeout(LISTENING, tokio::io::AsyncReadExt::read_u8(&mut stream)).await.ok()?;
+    answer.err().map(|error| endpoint.not_secured(error)).filter(|error| matches!(error, ConnectError::Refused { .. }))
 }
 
 /// What the library is told: by now only who connects, to which virtual host, with which heartbeat.

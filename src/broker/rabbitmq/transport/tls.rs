@@ -43,13 +43,14 @@ impl Connector {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
         } else {
             let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(tls).await?), provider).build();
-            let verifier = verifier.map_err(|error| unusable("tls.ca_file cannot be used".to_owned(), error))?;
+            let verifier =
+                verifier.map_err(|error| unusable("rabbitmq.tls.ca_file cannot be used".to_owned(), error))?;
             builder.with_webpki_verifier(verifier)
         };
         let config = match identity(tls).await? {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
                 unusable(
-                    "tls.cert_file and tls.key_file do not belong together, or are of a kind that is not known"
+                    "rabbitmq.tls.cert_file and rabbitmq.tls.key_file do not belong together, or are of a kind that is not known"
                         .to_owned(),
                     error,
                 )
@@ -68,7 +69,7 @@ impl Connector {
     ) -> Result<TlsStream<TcpStream>, ConnectError> {
         let name = self.server_name.as_ref().unwrap_or(&host.name);
         let name = ServerName::try_from(name.clone()).map_err(|error| {
-            unusable(format!("{name:?} cannot be the name of a server: correct tls.server_name"), error)
+            unusable(format!("{name:?} cannot be the name of a server: correct rabbitmq.tls.server_name"), error)
         })?;
         self.connector.connect(name, socket).await.map_err(|error| endpoint.not_secured(error))
     }
@@ -80,10 +81,10 @@ async fn roots(tls: &Tls) -> Result<RootCertStore, ConnectError> {
         return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("tls.ca_file", file).await? {
-        roots
-            .add(certificate)
-            .map_err(|error| unusable(format!("tls.ca_file, {}, has a broken certificate", file.display()), error))?;
+    for certificate in certificates("rabbitmq.tls.ca_file", file).await? {
+        roots.add(certificate).map_err(|error| {
+            unusable(format!("rabbitmq.tls.ca_file, {}, has a broken certificate", file.display()), error)
+        })?;
     }
     Ok(roots)
 }
@@ -94,14 +95,16 @@ async fn identity(tls: &Tls) -> Result<Option<(Vec<CertificateDer<'static>>, Pri
         (Some(cert_file), Some(key_file)) => (cert_file, key_file),
         (None, None) => return Ok(None),
         _ => {
-            let text = "tls.cert_file and tls.key_file belong together: give both, or none".to_owned();
+            let text =
+                "rabbitmq.tls.cert_file and rabbitmq.tls.key_file belong together: give both, or none".to_owned();
             return Err(unusable(text, io::Error::from(io::ErrorKind::InvalidInput)));
         }
     };
-    let chain = certificates("tls.cert_file", cert_file).await?;
-    let pem = read("tls.key_file", key_file).await?;
+    let chain = certificates("rabbitmq.tls.cert_file", cert_file).await?;
+    let pem = read("rabbitmq.tls.key_file", key_file).await?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
-        let text = format!("tls.key_file, {}, has no private key in PEM that is not encrypted", key_file.display());
+        let text =
+            format!("rabbitmq.tls.key_file, {}, has no private key in PEM that is not encrypted", key_file.display());
         unusable(text, error)
     })?;
     Ok(Some((chain, key)))

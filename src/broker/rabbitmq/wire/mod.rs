@@ -10,7 +10,9 @@
 //! - `CC` and `BCC` are not sent under their names, as the server would send every copy to those, too.
 //! - `x-first-death-*`, `x-last-death-*` and the server's counters are its own to write.
 //! - Headers come sorted by name and each name once: the client library's table is so. Ours keep both.
-//! - What was no UTF-8 in a short string is text ([`super::transport`]).
+//! - What was no UTF-8 in a short string is text, and the client library cannot send it as anything else; tables deeper
+//!   than 16 levels are bytes, and headers that do not fit into a frame at all are gone ([`super::transport`]).
+//! - An `expiration` that is no number is gone: the server would refuse it.
 //!
 //! A malformed header or property is as good as none: a message that arrived is a message.
 

@@ -9,6 +9,10 @@ const FIRST: u8 = b'!';
 /// The order of `names`, for which the sorted order does not stand: for each, its place among them sorted.
 /// `apart` says which are not in the table, but in the list behind it. `None` where nothing has to be said.
 pub(super) fn write(names: &[(&str, bool)]) -> Option<String> {
+    // Mostly so: few headers, and of programs that sort them.
+    if names.is_sorted_by(|(name, apart), (next, next_apart)| !apart && (*next_apart || name <= next)) {
+        return None;
+    }
     let mut sorted: Vec<usize> = (0..names.len()).collect();
     sorted.sort_by_key(|place| names.get(*place).map(|(name, apart)| (*apart, if *apart { "" } else { *name })));
     if sorted.is_sorted() || names.len() > PLACES_MAX {

@@ -232,7 +232,7 @@ fn times(
         _ if at == 0 || event.time == Some(at) => {}
         _ => {
             properties = properties.with_timestamp(at / 1000);
-            if at % 1000 != 0 || at >= TIMESTAMP_MAX {
+            if !at.is_multiple_of(1000) || at >= TIMESTAMP_MAX {
                 put(table, names::TIMESTAMP, value::from_number(at));
             }
         }

@@ -196,9 +196,11 @@ impl Filter {
             return Ok(Next::Pass(whole));
         }
         let Some(frame) = bytes.get(..whole) else { return Ok(Next::Hold) };
+        // A server sends content headers longer than agreed where they came to it by another protocol.
+        let too_long = kind == Kind::ContentHeader && self.frame_bytes_max > 0 && whole > self.frame_bytes_max;
         Ok(match frame::judge(kind, frame) {
-            Verdict::Readable => Next::Pass(whole),
-            Verdict::Unreadable => match frame::rewrite(kind, frame, self.frame_bytes_max) {
+            Verdict::Readable if !too_long => Next::Pass(whole),
+            Verdict::Readable | Verdict::Unreadable => match frame::rewrite(kind, frame, self.frame_bytes_max) {
                 Some(frame) => Next::Replace(whole, frame),
                 None => Next::Pass(whole),
             },

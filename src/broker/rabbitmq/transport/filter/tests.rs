@@ -155,7 +155,9 @@ fn what_grows_too_long_for_a_frame_keeps_its_headers_as_bytes() {
     let tune = frame(1, &[0, 10, 0, 30, 0, 0, 0, 0, 32, 0, 0, 0]);
     let table: Vec<u8> = (0..200).flat_map(|_| [&short(b"\xff")[..], b"V"].concat()).collect();
     let many: Vec<u8> = table.iter().copied().cycle().take(table.len() * 10).collect();
-    for (table, kept) in [(&table, false), (&many, true)] {
+    // Text, and longer than agreed.
+    let text: Vec<u8> = (0..2000).flat_map(|_| [&short(b"text")[..], b"V"].concat()).collect();
+    for (table, kept) in [(&table, false), (&many, true), (&text, false)] {
         let stream = [tune.clone(), content(HEADERS | MESSAGE_ID, &[long(table), short(b"id")])].concat();
         let passed = pass(&stream, 100, 100, 1 << 16).unwrap();
         assert!(passed.len() <= tune.len() + 8192);
