@@ -246,7 +246,7 @@ async fn fill(plan: &Plan, target: &Target, queue: &str) -> anyhow::Result<Vec<D
 /// What is published: two headers, and an id that says its number.
 fn message(plan: &Plan, number: u64, now: u64) -> Message {
     let payload = match plan.work {
-        Work::Json => bench_work::sample(number).into(),
+        Work::Json => bench_work::sample(number),
         Work::Noop => vec![b'x'; plan.payload_bytes],
     };
     let mut headers = Headers::with_capacity(32);
