@@ -16,6 +16,7 @@ const RABBITMQ: &[(&str, &str)] = &[
     ("RABBITMQ_PUBLISHER_CONFIRM", "rabbitmq.publisher_confirm"),
 ];
 /// Those that are enough to use it.
+#[cfg(feature = "rabbitmq")]
 const RABBITMQ_NAMED_BY: [&str; 2] = ["rabbitmq.url", "rabbitmq.host"];
 
 /// Systems that this build cannot talk to, with the variables that configure them.

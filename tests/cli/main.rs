@@ -14,5 +14,6 @@ mod messages;
 mod plugins;
 mod sandbox;
 mod store;
+#[cfg(feature = "rabbitmq")]
 mod topology;
 mod usage;

@@ -16,4 +16,5 @@ mod examples;
 mod meaning;
 mod plugin_files;
 mod properties;
+#[cfg(feature = "rabbitmq")]
 mod rabbitmq;

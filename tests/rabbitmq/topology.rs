@@ -149,7 +149,7 @@ async fn every_field_that_differs_is_named_with_both_values_and_nothing_changes(
 
 #[tokio::test]
 async fn an_exchange_that_differs_is_left_alone_and_stops_the_rest_unless_it_is_accepted() {
-    let (vhost, management) = vhost().await;
+    let (vhost, _) = vhost().await;
     let connection = connect(&vhost).await;
     let mut there = Topology::default();
     there.exchanges.insert("e".into(), Exchange { durable: false, internal: true, ..Exchange::durable("fanout") });
@@ -168,7 +168,7 @@ async fn an_exchange_that_differs_is_left_alone_and_stops_the_rest_unless_it_is_
 
 #[tokio::test]
 async fn a_value_that_the_server_cannot_tell_is_said_to_differ_all_the_same() {
-    let (vhost, management) = vhost().await;
+    let (vhost, _) = vhost().await;
     let connection = connect(&vhost).await;
     let name = "n".repeat(200);
     states(&connection, &with_queue(&name, queue(QueueKind::Classic, &[("x-max-length", 5.into())])), How::Make).await;
@@ -216,7 +216,7 @@ async fn what_belongs_to_another_connection_or_is_not_permitted_has_a_sentence_o
 
 #[tokio::test]
 async fn a_binding_to_what_is_not_there_is_refused() {
-    let (vhost, management) = vhost().await;
+    let (vhost, _) = vhost().await;
     let connection = connect(&vhost).await;
     let mut all = with_queue("q", queue(QueueKind::Classic, &[]));
     let (exchange, routing_key) = ("nowhere".into(), "k".to_owned());
@@ -249,7 +249,7 @@ async fn the_server_imports_what_is_exported_and_then_has_it() {
 
 #[tokio::test]
 async fn a_message_on_a_rung_returns_to_the_queue_that_its_routing_key_names() {
-    let (vhost, management) = vhost().await;
+    let (vhost, _) = vhost().await;
     let connection = connect(&vhost).await;
     let mut all = with_queue("q", queue(QueueKind::Classic, &[]));
     all.add_rung(rung(Duration::from_millis(100)));
@@ -276,7 +276,8 @@ async fn a_message_on_a_rung_returns_to_the_queue_that_its_routing_key_names() {
 #[tokio::test]
 async fn rabbitmqctl_imports_the_file_that_the_command_line_writes_and_plan_finds_nothing_to_do() {
     let (vhost, management) = vhost().await;
-    let folder = tempfile::tempdir().unwrap();
+    // Where the server can read, which may live in a tree of its own.
+    let folder = tempfile::tempdir_in(std::env::var("RABBITMQ_TEST_DIR").unwrap()).unwrap();
     let (config, file) = (folder.path().join("messaging.yaml"), folder.path().join("definitions.json"));
     let (host, api) = (vhost.server().amqp(), management_of(&vhost));
     let rabbitmq = format!(

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
-    Consumer,
-    options::{BasicConsumeOptions, BasicQosOptions},
+    Channel, Consumer,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::{sleep, sleep_until};
@@ -44,10 +44,20 @@ pub(super) struct RabbitSubscription {
     shared: Arc<Shared>,
     reading: Reading,
     open: Option<Open>,
-    /// Offset of the last message of a stream that was handed out.
-    read_to: Option<u64>,
+    seen: Seen,
     /// Messages that came before their time, on their way to where they wait.
     sending_on: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+/// What has come so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Of a stream: the last offset.
+    offset: Option<u64>,
+    /// Something that was not out before. What was may be why the process before this one ended: until then one comes at a
+    /// time. A server counts a delivery of everything that it sent ahead, so one message that ends the process each time
+    /// would use up the attempts of all that are behind it.
+    something_new: bool,
 }
 
 #[derive(Debug)]
@@ -56,12 +66,15 @@ struct Open {
     consumer: Consumer,
     /// Came, and was not handed out yet.
     unread: VecDeque<Delivery>,
+    /// As the consumer has it.
+    prefetch: u16,
 }
 
 impl RabbitSubscription {
     /// Begins to read, if the server is there; else once it is.
     pub(super) async fn begin(shared: Arc<Shared>, reading: Reading) -> Result<Self, BrokerError> {
-        let mut subscription = Self { shared, reading, open: None, read_to: None, sending_on: FuturesUnordered::new() };
+        let mut subscription =
+            Self { shared, reading, open: None, seen: Seen::default(), sending_on: FuturesUnordered::new() };
         if subscription.shared.consume.now().is_some() {
             match subscription.opening().open().await {
                 Ok(open) => subscription.open = Some(open),
@@ -74,11 +87,35 @@ impl RabbitSubscription {
     }
 
     fn opening(&self) -> Opening<'_> {
-        Opening { shared: &self.shared, reading: &self.reading, read_to: self.read_to }
+        Opening { shared: &self.shared, reading: &self.reading, seen: self.seen }
+    }
+
+    /// Everything that was out before has come: the rest may come as many at a time as it should.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: half-way, there is no consumer, and another one is made.
+    async fn widen(&mut self) -> Result<(), lapin::Error> {
+        let opening = self.opening();
+        let Some(Open { session, consumer, prefetch, .. }) = &self.open else { return Ok(()) };
+        if opening.prefetch() == *prefetch {
+            return Ok(());
+        }
+        session.channel().basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        let wide = opening.consume(session.channel()).await?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let narrow = std::mem::replace(&mut open.consumer, wide);
+        open.prefetch = self.reading.prefetch;
+        // What came while it was cancelled.
+        let mut left = narrow;
+        while let Some(Some(Ok(raw))) = left.next().now_or_never() {
+            let came = received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared);
+            open.unread.extend(came);
+        }
+        Ok(())
     }
 
     /// What is there now.
-    fn take(open: &mut Open, max: BatchMax, read_to: &mut Option<u64>, reading: &Reading, shared: &Shared) -> Taken {
+    fn take(open: &mut Open, max: BatchMax, seen: &mut Seen, reading: &Reading, shared: &Shared) -> Taken {
         let mut batch = Batch { max, count: 0, bytes: 0 };
         let mut items = open.session.due(Instant::now(), |delivery| batch.takes(delivery));
         let mut now = None;
@@ -94,7 +131,7 @@ impl RabbitSubscription {
             match open.consumer.next().now_or_never() {
                 Some(Some(Ok(raw))) => {
                     let now = *now.get_or_insert_with(now_ms);
-                    open.unread.extend(received(&open.session, raw, now, read_to, reading, shared));
+                    open.unread.extend(received(&open.session, raw, now, seen, reading, shared));
                 }
                 Some(Some(Err(error))) => lost = Some(error.to_string()),
                 Some(None) => lost = Some("the server cancelled the consumer".to_owned()),
@@ -154,35 +191,42 @@ impl RabbitSubscription {
 struct Opening<'a> {
     shared: &'a Arc<Shared>,
     reading: &'a Reading,
-    /// Offset of the last message of a stream that was handed out.
-    read_to: Option<u64>,
+    seen: Seen,
 }
 
 impl Opening<'_> {
+    fn prefetch(self) -> u16 {
+        if self.seen.something_new || self.reading.stream.is_some() { self.reading.prefetch } else { 1 }
+    }
+
     /// A channel with a consumer, once the server is there.
     async fn open(self) -> Result<Open, BrokerError> {
-        let Reading { place, prefetch, stream } = self.reading;
+        let place = &self.reading.place;
         let up = self.shared.consume.up().await?;
         let wrong = |error: lapin::Error| errors::seam(&self.shared.settings, &place.address, &error);
         let channel = up.connection.create_channel().await.map_err(wrong)?;
-        let options = BasicQosOptions { global: self.shared.settings.prefetch_global };
-        channel.basic_qos(*prefetch, options).await.map_err(wrong)?;
-        let mut arguments = FieldTable::default();
-        if let Some(start) = stream {
-            arguments.insert("x-stream-offset".into(), self.offset(*start));
-        }
-        let consumer =
-            channel.basic_consume((&*place.name).into(), "".into(), BasicConsumeOptions::default(), arguments);
-        let consumer = consumer.await.map_err(wrong)?;
-        let session = Arc::new(Session::new(Arc::clone(place), channel, *prefetch));
+        let consumer = self.consume(&channel).await.map_err(wrong)?;
+        let session = Arc::new(Session::new(Arc::clone(place), channel, self.reading.prefetch));
         self.shared.watch(&session);
-        Ok(Open { session, consumer, unread: VecDeque::new() })
+        Ok(Open { session, consumer, unread: VecDeque::new(), prefetch: self.prefetch() })
+    }
+
+    /// A consumer on a channel.
+    async fn consume(self, channel: &Channel) -> Result<Consumer, lapin::Error> {
+        let options = BasicQosOptions { global: self.shared.settings.prefetch_global };
+        channel.basic_qos(self.prefetch(), options).await?;
+        let mut arguments = FieldTable::default();
+        if let Some(start) = self.reading.stream {
+            arguments.insert("x-stream-offset".into(), self.offset(start));
+        }
+        let queue = (&*self.reading.place.name).into();
+        channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), arguments).await
     }
 
     /// Where in a stream to go on.
     fn offset(&self, start: Start) -> AMQPValue {
         let number = |offset: u64| AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX));
-        match (self.read_to, start) {
+        match (self.seen.offset, start) {
             (Some(offset), _) => number(offset + 1),
             (None, Start::Earliest) => AMQPValue::LongString("first".into()),
             (None, Start::Latest) => AMQPValue::LongString("next".into()),
@@ -243,12 +287,13 @@ fn received(
     session: &Session,
     raw: lapin::message::Delivery,
     now: UnixMs,
-    read_to: &mut Option<u64>,
+    seen: &mut Seen,
     reading: &Reading,
     shared: &Shared,
 ) -> Option<Delivery> {
     let tag = raw.delivery_tag;
     session.arrived(tag);
+    seen.something_new |= !raw.redelivered;
     let (message, facts) =
         wire::incoming(raw.properties, Bytes::from(raw.data), raw.exchange.as_str(), raw.routing_key.as_str(), now);
     let mut delivery = Delivery {
@@ -261,7 +306,7 @@ fn received(
     };
     if let Some(start) = reading.stream {
         let offset = facts.stream_offset.unwrap_or_default();
-        *read_to = Some(offset);
+        seen.offset = Some(offset);
         delivery.position = Some(Position { partition: 0, offset });
         if matches!(start, Start::Time(at) if delivery.message.timestamp < at) {
             session.pass_over(tag);
@@ -307,8 +352,14 @@ impl Subscription for RabbitSubscription {
                 }
                 continue;
             };
+            if self.seen.something_new && open.prefetch != self.reading.prefetch {
+                if let Err(error) = self.widen().await {
+                    self.lose(&error.to_string());
+                }
+                continue;
+            }
             while self.sending_on.next().now_or_never().flatten().is_some() {}
-            let taken = Self::take(open, max, &mut self.read_to, &self.reading, &self.shared);
+            let taken = Self::take(open, max, &mut self.seen, &self.reading, &self.shared);
             let session = Arc::clone(&open.session);
             if let Some(why) = taken.lost {
                 open.unread.extend(taken.items);
@@ -338,7 +389,7 @@ impl Subscription for RabbitSubscription {
             tokio::select! {
                 next = open.consumer.next() => match next {
                     Some(Ok(raw)) => {
-                        open.unread.extend(received(&session, raw, now_ms(), &mut self.read_to, &self.reading, &self.shared));
+                        open.unread.extend(received(&session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
                     }
                     Some(Err(error)) => self.lose(&error.to_string()),
                     None if self.shared.is_closed() => return Ok(None),
@@ -363,7 +414,7 @@ impl Drop for RabbitSubscription {
         let Some(mut open) = self.open.take() else { return };
         // What has come meanwhile goes back as well.
         while let Some(Some(Ok(raw))) = open.consumer.next().now_or_never() {
-            open.unread.extend(received(&open.session, raw, now_ms(), &mut None, &self.reading, &self.shared));
+            open.unread.extend(received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
         }
         open.session.end(open.consumer.tag(), open.unread.into());
     }

@@ -128,7 +128,7 @@ pub(super) fn millis(time: Duration) -> i64 {
 
 /// As servers write ages, in the largest unit that leaves nothing over: they compare the text, not the time. Seconds
 /// are the shortest they know, so it is rounded up.
-fn age(time: Duration) -> String {
+pub(super) fn age(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     let seconds = seconds.max(1);
     [("D", 86_400), ("h", 3600), ("m", 60)]

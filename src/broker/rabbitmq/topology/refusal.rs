@@ -1,7 +1,9 @@
 //! What servers say about a declaration that they refuse. They say it as text only: which field differs, and both
 //! values. Source: `rabbit_misc:assert_args_equivalence` and `rabbit_amqqueue` of 3.10 to 4.3.
 
-use super::Argument;
+use std::time::Duration;
+
+use super::{Argument, queues::age};
 
 /// A field that is not as declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,14 @@ pub(super) fn inequivalent(text: &str) -> Option<Inequivalent> {
         None => Current::Cut,
         Some((_, "none" | "undefined")) => Current::None,
         Some((_, value)) => current(value),
+    };
+    let current = match current {
+        // Servers from 4.3 say an age in milliseconds, and still take it with a unit only.
+        Current::Value { text, kind } if field == "x-max-age" => {
+            let milliseconds = text.parse().map(Duration::from_millis);
+            Current::Value { text: milliseconds.map_or(text, age), kind }
+        }
+        current => current,
     };
     Some(Inequivalent { field: field.to_owned(), current })
 }
@@ -111,6 +121,11 @@ mod tests {
                 "inequivalent arg 'type' for exchange 'e1' in vhost 'a b': received 'direct' but current is 'topic'",
                 "type",
                 value("topic", None),
+            ),
+            (
+                "inequivalent arg 'x-max-age' for queue 's' in vhost '/': received '86400000' but current is '604800000'",
+                "x-max-age",
+                value("7D", None),
             ),
             (
                 "inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost '/': received 'a' but current is ''",
