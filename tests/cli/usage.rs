@@ -54,6 +54,16 @@ fn without_an_engine_it_ends_with_4() {
 }
 
 #[test]
+#[cfg(feature = "rabbitmq")]
+fn a_benchmark_without_its_server_ends_with_4() {
+    let sandbox = Sandbox::new();
+    let said = sandbox.run(&["bench", "rabbitmq", "--url", "amqp://guest:guest@127.0.0.1:1"]).ended(4);
+    assert!(said.sentence().contains("RabbitMQ at 127.0.0.1:1 is not there"), "{}", said.stderr);
+    let said = sandbox.run(&["bench", "--compare", "rabbitmq-json", "rabbitmq-json-native"]).ended(4);
+    assert!(said.sentence().contains("no RabbitMQ is named"), "{}", said.stderr);
+}
+
+#[test]
 fn a_file_that_is_not_there_ends_with_5() {
     let sandbox = Sandbox::new();
     assert!(

@@ -173,12 +173,13 @@ pub(super) fn run(plan: &Plan, target: &Target, runtime: &Handle) -> anyhow::Res
 
 /// There is no server, or it will not have us.
 fn away(error: &BrokerError) -> Failure {
-    let exit = if matches!(error, BrokerError::Refused { .. }) { Exit::NotAllowed } else { Exit::Unreachable };
-    let text = match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+    let (exit, hint) = match error {
+        BrokerError::Refused { .. } => (Exit::NotAllowed, "give --url what it takes"),
+        _ => (Exit::Unreachable, "name another with --url, or start one: `scripts/brokers up`"),
     };
-    Failure::new(exit, error.code().as_str(), text, "start one with `scripts/brokers up`, or name another with --url")
+    // What the cause says has the address in it.
+    let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Failure::new(exit, error.code().as_str(), text, hint)
 }
 
 fn measured(
@@ -245,7 +246,7 @@ async fn fill(plan: &Plan, target: &Target, queue: &str) -> anyhow::Result<Vec<D
 /// What is published: two headers, and an id that says its number.
 fn message(plan: &Plan, number: u64, now: u64) -> Message {
     let payload = match plan.work {
-        Work::Json => bench_work::sample(number).into(),
+        Work::Json => bench_work::sample(number),
         Work::Noop => vec![b'x'; plan.payload_bytes],
     };
     let mut headers = Headers::with_capacity(32);
