@@ -9,7 +9,7 @@ use super::{
     settings::Settings,
     targets::EVENTS,
     topology::{
-        self, Arguments, Binding, DeclareError, Exchange, How, Options, Queue, QueueKind, State, Topology, What,
+        self, Arguments, Binding, DeclareError, Exchange, How, Options, Queue, QueueKind, Rung, State, Topology, What,
     },
 };
 use crate::{
@@ -141,6 +141,13 @@ impl Topology {
             if !self.bindings.contains(&binding) {
                 self.bindings.push(binding);
             }
+        }
+    }
+
+    /// Adds a retry queue, unless it is there.
+    pub(super) fn add_missing(&mut self, rung: Rung) {
+        if !self.queues.contains_key(&rung.name) {
+            self.add_rung(rung);
         }
     }
 

@@ -16,6 +16,10 @@ pub(super) fn seam(settings: &Settings, address: &Address, error: &lapin::Error)
     let ErrorKind::ProtocolError(said) = error.kind() else { return away(settings, error) };
     match said.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => BrokerError::NotFound(address.clone()),
+        // Source: RabbitMQ, `rabbit_channel`, "queue '..' in vhost '..' in exclusive use".
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if said.get_message().as_str().contains("exclusive use") => {
+            BrokerError::Lost(format!("another consumer has {address} for itself ({})", said.get_message()))
+        }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused {
             reason: format!(
                 "RabbitMQ does not allow it for {address} ({}); give the user the permission, or use another queue",

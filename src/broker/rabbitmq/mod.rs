@@ -28,10 +28,11 @@ mod wire;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -47,6 +48,9 @@ use super::{
 use crate::message::{Address, Kind, Message};
 
 pub use settings::{Credentials, Host, Settings, Tls};
+
+/// How long a channel may take to close in good order.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// RabbitMQ, connected or about to be.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ impl RabbitMq {
             Err(error) => tracing::warn!("RabbitMQ is away, going on without until it is there: {error}"),
         }
         if let Some(up) = &consume {
-            declared::declare(&up.connection, &shared.settings.topology, &shared.settings).await?;
+            declared::declare(&up.connection, &shared.everything(), &shared.settings).await?;
         }
         let is_there = consume.is_some() && publish.is_some();
         let mut tasks = JoinSet::new();
@@ -258,6 +262,8 @@ impl Broker for RabbitMq {
     async fn close(&self) {
         for session in self.shared.sessions() {
             session.tell_all();
+            // Answered once all that was said before has been read.
+            timeout(CLOSE, session.channel().close(200, "stopping".into())).await.ok();
         }
         self.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));

@@ -228,7 +228,7 @@ impl Publisher {
         let mut frames = frames.into_iter().peekable();
         while let Some(first) = frames.next() {
             if first.payload.len() >= LARGE {
-                results.push(self.send_large(first, deadline).await);
+                results.push(self.send_alone(&first, deadline).await);
                 continue;
             }
             let mut together = vec![first];
@@ -274,14 +274,21 @@ impl Publisher {
         if is_late {
             self.abandon(&channel).await;
         }
+        drop(pending);
+        // A server that finds one too large closes the channel over all of them: each says for itself whether it is that one.
+        for (result, frame) in results.iter_mut().zip(&frames) {
+            if matches!(result, Err(Refusal::TooLarge(_))) {
+                *result = self.send_alone(frame, deadline).await;
+            }
+        }
         results
     }
 
-    async fn send_large(&self, frame: Frame, deadline: Instant) -> Result<(), Refusal> {
+    async fn send_alone(&self, frame: &Frame, deadline: Instant) -> Result<(), Refusal> {
         let up = self.ready(deadline).await?;
         let sent = timeout_at(deadline, async {
             let channel = self.open(&up).await?;
-            send_one(&channel, &frame).await
+            send_one(&channel, frame).await
         });
         match sent.await {
             Ok(result) => result,
@@ -301,6 +308,8 @@ impl Publisher {
     async fn ready(&self, deadline: Instant) -> Result<Arc<Up>, Refusal> {
         let ready = async {
             loop {
+                // What messages go to is declared over the other connection, before it counts as up.
+                self.consume.up().await.map_err(|error| Refusal::Away(error.to_string()))?;
                 let up = self.link.up().await.map_err(|error| Refusal::Away(error.to_string()))?;
                 tokio::select! {
                     () = up.unblocked() => return Ok(up),

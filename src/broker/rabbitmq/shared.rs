@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -15,13 +16,15 @@ use super::{
     publisher::Publisher,
     session::Session,
     settings::Settings,
-    topology::Topology,
+    topology::{RUNG_DELAYS, Topology, rung},
 };
 use crate::{
     broker::{BrokerError, Delivery},
     message::{Address, MessageId},
 };
 
+/// Retry queues up to this delay are made at the start.
+const RUNGS_AT_ONCE: Duration = Duration::from_secs(60);
 /// Most messages whose untried deliveries are remembered.
 const FORGIVEN_MAX: usize = 100_000;
 
@@ -56,12 +59,24 @@ impl Shared {
         let consume = Arc::new(Link::new(Arc::clone(&settings), "consume"));
         let publish = Arc::new(Link::new(Arc::clone(&settings), "publish"));
         let publisher = Publisher::new(Arc::clone(&settings), Arc::clone(&publish), Arc::clone(&consume));
-        let state = State { declared: settings.topology.clone(), ..State::default() };
+        let mut declared = settings.topology.clone();
+        // Those that ordinary retries use are there before they are needed: a server that is killed within seconds of making
+        // a queue may have forgotten it.
+        RUNG_DELAYS
+            .iter()
+            .filter(|delay| **delay <= RUNGS_AT_ONCE)
+            .for_each(|delay| declared.add_missing(rung(*delay)));
+        let state = State { declared, ..State::default() };
         Self { settings, consume, publish, publisher: Arc::new(publisher), stop, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that is declared at the start.
+    pub(super) fn everything(&self) -> Topology {
+        self.lock().declared.clone()
     }
 
     pub(super) fn is_closed(&self) -> bool {

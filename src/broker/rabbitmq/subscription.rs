@@ -93,8 +93,11 @@ impl RabbitSubscription {
         if subscription.shared.consume.now().is_some() {
             match subscription.opening().open().await {
                 Ok(open) => subscription.open = Some(open),
-                // It went away in between: later, then.
-                Err(BrokerError::Unreachable { .. }) => {}
+                // It went away in between, or somebody has it for himself: later, then.
+                Err(error @ (BrokerError::Unreachable { .. } | BrokerError::Lost(_))) => {
+                    let address = &subscription.reading.place.address;
+                    tracing::warn!(source = %address, "cannot be read yet: {error}");
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -166,8 +169,14 @@ impl RabbitSubscription {
 
     /// The channel or its consumer is gone.
     fn lose(&mut self, why: &str) {
-        let Some(open) = self.open.take() else { return };
+        let Some(mut open) = self.open.take() else { return };
         self.widening = None;
+        // What the library has and nobody saw.
+        while let Some(Some(next)) = open.consumer.next().now_or_never() {
+            let Ok(raw) = next else { continue };
+            let came = received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared);
+            open.unread.extend(came);
+        }
         let is_cancelled = open.session.channel().status().connected();
         let reason = if is_cancelled { "cancelled" } else { "lost" };
         let label = self.reading.place.address.to_string();
