@@ -234,7 +234,8 @@ fn tls(section: &mut Section<'_, '_, '_>) -> (Option<Given<bool>>, Tls) {
     let file =
         |section: &mut Section<'_, '_, '_>, key| section.optional(key, &file(), "-").and_then(|given| given.value);
     let (cert_file, key_file) = (file(section, "cert_file"), file(section, "key_file"));
-    let ca_file = section.optional("ca_file", &self::file(), "- (Mozilla's list, built in)").and_then(|given| given.value);
+    let ca_file =
+        section.optional("ca_file", &self::file(), "- (Mozilla's list, built in)").and_then(|given| given.value);
     let verify = section.optional("verify_peer", &kind::flag(), "true");
     let skip = section.optional("skip_verify", &kind::flag(), "false");
     let server_name = section.optional("server_name", &short_text("a name"), "- (the host's)").map(|given| given.value);
