@@ -18,7 +18,7 @@ pub(super) struct Told {
 }
 
 /// The deliveries of a channel, from the oldest that is out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Acks {
     /// Tag of the first mark.
     first: Tag,
@@ -35,12 +35,15 @@ enum Mark {
     Told,
 }
 
+impl Default for Acks {
+    fn default() -> Self {
+        Self { first: 1, marks: VecDeque::new(), waiting: 0 }
+    }
+}
+
 impl Acks {
-    /// A delivery came. Tags come in order, and without gaps.
+    /// Deliveries came, up to this one. Tags of a channel begin with 1, and have no gaps.
     pub(super) fn arrived(&mut self, tag: Tag) {
-        if self.marks.is_empty() {
-            self.first = tag;
-        }
         let next = self.first + self.marks.len() as u64;
         for _ in next..=tag {
             self.marks.push_back(Mark::Out);
@@ -102,7 +105,7 @@ mod tests {
 
     fn all_out(count: u64) -> Acks {
         let mut acks = Acks::default();
-        (1..=count).for_each(|tag| acks.arrived(tag));
+        acks.arrived(count);
         acks
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::FutureExt;
 use lapin::{
     BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -249,32 +249,29 @@ impl Publisher {
             Ok(channel) => channel,
             Err(refusal) => return vec![Err(refusal); count],
         };
-        let mut results = vec![Err(Refusal::Unknown(self.no_answer())); count];
-        // They are asked for the first time in the order in which they are put in: so they are sent in this order.
-        let sent = |(place, frame)| {
-            let channel = &channel;
-            async move { (place, send_one(channel, frame).await) }
-        };
-        let mut pending: FuturesUnordered<_> = frames.iter().enumerate().map(sent).collect();
-        let mut is_late = false;
-        while !pending.is_empty() {
-            match timeout_at(deadline, pending.next()).await {
-                Ok(Some((place, result))) => {
-                    if let Some(slot) = results.get_mut(place) {
-                        *slot = result;
-                    }
-                }
-                Ok(None) => break,
-                Err(_) => {
-                    is_late = true;
-                    break;
-                }
+        let mut sends: Vec<_> = frames.iter().map(|frame| Box::pin(send_one(&channel, frame))).collect();
+        // Each is asked once, in this order: so they are sent in this order. Then they are waited for one by one, so that
+        // nobody is woken for those that are confirmed behind the one that is waited for.
+        let asked: Vec<_> = sends.iter_mut().map(|send| send.now_or_never()).collect();
+        let mut results = Vec::with_capacity(count);
+        let waited = timeout_at(deadline, async {
+            for (send, asked) in sends.iter_mut().zip(asked) {
+                results.push(match asked {
+                    Some(result) => result,
+                    None => send.await,
+                });
             }
-        }
-        if is_late {
+        });
+        if waited.await.is_err() {
+            let unknown = self.no_answer();
+            let behind = sends.iter_mut().skip(results.len());
+            let behind: Vec<_> = behind
+                .map(|send| send.now_or_never().unwrap_or_else(|| Err(Refusal::Unknown(unknown.clone()))))
+                .collect();
+            results.extend(behind);
             self.abandon(&channel).await;
         }
-        drop(pending);
+        drop(sends);
         // A server that finds one too large closes the channel over all of them: each says for itself whether it is that one.
         for (result, frame) in results.iter_mut().zip(&frames) {
             if matches!(result, Err(Refusal::TooLarge(_))) {

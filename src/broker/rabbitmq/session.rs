@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +43,8 @@ pub(super) struct Session {
     given_back: Notify,
     /// Somebody found that it has stalled.
     stalled: Notify,
+    /// The channel is known to be gone. The library's own word for it costs a lock that it takes for each frame.
+    is_lost: AtomicBool,
     /// When something came last, in milliseconds since the session began.
     moved: AtomicU64,
     began: Instant,
@@ -68,8 +70,9 @@ struct Waiting {
 /// Something is told to the server, once, without waiting for it: an acknowledgement has no answer, and the frame is in line
 /// to be written as soon as the library was asked once. Should it not get there, the message comes again.
 macro_rules! say {
-    ($frame:expr) => {
+    ($session:expr, $frame:expr) => {
         if let Some(Err(error)) = $frame.now_or_never() {
+            $session.is_lost.store(true, Ordering::Relaxed);
             tracing::debug!("an acknowledgement was not sent, its message comes again: {error}");
         }
     };
@@ -84,6 +87,7 @@ impl Session {
             state: Mutex::default(),
             given_back: Notify::new(),
             stalled: Notify::new(),
+            is_lost: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             began: Instant::now(),
         }
@@ -97,7 +101,7 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A delivery came from the server.
+    /// Deliveries came from the server, this one last.
     pub(super) fn arrived(&self, tag: Tag) {
         self.lock().acks.arrived(tag);
         self.moved.store(self.age(), Ordering::Relaxed);
@@ -162,7 +166,9 @@ impl Session {
 
     /// A message of a stream that nobody asked for.
     pub(super) fn pass_over(&self, tag: Tag) {
-        self.lock().acks.settled(tag);
+        let mut state = self.lock();
+        state.acks.arrived(tag);
+        state.acks.settled(tag);
     }
 
     /// These are about to be settled by ourselves.
@@ -195,23 +201,23 @@ impl Session {
     /// deliveries any more, and close the channel.
     fn tell(&self, _: &MutexGuard<'_, State>, told: Told) {
         if let Some(tag) = told.up_to {
-            say!(self.channel.basic_ack(tag, BasicAckOptions { multiple: true }));
+            say!(self, self.channel.basic_ack(tag, BasicAckOptions { multiple: true }));
         }
         for tag in told.each {
-            say!(self.channel.basic_ack(tag, BasicAckOptions { multiple: false }));
+            say!(self, self.channel.basic_ack(tag, BasicAckOptions { multiple: false }));
         }
     }
 
     /// Under the lock as well: an acknowledgement of all before a later delivery would take this one along.
     fn requeue(&self, _: &MutexGuard<'_, State>, tag: Tag) {
-        say!(self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }));
+        say!(self, self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }));
     }
 
     /// Nobody reads any more. What waits here goes back to the server, what is out follows as it is settled; with the last
     /// of them the channel goes.
     pub(super) fn end(&self, consumer: ShortString, unread: Vec<Delivery>) {
         // First of all: else what goes back would come again over this channel.
-        say!(self.channel.basic_cancel(consumer, BasicCancelOptions { nowait: true }));
+        say!(self, self.channel.basic_cancel(consumer, BasicCancelOptions { nowait: true }));
         let mut state = self.lock();
         state.has_ended = true;
         let told = state.acks.tell(1);
@@ -228,7 +234,16 @@ impl Session {
 
     /// What was prefetched and not handed out, for the count of what was never tried: the channel is lost.
     pub(super) fn untried(&self) -> Vec<Delivery> {
+        self.is_lost.store(true, Ordering::Relaxed);
         std::mem::take(&mut self.lock().back).into_values().map(|one| one.delivery).collect()
+    }
+
+    /// Why nothing can be settled any more.
+    fn lost(&self) -> BrokerError {
+        if self.place.publisher.is_closed() {
+            return BrokerError::Closed;
+        }
+        BrokerError::Lost(format!("the channel to {} was lost", self.place.address))
     }
 
     /// Keeps deliveries here, to be handed out again.
@@ -301,12 +316,9 @@ fn failed(mut delivery: Delivery, failure: FailedAttempt) -> Delivery {
 impl Settler for Session {
     async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
         self.place.counts.back(settled.len());
-        if !self.channel.status().connected() {
+        if self.is_lost.load(Ordering::Relaxed) {
             self.lock().out -= settled.len();
-            if self.place.publisher.is_closed() {
-                return Err(BrokerError::Closed);
-            }
-            return Err(BrokerError::Lost(format!("the channel to {} was lost", self.place.address)));
+            return Err(self.lost());
         }
         let (mut back, mut later) = (Vec::new(), Vec::new());
         let (mut acked, mut dead) = (0, 0);
@@ -334,6 +346,9 @@ impl Settler for Session {
                 }
             }
             self.tell_enough(&mut state);
+        }
+        if self.is_lost.load(Ordering::Relaxed) {
+            return Err(self.lost());
         }
         self.place.counts.settled(acked, dead, back.len() + later.len());
         if !back.is_empty() {

@@ -126,8 +126,7 @@ impl RabbitSubscription {
         open.prefetch = self.reading.prefetch;
         // What came while it was cancelled.
         while let Some(Some(Ok(raw))) = narrow.next().now_or_never() {
-            let came = received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared);
-            open.unread.extend(came);
+            received_one(open, raw, &mut self.seen, &self.reading, &self.shared);
         }
     }
 
@@ -138,33 +137,35 @@ impl RabbitSubscription {
         let Some(open) = open else { return Taken { items: Vec::new(), lost: None } };
         let mut batch = Batch { max, count: 0, bytes: 0 };
         let mut items = open.session.due(Instant::now(), |delivery| batch.takes(delivery));
-        let mut now = None;
-        let mut lost = None;
-        loop {
-            while let Some(next) = open.unread.pop_front() {
-                if !batch.takes(&next) {
-                    open.unread.push_front(next);
-                    return Taken { items, lost };
+        let (mut now, mut last) = (None, None);
+        let lost = loop {
+            if let Some(next) = open.unread.pop_front() {
+                if batch.takes(&next) {
+                    items.push(next);
+                    continue;
                 }
-                items.push(next);
+                open.unread.push_front(next);
+                break None;
             }
             // One that is being replaced has been cancelled.
             if is_widening {
-                return Taken { items, lost };
+                break None;
             }
             match open.consumer.next().now_or_never() {
                 Some(Some(Ok(raw))) => {
                     let now = *now.get_or_insert_with(now_ms);
+                    last = Some(raw.delivery_tag);
                     open.unread.extend(received(&open.session, raw, now, seen, reading, shared));
                 }
-                Some(Some(Err(error))) => lost = Some(error.to_string()),
-                Some(None) => lost = Some("the server cancelled the consumer".to_owned()),
-                None => return Taken { items, lost },
+                Some(Some(Err(error))) => break Some(error.to_string()),
+                Some(None) => break Some("the server cancelled the consumer".to_owned()),
+                None => break None,
             }
-            if lost.is_some() {
-                return Taken { items, lost };
-            }
+        };
+        if let Some(last) = last {
+            open.session.arrived(last);
         }
+        Taken { items, lost }
     }
 
     /// The channel or its consumer is gone.
@@ -174,8 +175,7 @@ impl RabbitSubscription {
         // What the library has and nobody saw.
         while let Some(Some(next)) = open.consumer.next().now_or_never() {
             let Ok(raw) = next else { continue };
-            let came = received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared);
-            open.unread.extend(came);
+            received_one(&mut open, raw, &mut self.seen, &self.reading, &self.shared);
         }
         let is_cancelled = open.session.channel().status().connected();
         let reason = if is_cancelled { "cancelled" } else { "lost" };
@@ -243,6 +243,12 @@ impl Batch {
     }
 }
 
+/// As [`received`], one by one.
+fn received_one(open: &mut Open, raw: lapin::message::Delivery, seen: &mut Seen, reading: &Reading, shared: &Shared) {
+    open.session.arrived(raw.delivery_tag);
+    open.unread.extend(received(&open.session, raw, now_ms(), seen, reading, shared));
+}
+
 /// A delivery as the server sent it; `None` for what a stream was only asked for to begin early enough.
 fn received(
     session: &Session,
@@ -253,7 +259,6 @@ fn received(
     shared: &Shared,
 ) -> Option<Delivery> {
     let tag = raw.delivery_tag;
-    session.arrived(tag);
     seen.something_new |= !raw.redelivered;
     let (message, facts) =
         wire::incoming(raw.properties, Bytes::from(raw.data), raw.exchange.as_str(), raw.routing_key.as_str(), now);
@@ -395,7 +400,7 @@ impl Drop for RabbitSubscription {
         let Some(mut open) = self.open.take() else { return };
         // What has come meanwhile goes back as well.
         while let Some(Some(Ok(raw))) = open.consumer.next().now_or_never() {
-            open.unread.extend(received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
+            received_one(&mut open, raw, &mut self.seen, &self.reading, &self.shared);
         }
         open.session.end(open.consumer.tag(), open.unread.into());
     }
