@@ -375,7 +375,7 @@ impl Subscription for RabbitSubscription {
                 }
                 next = open.consumer.next(), if !is_widening => match next {
                     Some(Ok(raw)) => {
-                        open.unread.extend(received(&session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
+                        received_one(open, raw, &mut self.seen, &self.reading, &self.shared);
                     }
                     Some(Err(error)) => self.lose(&error.to_string()),
                     None if self.shared.is_closed() => return Ok(None),
