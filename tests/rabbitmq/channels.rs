@@ -10,11 +10,13 @@ use std::{
 
 use futures_util::StreamExt as _;
 use helixmq::{
-    broker::rabbitmq::topology::QueueKind::{self, Classic, Quorum},
+    broker::rabbitmq::topology::{
+        Argument, Queue,
+        QueueKind::{self, Classic, Quorum},
+    },
     handler::Call,
     message::{Outcome, Settlement},
 };
-use lapin::types::AMQPValue;
 
 use crate::{
     ledger::{Publishing, send},
@@ -154,10 +156,10 @@ async fn waits_for_a_queue_that_somebody_has_for_himself() {
 async fn takes_over_from_a_single_active_consumer_that_stops() {
     let server = Server::shared();
     for kind in [Classic, Quorum] {
-        let site = Site::new(&server, kind).await;
+        let mut site = Site::new(&server, kind).await;
         let raw = site.raw().await;
-        let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
-        raw.queue("single", kind.as_str(), &[single]).await;
+        let single = ("x-single-active-consumer".to_owned(), Argument::Flag(true));
+        site.settings.topology.queues.insert("single".into(), Queue::durable(kind, [single].into()));
         let (one, two) = (site.broker().await, site.broker().await);
         let mut active = reader::subscribe(&one, "single").await;
         let mut waiting = reader::subscribe(&two, "single").await;

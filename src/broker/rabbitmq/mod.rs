@@ -208,8 +208,7 @@ impl Broker for RabbitMq {
         let workers = u16::try_from(request.workers).unwrap_or(u16::MAX).max(1);
         let asked = u16::try_from(request.prefetch).unwrap_or(u16::MAX);
         let prefetch = settings.prefetch_count.saturating_mul(workers).min(asked).max(1);
-        let reading =
-            Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, workers, stream };
+        let reading = Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, stream };
         let begun = RabbitSubscription::begin(Arc::clone(&self.shared), reading.clone()).await;
         let begun = match begun {
             Err(BrokerError::NotFound(address)) if settings.auto_create => {

@@ -27,8 +27,6 @@ pub(super) struct Reading {
     pub(super) place: Arc<Place>,
     /// Unsettled deliveries, at most.
     pub(super) prefetch: u16,
-    /// How many are worked on at a time.
-    pub(super) workers: u16,
     /// Where in a stream to begin; `None`: a queue.
     pub(super) stream: Option<Start>,
 }
@@ -61,9 +59,9 @@ impl Debug for RabbitSubscription {
 pub(super) struct Seen {
     /// Of a stream: the last offset.
     pub(super) offset: Option<u64>,
-    /// Something that was not out before. What was may be why the process before this one ended: until then no more come
-    /// than are worked on. A server counts a delivery of everything that it sent ahead, so one message that ends the
-    /// process each time would use up the attempts of all that are behind it.
+    /// Something that was not out before. What was may be why the process before this one ended: until then one comes at
+    /// a time. A server counts a delivery of everything that it sent, so one message that ends the process each time would
+    /// use up the attempts of all that came with it.
     pub(super) something_new: bool,
 }
 
