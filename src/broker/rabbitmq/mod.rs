@@ -10,6 +10,7 @@ pub(crate) mod baseline;
 mod browse;
 mod declared;
 mod errors;
+mod leaving;
 mod link;
 mod opening;
 mod patrol;
@@ -259,6 +260,7 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self) {
+        self.shared.see_off().await;
         for session in self.shared.sessions() {
             session.tell_all();
             // Answered once all that was said before has been read.

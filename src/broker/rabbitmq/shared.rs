@@ -7,10 +7,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     declared,
+    leaving::Leaving,
     link::{Link, Up},
     place::{Counts, Place},
     publisher::Publisher,
@@ -37,10 +40,14 @@ pub(super) struct Shared {
     pub(super) publisher: Arc<Publisher>,
     stop: CancellationToken,
     state: Mutex<State>,
+    /// Somebody reads no more.
+    left: Notify,
+    seeing_off: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    leaving: Vec<Leaving>,
     /// What is declared again on a new connection.
     declared: Topology,
     /// Of these, what was declared while the server was away.
@@ -67,7 +74,16 @@ impl Shared {
             .filter(|delay| **delay <= RUNGS_AT_ONCE)
             .for_each(|delay| declared.add_missing(rung(*delay)));
         let state = State { declared, ..State::default() };
-        Self { settings, consume, publish, publisher: Arc::new(publisher), stop, state: Mutex::new(state) }
+        Self {
+            settings,
+            consume,
+            publish,
+            publisher: Arc::new(publisher),
+            stop,
+            state: Mutex::new(state),
+            left: Notify::new(),
+            seeing_off: tokio::sync::Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -119,6 +135,24 @@ impl Shared {
     /// All that read now.
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         self.lock().sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Nobody reads this any more: it is left to whoever sees it off.
+    pub(super) fn leave(&self, leaving: Leaving) {
+        self.lock().leaving.push(leaving);
+        self.left.notify_one();
+    }
+
+    /// Waits until somebody reads no more.
+    pub(super) async fn somebody_left(&self) {
+        self.left.notified().await;
+    }
+
+    /// Ends in good order what is not read any more; returns once all has ended that had been left before.
+    pub(super) async fn see_off(&self) {
+        let _turn = self.seeing_off.lock().await;
+        let leaving = std::mem::take(&mut self.lock().leaving);
+        join_all(leaving.into_iter().map(Leaving::end)).await;
     }
 
     /// What is wrong with what was declared, and is not for now.

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use lapin::{Consumer, options::BasicCancelOptions};
 use tokio::time::sleep_until;
 
-use super::{opening::Opening, place::Place, session::Session, shared::Shared, wire};
+use super::{leaving::Leaving, opening::Opening, place::Place, session::Session, shared::Shared, wire};
 use crate::{
     broker::{BatchMax, BrokerError, Count, Deliveries, Delivery, KeepAlive, Settler, Start, Subscription},
     message::{FAILURES_MAX, FailedAttempt, Position, ReasonCode, Settlement, UnixMs, now_ms, remember},
@@ -40,7 +40,7 @@ pub(super) struct RabbitSubscription {
     /// A channel with a consumer, on its way. Kept, as whoever waits for it may go away again and again.
     opening: Option<BoxFuture<'static, Result<Open, BrokerError>>>,
     /// A consumer that takes more at a time, on its way.
-    widening: Option<BoxFuture<'static, Result<Consumer, lapin::Error>>>,
+    widening: Option<Widening>,
     /// Messages that came before their time, on their way to where they wait.
     sending_on: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -53,6 +53,9 @@ impl Debug for RabbitSubscription {
             .finish_non_exhaustive()
     }
 }
+
+/// A consumer that takes more at a time, on its way.
+pub(super) type Widening = BoxFuture<'static, Result<Consumer, lapin::Error>>;
 
 /// What has come so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -168,7 +171,7 @@ impl RabbitSubscription {
     /// The channel or its consumer is gone.
     fn lose(&mut self, why: &str) {
         let Some(mut open) = self.open.take() else { return };
-        self.widening = None;
+        let widening = self.widening.take();
         // What the library has and nobody saw.
         while let Some(Some(next)) = open.consumer.next().now_or_never() {
             let Ok(raw) = next else { continue };
@@ -181,7 +184,7 @@ impl RabbitSubscription {
         metrics().rabbitmq_restarts.with_label_values(&[label.as_str(), reason]).inc();
         tracing::warn!(source = %self.reading.place.address, "reading was interrupted, beginning again: {why}");
         if is_cancelled {
-            open.session.end(open.consumer.tag(), open.unread.into());
+            self.shared.leave(Leaving::begin(open, widening));
         } else {
             // They come again, and nobody has tried them.
             self.shared.forgive(&self.reading.place, open.session.untried().iter().chain(&open.unread));
@@ -390,12 +393,8 @@ impl Subscription for RabbitSubscription {
 
 impl Drop for RabbitSubscription {
     fn drop(&mut self) {
-        let Some(mut open) = self.open.take() else { return };
-        // What has come meanwhile goes back as well.
-        while let Some(Some(Ok(raw))) = open.consumer.next().now_or_never() {
-            open.unread.extend(received(&open.session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
-        }
-        open.session.end(open.consumer.tag(), open.unread.into());
+        let Some(open) = self.open.take() else { return };
+        self.shared.leave(Leaving::begin(open, self.widening.take()));
     }
 }
 
