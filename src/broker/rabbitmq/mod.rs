@@ -72,7 +72,7 @@ impl RabbitMq {
     /// [`BrokerError::Mismatch`]: something is there, and not as configured.
     pub async fn connect(name: &str, settings: Settings) -> Result<Self, BrokerError> {
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared::new(Arc::new(settings), stop.clone()));
+        let shared = Arc::new(Shared::new(Arc::new(settings)));
         let (mut consume, mut publish) = (None, None);
         let both = async { tokio::try_join!(shared.consume.connect(), shared.publish.connect()) };
         match both.await {
@@ -260,6 +260,7 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self) {
+        self.shared.close();
         self.shared.see_off().await;
         for session in self.shared.sessions() {
             session.tell_all();

@@ -38,7 +38,8 @@ pub(super) struct Shared {
     pub(super) consume: Arc<Link>,
     pub(super) publish: Arc<Link>,
     pub(super) publisher: Arc<Publisher>,
-    stop: CancellationToken,
+    /// Nothing new begins any more. The connections are there for a little longer.
+    closing: CancellationToken,
     state: Mutex<State>,
     /// Somebody reads no more.
     left: Notify,
@@ -62,7 +63,7 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Arc<Settings>, stop: CancellationToken) -> Self {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
         let consume = Arc::new(Link::new(Arc::clone(&settings), "consume"));
         let publish = Arc::new(Link::new(Arc::clone(&settings), "publish"));
         let publisher = Publisher::new(Arc::clone(&settings), Arc::clone(&publish), Arc::clone(&consume));
@@ -79,7 +80,7 @@ impl Shared {
             consume,
             publish,
             publisher: Arc::new(publisher),
-            stop,
+            closing: CancellationToken::new(),
             state: Mutex::new(state),
             left: Notify::new(),
             seeing_off: tokio::sync::Mutex::default(),
@@ -96,11 +97,16 @@ impl Shared {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.stop.is_cancelled()
+        self.closing.is_cancelled()
     }
 
     pub(super) async fn closed(&self) {
-        self.stop.cancelled().await;
+        self.closing.cancelled().await;
+    }
+
+    /// Nothing is handed out from here on: what goes back as others end would come again otherwise.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
     }
 
     /// A queue or topic, by what the engine calls it; `name` is the queue on the server that is read.

@@ -306,6 +306,9 @@ fn received(
 impl Subscription for RabbitSubscription {
     async fn next(&mut self, max: BatchMax) -> Result<Option<Deliveries>, BrokerError> {
         loop {
+            if self.shared.is_closed() {
+                return Ok(None);
+            }
             let Some(open) = &mut self.open else {
                 let opening = self.opening();
                 let opening = self.opening.get_or_insert_with(|| Box::pin(opening.open_again()));
@@ -328,9 +331,6 @@ impl Subscription for RabbitSubscription {
             while self.sending_on.next().now_or_never().flatten().is_some() {}
             let taken = self.take(max);
             if let Some(why) = taken.lost {
-                if self.shared.is_closed() {
-                    return Ok(None);
-                }
                 if let Some(open) = &mut self.open {
                     open.unread.extend(taken.items);
                 }
@@ -374,7 +374,6 @@ impl Subscription for RabbitSubscription {
                         open.unread.extend(received(&session, raw, now_ms(), &mut self.seen, &self.reading, &self.shared));
                     }
                     Some(Err(error)) => self.lose(&error.to_string()),
-                    None if self.shared.is_closed() => return Ok(None),
                     None => self.lose("the server cancelled the consumer"),
                 },
                 () = session.something_back() => {}
