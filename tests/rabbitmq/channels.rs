@@ -10,11 +10,13 @@ use std::{
 
 use futures_util::StreamExt as _;
 use helixmq::{
-    broker::rabbitmq::topology::QueueKind::{self, Classic, Quorum},
+    broker::rabbitmq::topology::{
+        Argument, Queue,
+        QueueKind::{self, Classic, Quorum},
+    },
     handler::Call,
     message::{Outcome, Settlement},
 };
-use lapin::types::AMQPValue;
 
 use crate::{
     ledger::{Publishing, send},
@@ -52,6 +54,11 @@ async fn reads_on_after_the_server_closed_its_channel_for_an_unknown_delivery() 
 /// A delivery is held for longer than the server allows, and handed out again: by then it counts as tried.
 async fn outlives_a_consumer_timeout(kind: QueueKind) {
     let server = Server::strict().await;
+    let is_recent = server.management().version() >= (4, 3);
+    if is_recent && kind == Classic {
+        // There is no such timeout for them any more. Source: RabbitMQ 4.3.0, release notes, "Breaking Changes".
+        return;
+    }
     let site = Site::new(&server, kind).await;
     let held = Arc::new(AtomicBool::new(true));
     let holds = Arc::clone(&held);
@@ -72,7 +79,10 @@ async fn outlives_a_consumer_timeout(kind: QueueKind) {
     assert!(missing.is_empty());
     engine.stop().await;
     let calls: Vec<_> = site.ledger.calls().into_values().flatten().collect();
-    assert_eq!(calls[..2], [1, 2], "{calls:?}");
+    // From 4.3 on the queue takes it back before the channel is closed, may give it to the same consumer once more, and counts
+    // that as well.
+    let again = if is_recent { 2..=3 } else { 2..=2 };
+    assert!(calls[0] == 1 && again.contains(&calls[1]), "{calls:?}");
     assert!(site.accounts(&sent, 5).await.is_empty());
 }
 
@@ -154,10 +164,10 @@ async fn waits_for_a_queue_that_somebody_has_for_himself() {
 async fn takes_over_from_a_single_active_consumer_that_stops() {
     let server = Server::shared();
     for kind in [Classic, Quorum] {
-        let site = Site::new(&server, kind).await;
+        let mut site = Site::new(&server, kind).await;
         let raw = site.raw().await;
-        let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
-        raw.queue("single", kind.as_str(), &[single]).await;
+        let single = ("x-single-active-consumer".to_owned(), Argument::Flag(true));
+        site.settings.topology.queues.insert("single".into(), Queue::durable(kind, [single].into()));
         let (one, two) = (site.broker().await, site.broker().await);
         let mut active = reader::subscribe(&one, "single").await;
         let mut waiting = reader::subscribe(&two, "single").await;

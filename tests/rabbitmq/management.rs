@@ -59,6 +59,14 @@ impl Management {
         self.agent.delete(self.url(path)).header("authorization", &self.authorization).call().ok();
     }
 
+    /// Of the server: major and minor, as `(4, 3)`.
+    pub(crate) fn version(&self) -> (u32, u32) {
+        let overview = self.get("overview").expect("an overview");
+        let version = overview["rabbitmq_version"].as_str().expect("a version");
+        let mut numbers = version.split('.').map(|number| number.parse().expect("a number"));
+        (numbers.next().expect("major"), numbers.next().expect("minor"))
+    }
+
     /// Lets a user do everything in a virtual host.
     pub(crate) fn permit(&self, user: &str, vhost: &str) {
         let all = json!({"configure": ".*", "write": ".*", "read": ".*"});

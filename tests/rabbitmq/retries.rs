@@ -101,19 +101,26 @@ async fn counts_only_what_was_being_tried_when_the_connection_ended_on_quorum_qu
     counts_only_what_was_being_tried(Quorum).await;
 }
 
-/// A delivery that nobody could try, as the engine stopped in good order, is none.
-async fn counts_nothing_when_an_engine_stops(kind: QueueKind) {
-    let site = Site::new(&Server::shared(), kind).await;
+/// Times that an engine stops.
+const STOPS: u32 = 3;
+
+/// What the server had sent ahead when the engine stopped in good order goes back to it. Servers count that, or flag it; the
+/// attempt goes up by one for each stop then, at most, and only of what was sent ahead. Quorum queues know better from 4.3
+/// on, where what is given back untried does not count.
+async fn pays_at_most_one_attempt_for_a_stop(kind: QueueKind) {
+    let server = Server::shared();
+    let is_exact = kind == Quorum && server.management().version() >= (4, 3);
+    let site = Site::new(&server, kind).await;
     let broker = site.broker_with_queues().await;
     let sent = send(&broker, WORK, 200).await;
     drop(broker);
-    for _ in 0..3 {
+    for _ in 0..STOPS {
         let before = site.ledger.handled().len();
         let slowly = |_: &Call<'_>| {
             std::thread::sleep(Duration::from_millis(1));
             Outcome::Done(Vec::new())
         };
-        let engine = site.engine(2, slowly).await;
+        let engine = site.engine(STOPS + 1, slowly).await;
         let some = async || (site.ledger.handled().len() > before || before == sent.len()).then_some(());
         eventually("something was handled", some).await;
         engine.stop().await;
@@ -121,17 +128,24 @@ async fn counts_nothing_when_an_engine_stops(kind: QueueKind) {
     let engine = site.handling().await;
     assert!(site.ledger.handles(&sent).await.is_empty());
     engine.stop().await;
-    let wrong: Vec<_> = site.ledger.calls().into_iter().filter(|(_, attempts)| *attempts != [1]).collect();
-    assert!(wrong.is_empty(), "{kind:?}: {} were tried otherwise, among them {:?}", wrong.len(), wrong.first());
-    assert!(ids(&site.accounts(&sent, 1).await).is_empty());
+    let calls = site.ledger.calls();
+    let most = if is_exact { 1 } else { STOPS + 1 };
+    for (id, attempts) in &calls {
+        assert!(matches!(attempts[..], [one] if one <= most), "{kind:?}: {id} was tried as {attempts:?}");
+    }
+    // As many as two lanes have sent ahead.
+    let ahead = 2 * usize::from(site.settings.prefetch_count) * STOPS as usize;
+    let paid = calls.values().filter(|attempts| **attempts != [1]).count();
+    assert!(paid <= ahead, "{kind:?}: {paid} have paid, of at most {ahead} that were sent ahead");
+    assert!(ids(&site.accounts(&sent, most).await).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn counts_nothing_when_an_engine_stops_in_good_order_on_classic_queues() {
-    counts_nothing_when_an_engine_stops(Classic).await;
+async fn pays_at_most_one_attempt_for_each_stop_in_good_order_on_classic_queues() {
+    pays_at_most_one_attempt_for_a_stop(Classic).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn counts_nothing_when_an_engine_stops_in_good_order_on_quorum_queues() {
-    counts_nothing_when_an_engine_stops(Quorum).await;
+async fn pays_at_most_one_attempt_for_each_stop_in_good_order_on_quorum_queues() {
+    pays_at_most_one_attempt_for_a_stop(Quorum).await;
 }

@@ -10,6 +10,7 @@ pub(crate) mod baseline;
 mod browse;
 mod declared;
 mod errors;
+mod leaving;
 mod link;
 mod opening;
 mod patrol;
@@ -71,7 +72,7 @@ impl RabbitMq {
     /// [`BrokerError::Mismatch`]: something is there, and not as configured.
     pub async fn connect(name: &str, settings: Settings) -> Result<Self, BrokerError> {
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared::new(Arc::new(settings), stop.clone()));
+        let shared = Arc::new(Shared::new(Arc::new(settings)));
         let (mut consume, mut publish) = (None, None);
         let both = async { tokio::try_join!(shared.consume.connect(), shared.publish.connect()) };
         match both.await {
@@ -208,8 +209,7 @@ impl Broker for RabbitMq {
         let workers = u16::try_from(request.workers).unwrap_or(u16::MAX).max(1);
         let asked = u16::try_from(request.prefetch).unwrap_or(u16::MAX);
         let prefetch = settings.prefetch_count.saturating_mul(workers).min(asked).max(1);
-        let reading =
-            Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, workers, stream };
+        let reading = Reading { place: self.shared.place(&request.from, &name, group.as_ref()), prefetch, stream };
         let begun = RabbitSubscription::begin(Arc::clone(&self.shared), reading.clone()).await;
         let begun = match begun {
             Err(BrokerError::NotFound(address)) if settings.auto_create => {
@@ -260,6 +260,8 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self) {
+        self.shared.close();
+        self.shared.see_off().await;
         for session in self.shared.sessions() {
             session.tell_all();
             // Answered once all that was said before has been read.

@@ -14,6 +14,7 @@ use super::{
     session::Session,
     shared::Shared,
     subscription::{Open, Reading, Seen},
+    topology::Queue,
 };
 use crate::broker::{BrokerError, Start};
 
@@ -29,10 +30,18 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Unsettled deliveries, for now.
+    /// Unsettled deliveries, for now: one, as long as what comes may be what ended the process before this one.
     pub(super) fn prefetch(&self) -> u16 {
-        let all = self.reading.prefetch;
-        if self.seen.something_new || self.reading.stream.is_some() { all } else { self.reading.workers.min(all) }
+        let begins_wide = self.seen.something_new || !self.begins_narrow();
+        if begins_wide { self.reading.prefetch } else { 1 }
+    }
+
+    /// Streams count nothing. A queue that feeds one consumer alone gives itself to the next as soon as a consumer is
+    /// replaced.
+    fn begins_narrow(&self) -> bool {
+        let settings = &self.shared.settings;
+        let queue = settings.topology.queues.get(&self.reading.place.name);
+        settings.suspects_apart && self.reading.stream.is_none() && !queue.is_some_and(Queue::has_single_consumer)
     }
 
     /// A channel with a consumer, once the server is there.

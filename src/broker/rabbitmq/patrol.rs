@@ -29,6 +29,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.closed() => return,
+            () = shared.somebody_left() => {
+                shared.see_off().await;
+                continue;
+            }
             _ = ticks.tick() => {}
         }
         let look = async {

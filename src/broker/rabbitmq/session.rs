@@ -16,8 +16,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use lapin::{
     Channel,
-    options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions},
-    types::ShortString,
+    options::{BasicAckOptions, BasicNackOptions},
 };
 use tokio::sync::Notify;
 
@@ -213,11 +212,9 @@ impl Session {
         say!(self, self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }));
     }
 
-    /// Nobody reads any more. What waits here goes back to the server, what is out follows as it is settled; with the last
-    /// of them the channel goes.
-    pub(super) fn end(&self, consumer: ShortString, unread: Vec<Delivery>) {
-        // First of all: else what goes back would come again over this channel.
-        say!(self, self.channel.basic_cancel(consumer, BasicCancelOptions { nowait: true }));
+    /// Nobody reads any more, and the server was told. What waits here goes back to it, what is out follows as it is
+    /// settled; with the last of them the channel goes.
+    pub(super) fn end(&self, unread: Vec<Delivery>) {
         let mut state = self.lock();
         state.has_ended = true;
         let told = state.acks.tell(1);
@@ -230,6 +227,13 @@ impl Session {
         for tag in back {
             self.requeue(&state, tag);
         }
+    }
+
+    /// Came after nobody read any more.
+    pub(super) fn give_back(&self, tag: Tag) {
+        let mut state = self.lock();
+        state.acks.told(tag);
+        self.requeue(&state, tag);
     }
 
     /// What was prefetched and not handed out, for the count of what was never tried: the channel is lost.

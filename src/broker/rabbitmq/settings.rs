@@ -33,6 +33,10 @@ pub struct Settings {
     /// Whether the prefetch is shared by all consumers of a channel. It makes no difference to the engine, which has one
     /// consumer a channel, but some servers have a default for the other kind.
     pub prefetch_global: bool,
+    /// Whether what was out before comes one at a time at first, as each may be what ended the process before this one:
+    /// the others pay with one attempt at most. Queues with a single active consumer in the topology are left out, as
+    /// they would change hands.
+    pub suspects_apart: bool,
     /// What is there, or to be made.
     pub topology: Topology,
     /// Where what has no binding of its own is published to; `None`: the default exchange, which knows every queue by its
@@ -119,6 +123,7 @@ impl Default for Settings {
             publish_timeout: Duration::from_secs(10),
             prefetch_count: 10,
             prefetch_global: false,
+            suspects_apart: true,
             topology: Topology::default(),
             exchange: None,
             queue_kind: QueueKind::Quorum,

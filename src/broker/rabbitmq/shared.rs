@@ -7,10 +7,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     declared,
+    leaving::Leaving,
     link::{Link, Up},
     place::{Counts, Place},
     publisher::Publisher,
@@ -35,12 +38,17 @@ pub(super) struct Shared {
     pub(super) consume: Arc<Link>,
     pub(super) publish: Arc<Link>,
     pub(super) publisher: Arc<Publisher>,
-    stop: CancellationToken,
+    /// Nothing new begins any more. The connections are there for a little longer.
+    closing: CancellationToken,
     state: Mutex<State>,
+    /// Somebody reads no more.
+    left: Notify,
+    seeing_off: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    leaving: Vec<Leaving>,
     /// What is declared again on a new connection.
     declared: Topology,
     /// Of these, what was declared while the server was away.
@@ -55,7 +63,7 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Arc<Settings>, stop: CancellationToken) -> Self {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
         let consume = Arc::new(Link::new(Arc::clone(&settings), "consume"));
         let publish = Arc::new(Link::new(Arc::clone(&settings), "publish"));
         let publisher = Publisher::new(Arc::clone(&settings), Arc::clone(&publish), Arc::clone(&consume));
@@ -67,7 +75,16 @@ impl Shared {
             .filter(|delay| **delay <= RUNGS_AT_ONCE)
             .for_each(|delay| declared.add_missing(rung(*delay)));
         let state = State { declared, ..State::default() };
-        Self { settings, consume, publish, publisher: Arc::new(publisher), stop, state: Mutex::new(state) }
+        Self {
+            settings,
+            consume,
+            publish,
+            publisher: Arc::new(publisher),
+            closing: CancellationToken::new(),
+            state: Mutex::new(state),
+            left: Notify::new(),
+            seeing_off: tokio::sync::Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -80,11 +97,16 @@ impl Shared {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.stop.is_cancelled()
+        self.closing.is_cancelled()
     }
 
     pub(super) async fn closed(&self) {
-        self.stop.cancelled().await;
+        self.closing.cancelled().await;
+    }
+
+    /// Nothing is handed out from here on: what goes back as others end would come again otherwise.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
     }
 
     /// A queue or topic, by what the engine calls it; `name` is the queue on the server that is read.
@@ -119,6 +141,24 @@ impl Shared {
     /// All that read now.
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         self.lock().sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Nobody reads this any more: it is left to whoever sees it off.
+    pub(super) fn leave(&self, leaving: Leaving) {
+        self.lock().leaving.push(leaving);
+        self.left.notify_one();
+    }
+
+    /// Waits until somebody reads no more.
+    pub(super) async fn somebody_left(&self) {
+        self.left.notified().await;
+    }
+
+    /// Ends in good order what is not read any more; returns once all has ended that had been left before.
+    pub(super) async fn see_off(&self) {
+        let _turn = self.seeing_off.lock().await;
+        let leaving = std::mem::take(&mut self.lock().leaving);
+        join_all(leaving.into_iter().map(Leaving::end)).await;
     }
 
     /// What is wrong with what was declared, and is not for now.

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use lapin::{Consumer, options::BasicCancelOptions};
 use tokio::time::sleep_until;
 
-use super::{opening::Opening, place::Place, session::Session, shared::Shared, wire};
+use super::{leaving::Leaving, opening::Opening, place::Place, session::Session, shared::Shared, wire};
 use crate::{
     broker::{BatchMax, BrokerError, Count, Deliveries, Delivery, KeepAlive, Settler, Start, Subscription},
     message::{FAILURES_MAX, FailedAttempt, Position, ReasonCode, Settlement, UnixMs, now_ms, remember},
@@ -27,8 +27,6 @@ pub(super) struct Reading {
     pub(super) place: Arc<Place>,
     /// Unsettled deliveries, at most.
     pub(super) prefetch: u16,
-    /// How many are worked on at a time.
-    pub(super) workers: u16,
     /// Where in a stream to begin; `None`: a queue.
     pub(super) stream: Option<Start>,
 }
@@ -42,7 +40,7 @@ pub(super) struct RabbitSubscription {
     /// A channel with a consumer, on its way. Kept, as whoever waits for it may go away again and again.
     opening: Option<BoxFuture<'static, Result<Open, BrokerError>>>,
     /// A consumer that takes more at a time, on its way.
-    widening: Option<BoxFuture<'static, Result<Consumer, lapin::Error>>>,
+    widening: Option<Widening>,
     /// Messages that came before their time, on their way to where they wait.
     sending_on: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -56,14 +54,17 @@ impl Debug for RabbitSubscription {
     }
 }
 
+/// A consumer that takes more at a time, on its way.
+pub(super) type Widening = BoxFuture<'static, Result<Consumer, lapin::Error>>;
+
 /// What has come so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
     /// Of a stream: the last offset.
     pub(super) offset: Option<u64>,
-    /// Something that was not out before. What was may be why the process before this one ended: until then no more come
-    /// than are worked on. A server counts a delivery of everything that it sent ahead, so one message that ends the
-    /// process each time would use up the attempts of all that are behind it.
+    /// Something that was not out before. What was may be why the process before this one ended: until then one comes at
+    /// a time. A server counts a delivery of everything that it sent, so one message that ends the process each time would
+    /// use up the attempts of all that came with it.
     pub(super) something_new: bool,
 }
 
@@ -171,7 +172,7 @@ impl RabbitSubscription {
     /// The channel or its consumer is gone.
     fn lose(&mut self, why: &str) {
         let Some(mut open) = self.open.take() else { return };
-        self.widening = None;
+        let widening = self.widening.take();
         // What the library has and nobody saw.
         while let Some(Some(next)) = open.consumer.next().now_or_never() {
             let Ok(raw) = next else { continue };
@@ -183,7 +184,7 @@ impl RabbitSubscription {
         metrics().rabbitmq_restarts.with_label_values(&[label.as_str(), reason]).inc();
         tracing::warn!(source = %self.reading.place.address, "reading was interrupted, beginning again: {why}");
         if is_cancelled {
-            open.session.end(open.consumer.tag(), open.unread.into());
+            self.shared.leave(Leaving::begin(open, widening));
         } else {
             // They come again, and nobody has tried them.
             self.shared.forgive(&self.reading.place, open.session.untried().iter().chain(&open.unread));
@@ -310,6 +311,9 @@ fn received(
 impl Subscription for RabbitSubscription {
     async fn next(&mut self, max: BatchMax) -> Result<Option<Deliveries>, BrokerError> {
         loop {
+            if self.shared.is_closed() {
+                return Ok(None);
+            }
             let Some(open) = &mut self.open else {
                 let opening = self.opening();
                 let opening = self.opening.get_or_insert_with(|| Box::pin(opening.open_again()));
@@ -332,9 +336,6 @@ impl Subscription for RabbitSubscription {
             while self.sending_on.next().now_or_never().flatten().is_some() {}
             let taken = self.take(max);
             if let Some(why) = taken.lost {
-                if self.shared.is_closed() {
-                    return Ok(None);
-                }
                 if let Some(open) = &mut self.open {
                     open.unread.extend(taken.items);
                 }
@@ -378,7 +379,6 @@ impl Subscription for RabbitSubscription {
                         received_one(open, raw, &mut self.seen, &self.reading, &self.shared);
                     }
                     Some(Err(error)) => self.lose(&error.to_string()),
-                    None if self.shared.is_closed() => return Ok(None),
                     None => self.lose("the server cancelled the consumer"),
                 },
                 () = session.something_back() => {}
@@ -397,12 +397,8 @@ impl Subscription for RabbitSubscription {
 
 impl Drop for RabbitSubscription {
     fn drop(&mut self) {
-        let Some(mut open) = self.open.take() else { return };
-        // What has come meanwhile goes back as well.
-        while let Some(Some(Ok(raw))) = open.consumer.next().now_or_never() {
-            received_one(&mut open, raw, &mut self.seen, &self.reading, &self.shared);
-        }
-        open.session.end(open.consumer.tag(), open.unread.into());
+        let Some(open) = self.open.take() else { return };
+        self.shared.leave(Leaving::begin(open, self.widening.take()));
     }
 }
 

@@ -76,6 +76,12 @@ impl Queue {
         Self { kind, durable: true, exclusive: false, auto_delete: false, arguments }
     }
 
+    /// Whether one consumer is fed at a time, however many there are.
+    #[must_use]
+    pub fn has_single_consumer(&self) -> bool {
+        self.arguments.get("x-single-active-consumer") == Some(&Argument::Flag(true))
+    }
+
     /// The text of an argument.
     #[must_use]
     pub fn text(&self, argument: &str) -> Option<&str> {

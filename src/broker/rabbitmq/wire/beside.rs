@@ -12,6 +12,8 @@ use crate::codec::bytes::{from_base64url, to_base64url};
 pub(super) const APP_ID: &str = "app-id";
 pub(super) const CLUSTER_ID: &str = "cluster-id";
 pub(super) const CONTENT_ENCODING: &str = "content-encoding";
+/// Where it had died before it was copied. Servers from 4.0 on forget what a client sends as `x-death` when it dies again.
+pub(super) const DEATHS: &str = "deaths";
 pub(super) const DELIVERY_MODE: &str = "delivery-mode";
 pub(super) const KIND: &str = "type";
 pub(super) const PRIORITY: &str = "priority";
@@ -96,6 +98,11 @@ impl Beside {
     /// Takes a property out that is a short string.
     pub(super) fn take(&mut self, name: &str) -> Option<ShortString> {
         short(value::plain(&self.properties.remove(name)?)?)
+    }
+
+    /// Takes a property out as it is.
+    pub(super) fn take_value(&mut self, name: &str) -> Option<AMQPValue> {
+        self.properties.remove(name)
     }
 
     /// Takes a property out that is a number.

@@ -15,6 +15,17 @@ pub(super) fn without_waiting(deaths: &AMQPValue) -> Option<AMQPValue> {
     (!kept.is_empty()).then(|| AMQPValue::FieldArray(FieldArray::from(kept)))
 }
 
+/// First the later deaths of a copy, those of waiting left out, then those of the message before it was copied.
+pub(super) fn joined(later: Option<&AMQPValue>, earlier: Option<AMQPValue>) -> Option<AMQPValue> {
+    let all = [later.and_then(without_waiting), earlier].into_iter().flatten();
+    let lists = all.filter_map(|deaths| match deaths {
+        AMQPValue::FieldArray(deaths) => Some(deaths),
+        _ => None,
+    });
+    let each: Vec<_> = lists.flat_map(|deaths| deaths.as_slice().to_vec()).collect();
+    (!each.is_empty()).then(|| AMQPValue::FieldArray(FieldArray::from(each)))
+}
+
 fn was_waiting(death: &AMQPValue) -> bool {
     let AMQPValue::FieldTable(death) = death else { return false };
     queue(death).is_some_and(|queue| queue.starts_with(RUNG_PREFIX))

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     Facts,
     beside::{self, Beside},
-    cloud_events, id, names, order, value,
+    cloud_events, death, id, names, order, value,
 };
 use crate::message::{Extra, Headers, Message, MessageId, PRIORITY_MAX, PRIORITY_NORMAL, Text, UnixMs};
 
@@ -119,8 +119,14 @@ fn headers(properties: &BasicProperties, message: &mut Message, parts: &mut Part
     if let Some(text) = table.get(names::AMQP).and_then(value::plain) {
         parts.beside = Beside::read(text);
     }
+    let earlier = parts.beside.take_value(beside::DEATHS);
+    // Of a copy it is not the publisher's.
+    let is_copy = table.contains_key(names::ATTEMPT);
     for (name, value) in table {
         let name = name.as_str();
+        if is_copy && name == names::DEATH {
+            continue;
+        }
         if names::is_apart(name) {
             apart(name, value, message, parts);
             continue;
@@ -143,6 +149,11 @@ fn headers(properties: &BasicProperties, message: &mut Message, parts: &mut Part
         Some(order) => order::restore(headers, order),
         None => headers,
     };
+    let deaths = if is_copy { death::joined(table.get(names::DEATH), earlier) } else { None };
+    if let (Some(deaths), Some(name)) = (deaths, beside::short(names::DEATH)) {
+        message.headers.append(names::DEATH, &value::text(&deaths));
+        parts.beside.headers.insert(name, deaths);
+    }
 }
 
 /// One header of ours, or of the server's.

@@ -164,10 +164,12 @@ fn headers(message: &Message, is_copy: bool, beside: &mut Beside, table: &mut Ta
         let key = short(name).filter(|name| !table.contains_key(name));
         let value = if name == names::DEATH {
             match came_as {
-                Some(deaths) if is_copy => match death::without_waiting(&deaths) {
-                    Some(deaths) => Some(deaths),
-                    None => continue,
-                },
+                Some(deaths) if is_copy => {
+                    if let Some(deaths) = death::without_waiting(&deaths) {
+                        beside.keep_value(beside::DEATHS, deaths);
+                    }
+                    continue;
+                }
                 // The server expects its own kind of value under that name.
                 other => other,
             }

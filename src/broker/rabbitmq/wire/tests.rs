@@ -164,7 +164,7 @@ fn a_message_without_an_id_has_one_of_its_content() {
 }
 
 #[test]
-fn a_copy_waits_without_an_expiration_and_without_the_deaths_of_waiting() {
+fn a_copy_waits_without_an_expiration_and_keeps_its_deaths_apart_without_those_of_waiting() {
     let death =
         |queue: &str| AMQPValue::FieldTable(table([("queue", text(queue)), ("count", AMQPValue::LongLongInt(1))]));
     let deaths = |queues: &[&str]| {
@@ -182,8 +182,15 @@ fn a_copy_waits_without_an_expiration_and_without_the_deaths_of_waiting() {
         let sent = outgoing(&message, Some(copy), NOW);
         assert_eq!(*sent.expiration(), None);
         let headers = sent.headers().as_ref().unwrap().inner();
-        assert_eq!(headers.get("x-death"), after.as_ref());
-        let (again, facts) = arrive(sent);
+        assert_eq!(headers.get("x-death"), None);
+        // As it comes back from where it waited.
+        let mut returned = headers.clone();
+        returned.insert("x-death".into(), deaths(&["helixagent.retry.500"]));
+        let (again, facts) = arrive(sent.clone().with_headers(returned.into()));
+        let shown = again.headers.get("x-death");
+        assert_eq!(shown, after.as_ref().map(value::text).as_deref().or(value::plain(&before)));
+        let letter = outgoing(&again, None, NOW);
+        assert_eq!(letter.headers().as_ref().unwrap().inner().get("x-death"), after.as_ref());
         assert_eq!((again.expires_at, facts.attempt), (Some(NOW + 900), 4));
         let sent = outgoing(&message, None, NOW);
         let kept = sent.headers().as_ref().unwrap().inner().get("x-death");
