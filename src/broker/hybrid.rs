@@ -102,6 +102,8 @@ impl Broker for Hybrid {
     }
 
     async fn close(&self) {
-        tokio::join!(self.queues.close(), self.topics.close());
+        // One after the other: attempts on the first may be noted in the store of the second.
+        self.queues.close().await;
+        self.topics.close().await;
     }
 }

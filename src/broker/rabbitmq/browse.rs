@@ -29,7 +29,10 @@ const PREFETCH: u16 = 500;
 
 /// One page.
 pub(super) async fn page(shared: &Shared, request: &Browse) -> Result<Page, BrokerError> {
-    let up = shared.consume.now().ok_or_else(|| shared.publisher.unreachable("it is away"))?;
+    let up = shared.consume.now().ok_or_else(|| {
+        let away = shared.consume.away().unwrap_or_else(|| "RabbitMQ is away".to_owned());
+        BrokerError::Lost(away)
+    })?;
     let wrong = |error: lapin::Error| errors::seam(&shared.settings, &request.from, &error);
     let channel = up.connection.create_channel().await.map_err(wrong)?;
     let page = match request.from.kind {

@@ -31,6 +31,9 @@ pub(super) async fn declare(
     let entities = topology::declare(connection, wanted, options).await.map_err(|error| seam(settings, error))?;
     let mut mismatch: Option<(Address, Vec<String>)> = None;
     for entity in entities {
+        if entity.state == State::Unknown {
+            tracing::info!("{} {} is taken as it is: the user may not declare it", entity.what.as_str(), entity.name);
+        }
         let State::Differs(differences) = entity.state else { continue };
         let texts = differences.iter().map(ToString::to_string);
         if settings.accept_differences {

@@ -112,6 +112,17 @@ impl RabbitMq {
         })
     }
 
+    /// Connects once, and leaves: whether the server is there, and will have us.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to do.
+    pub async fn probe(settings: &Settings) -> Result<(), String> {
+        let connection = transport::connect(settings, "doctor").await.map_err(|error| error.to_string())?;
+        // It has answered: whether it hears this is of no interest.
+        timeout(CLOSE, connection.close(200, "seen".into())).await.ok();
+        Ok(())
+    }
+
     /// What a declaration is on the server.
     fn wanted(&self, what: &[Declaration]) -> Result<Topology, BrokerError> {
         let mut wanted = Topology::default();

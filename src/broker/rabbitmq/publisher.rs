@@ -29,7 +29,7 @@ use super::{
     wire::{self, Copy},
 };
 use crate::{
-    broker::{BrokerError, PublishError, PublishFailures},
+    broker::{PublishError, PublishFailures},
     message::{Address, FailedAttempt, Kind, Message, UnixMs, now_ms},
     telemetry::metrics,
 };
@@ -387,12 +387,6 @@ impl Publisher {
     /// Whether the broker was closed.
     pub(super) fn is_closed(&self) -> bool {
         self.link.is_closed()
-    }
-
-    /// The server cannot be asked now.
-    pub(super) fn unreachable(&self, why: &str) -> BrokerError {
-        let endpoint = self.settings.endpoint();
-        BrokerError::Unreachable { endpoint, timeout: self.settings.connect_timeout, cause: why.to_owned().into() }
     }
 }
 

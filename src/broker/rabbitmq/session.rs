@@ -271,19 +271,23 @@ impl Session {
         let now = Instant::now();
         let copies = later.iter().map(|one| one.copied(&self.place.name)).collect();
         let confirmed = self.place.publisher.publish_copies(copies).await;
-        let mut waiting = Vec::new();
+        let (mut waiting, mut failed) = (Vec::new(), None);
         {
             let mut state = self.lock();
             for (one, confirmed) in later.into_iter().zip(confirmed) {
                 match confirmed {
                     Ok(()) => state.acks.settled(one.delivery.tag),
                     Err(error) => {
-                        tracing::warn!(queue = %self.place.name, "a copy could not be sent to a retry queue, the message waits here instead: {error}");
+                        failed.get_or_insert(error);
                         waiting.push((one.delivery, Some(now + one.after)));
                     }
                 }
             }
             self.tell_enough(&mut state);
+        }
+        if let Some(error) = failed {
+            let (queue, messages) = (&self.place.name, waiting.len());
+            tracing::warn!(%queue, messages, "copies could not be sent to a retry queue, the messages wait here instead: {error}");
         }
         self.take_back(waiting);
     }

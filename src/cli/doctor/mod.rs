@@ -1,5 +1,7 @@
 //! `doctor`: what on this machine, or in this configuration, would keep the engine from doing its work.
 
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod store;
 
 use std::{
@@ -85,6 +87,8 @@ fn examine(context: &Context) -> Vec<Finding> {
     let (config, mut findings) = configuration(context);
     findings.extend([plugins(&config.plugins.directory), data(&config.data_directory)]);
     findings.extend(store::examine(&config));
+    #[cfg(feature = "rabbitmq")]
+    findings.extend(rabbitmq::examine(&config));
     findings.extend(port(&config));
     findings.extend([
         engine(),

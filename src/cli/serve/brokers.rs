@@ -8,12 +8,15 @@ use crate::{
     config::Config,
 };
 
+/// What the broker inside the engine is called.
+pub(super) const EMBEDDED: &str = "embedded";
+
 /// Which system could not be used, and why.
 pub(super) type NotOpened = (&'static str, BrokerError);
 
 /// What the engine runs on. Reads and writes files, and connects; a server that is away is no reason to fail.
 pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> {
-    let embedded = Arc::new(settings::broker(config).map_err(|error| ("embedded", error))?);
+    let embedded = Arc::new(settings::broker(config).map_err(|error| (EMBEDDED, error))?);
     #[cfg(feature = "rabbitmq")]
     if let Some(settings) = config.rabbitmq_in_use() {
         use crate::{

@@ -31,7 +31,7 @@ use crate::{
     broker::{BrokerError, Declaration, Storage},
     config::{Config, Loaded, LogFormat},
     hub::{Hub, StartError},
-    message::Kind,
+    message::{Address, Kind},
     telemetry::{
         logs::{self, Format, Logs},
         metrics,
@@ -285,7 +285,10 @@ fn in_memory(hub: &Hub, made: Storage) -> u64 {
         });
         declared.unwrap_or(made)
     };
+    // Others keep theirs themselves.
+    let is_ours = |address: &Address| hub.broker().name_of(address) == brokers::EMBEDDED;
     let queues = hub.broker().stats().into_iter().filter(|stats| stats.address.kind == Kind::Queue);
+    let queues = queues.filter(|stats| is_ours(&stats.address));
     let queues = queues.filter(|stats| storage(&stats.address.name) == Storage::Memory);
     queues.map(|stats| stats.ready + stats.delayed).sum()
 }
@@ -367,6 +370,9 @@ fn not_started(error: &StartError) -> Failure {
         }
         StartError::Broker { error: BrokerError::Unreachable { .. }, .. } => {
             (Exit::Unreachable, "start it, or correct where it is looked for")
+        }
+        StartError::Broker { error: BrokerError::Refused { .. }, .. } => {
+            (Exit::Refused, "correct it there, or in the configuration")
         }
         StartError::Broker { .. } => (Exit::Refused, "correct the configuration of what it names"),
         StartError::Engine(_) => (Exit::Failed, "see `helixmq doctor` for the limits of this machine"),

@@ -53,7 +53,7 @@ pub(super) fn cache_directory(config: &Config) -> PathBuf {
 
 /// The broker inside the engine, with its store opened. Blocking.
 pub(super) fn broker(config: &Config) -> Result<embedded::Embedded, BrokerError> {
-    embedded::Embedded::new("embedded", embedded(config, disk(config)))
+    embedded::Embedded::new(super::brokers::EMBEDDED, embedded(config, disk(config)))
 }
 
 /// Whether there could be such a broker; its store is left alone.

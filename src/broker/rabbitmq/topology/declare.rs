@@ -89,7 +89,7 @@ pub enum State {
     Same,
     /// There, and not as configured. Never empty.
     Differs(Vec<Difference>),
-    /// A binding: AMQP cannot ask for it.
+    /// Not compared: a binding, which AMQP cannot ask for, or something that is there and that the user may not declare.
     Unknown,
 }
 
@@ -190,11 +190,14 @@ pub async fn declare(connection: &Connection, all: &Topology, options: Options) 
     }
     for binding in &all.bindings {
         let name = binding.name();
-        let state = if make {
-            asking.bind(binding, &name).await?;
-            State::Made
-        } else {
-            State::Unknown
+        let is_new = entities.iter().any(|entity| entity.name == *binding.queue && entity.state == State::Made);
+        let state = match make {
+            false => State::Unknown,
+            true => match asking.bind(binding, &name).await {
+                Ok(()) => State::Made,
+                Err(DeclareError::NotAllowed { .. }) if !is_new => State::Unknown,
+                Err(error) => return Err(error),
+            },
         };
         entities.push(Entity { what: What::Binding, name, state });
     }
@@ -310,7 +313,12 @@ impl Asking<'_> {
         let mut differences: Vec<Difference> = Vec::new();
         let mut kinds = [QueueKind::Classic, QueueKind::Quorum, QueueKind::Stream].into_iter();
         for _ in 0..FIELDS_MAX {
-            let said = match self.ask(&asked, false).await? {
+            let answer = match self.ask(&asked, false).await {
+                // It is there, and somebody else looks after it: the user need not have the right to make it.
+                Err(DeclareError::NotAllowed { .. }) => return Ok(State::Unknown),
+                answer => answer?,
+            };
+            let said = match answer {
                 Answer::Accepted => break,
                 Answer::NotFound => return Ok(State::Missing),
                 Answer::Precondition(said) => said,
