@@ -30,4 +30,5 @@ mod refused;
 mod retries;
 mod server;
 mod site;
+mod topics;
 mod topology;

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     errors,
+    link::Up,
     session::Session,
     shared::Shared,
     subscription::{Open, Reading, Seen},
@@ -46,14 +47,22 @@ impl Opening {
 
     /// A channel with a consumer, once the server is there.
     pub(super) async fn open(&self) -> Result<Open, BrokerError> {
-        let place = &self.reading.place;
         let up = self.shared.consume.up().await?;
+        tokio::select! {
+            opened = self.open_on(&up) => opened,
+            // The library may not answer any more what was asked while the connection was lost.
+            () = self.shared.consume.lost(&up) => Err(self.shared.publisher.unreachable("the connection was lost")),
+        }
+    }
+
+    async fn open_on(&self, up: &Arc<Up>) -> Result<Open, BrokerError> {
+        let place = &self.reading.place;
         let wrong = |error: lapin::Error| errors::seam(&self.shared.settings, &place.address, &error);
         let channel = up.connection.create_channel().await.map_err(wrong)?;
         let consumer = self.consume(&channel).await.map_err(wrong)?;
         let session = Arc::new(Session::new(Arc::clone(place), channel, self.reading.prefetch));
         self.shared.watch(&session);
-        Ok(Open { session, consumer, unread: VecDeque::new(), prefetch: self.prefetch() })
+        Ok(Open { up: Arc::clone(up), session, consumer, unread: VecDeque::new(), prefetch: self.prefetch() })
     }
 
     /// A consumer on a channel.

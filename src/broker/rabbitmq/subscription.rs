@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use lapin::{Consumer, options::BasicCancelOptions};
 use tokio::time::sleep_until;
 
-use super::{leaving::Leaving, opening::Opening, place::Place, session::Session, shared::Shared, wire};
+use super::{leaving::Leaving, link::Up, opening::Opening, place::Place, session::Session, shared::Shared, wire};
 use crate::{
     broker::{BatchMax, BrokerError, Count, Deliveries, Delivery, KeepAlive, Settler, Start, Subscription},
     message::{FAILURES_MAX, FailedAttempt, Position, ReasonCode, Settlement, UnixMs, now_ms, remember},
@@ -71,6 +71,8 @@ pub(super) struct Seen {
 /// A channel with a consumer.
 #[derive(Debug)]
 pub(super) struct Open {
+    /// Over which it is open.
+    pub(super) up: Arc<Up>,
     pub(super) session: Arc<Session>,
     pub(super) consumer: Consumer,
     /// Came, and was not handed out yet.
@@ -362,7 +364,11 @@ impl Subscription for RabbitSubscription {
             let is_widening = self.widening.is_some();
             let widening = async {
                 match &mut self.widening {
-                    Some(widening) => widening.await,
+                    // The library may not answer any more what was asked while the connection was lost.
+                    Some(widening) => tokio::select! {
+                        wide = widening => wide.map_err(|error| error.to_string()),
+                        () = self.shared.consume.lost(&open.up) => Err("the connection was lost".to_owned()),
+                    },
                     None => std::future::pending().await,
                 }
             };
@@ -371,7 +377,7 @@ impl Subscription for RabbitSubscription {
                     self.widening = None;
                     match wide {
                         Ok(wide) => self.widened(wide),
-                        Err(error) => self.lose(&error.to_string()),
+                        Err(why) => self.lose(&why),
                     }
                 }
                 next = open.consumer.next(), if !is_widening => match next {
