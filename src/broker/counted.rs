@@ -216,8 +216,10 @@ fn failed(note: &mut Note, failure: FailedAttempt) {
     note.attempt = note.attempt.saturating_add(1);
 }
 
+/// Says when something is on disk.
+type Safe = oneshot::Receiver<Result<(), Arc<StoreError>>>;
 /// Deliveries that wait for their attempts to be on disk.
-type Begun = (Deliveries, oneshot::Receiver<Result<(), Arc<StoreError>>>);
+type Begun = (Deliveries, Safe);
 
 #[derive(Debug)]
 struct CountedSubscription {
@@ -231,7 +233,7 @@ struct CountedSubscription {
 impl CountedSubscription {
     /// The attempts that these deliveries are, noted where the broker's own count is not enough. With `None` for the wait,
     /// none of them had to be.
-    fn begin(&mut self, fetched: Deliveries) -> (Deliveries, Option<oneshot::Receiver<Result<(), Arc<StoreError>>>>) {
+    fn begin(&mut self, fetched: Deliveries) -> (Deliveries, Option<Safe>) {
         let notes: Vec<Option<(String, Note)>> =
             fetched.as_slice().iter().map(|delivery| self.ledger.begin(delivery)).collect();
         let fetched = fetched.settled_by(|_, inner| {

@@ -119,7 +119,16 @@ impl Publisher {
             }
         }
         let sent = self.send(frames).await;
-        for (place, result) in places.into_iter().zip(sent) {
+        for (place, mut result) in places.into_iter().zip(sent) {
+            // A server that finds one too large closes the channel over all that share it: each says for itself whether it
+            // is that one.
+            if matches!(result, Err(Refusal::TooLarge(_)))
+                && let Some(message) = messages.get(place)
+                && let Ok(frame) = self.frame(to, message, now).await
+            {
+                let deadline = Instant::now() + self.settings.publish_timeout;
+                result = self.send_alone(frame, deadline).await;
+            }
             if let Err(refusal) = result {
                 let bytes = messages.get(place).map_or(0, |message| message.size());
                 failures.push((place, self.error(to, refusal, bytes)));
@@ -228,7 +237,7 @@ impl Publisher {
         let mut frames = frames.into_iter().peekable();
         while let Some(first) = frames.next() {
             if first.payload.len() >= LARGE {
-                results.push(self.send_alone(&first, deadline).await);
+                results.push(self.send_alone(first, deadline).await);
                 continue;
             }
             let mut together = vec![first];
@@ -249,7 +258,7 @@ impl Publisher {
             Ok(channel) => channel,
             Err(refusal) => return vec![Err(refusal); count],
         };
-        let mut sends: Vec<_> = frames.iter().map(|frame| Box::pin(send_one(&channel, frame))).collect();
+        let mut sends: Vec<_> = frames.into_iter().map(|frame| Box::pin(send_one(&channel, frame))).collect();
         // Each is asked once, in this order: so they are sent in this order. Then they are waited for one by one, so that
         // nobody is woken for those that are confirmed behind the one that is waited for.
         let asked: Vec<_> = sends.iter_mut().map(|send| send.now_or_never()).collect();
@@ -272,16 +281,10 @@ impl Publisher {
             self.abandon(&channel).await;
         }
         drop(sends);
-        // A server that finds one too large closes the channel over all of them: each says for itself whether it is that one.
-        for (result, frame) in results.iter_mut().zip(&frames) {
-            if matches!(result, Err(Refusal::TooLarge(_))) {
-                *result = self.send_alone(frame, deadline).await;
-            }
-        }
         results
     }
 
-    async fn send_alone(&self, frame: &Frame, deadline: Instant) -> Result<(), Refusal> {
+    async fn send_alone(&self, frame: Frame, deadline: Instant) -> Result<(), Refusal> {
         let up = self.ready(deadline).await?;
         let sent = timeout_at(deadline, async {
             let channel = self.open(&up).await?;
@@ -391,10 +394,10 @@ impl Publisher {
 }
 
 /// Sends one message and waits for what the server says.
-async fn send_one(channel: &Channel, frame: &Frame) -> Result<(), Refusal> {
+async fn send_one(channel: &Channel, frame: Frame) -> Result<(), Refusal> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let Frame { exchange, key, properties, payload } = frame;
-    let sent = channel.basic_publish(exchange.clone(), key.clone(), options, payload, properties.clone());
+    let sent = channel.basic_publish(exchange, key, options, &payload, properties);
     let confirmed = match sent.await {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),

@@ -383,6 +383,8 @@ impl Subscription for RabbitSubscription {
                 next = open.consumer.next(), if !is_widening => match next {
                     Some(Ok(raw)) => {
                         received_one(open, raw, &mut self.seen, &self.reading, &self.shared);
+                        // More is most often right behind it: whoever reads the socket may be waiting for this core.
+                        std::thread::yield_now();
                     }
                     Some(Err(error)) => self.lose(&error.to_string()),
                     None => self.lose("the server cancelled the consumer"),
