@@ -51,7 +51,7 @@ impl Opening {
         tokio::select! {
             opened = self.open_on(&up) => opened,
             // The library may not answer any more what was asked while the connection was lost.
-            () = self.shared.consume.lost(&up) => Err(self.shared.publisher.unreachable("the connection was lost")),
+            () = self.shared.consume.lost(&up) => Err(BrokerError::Lost("the connection was lost".to_owned())),
         }
     }
 
