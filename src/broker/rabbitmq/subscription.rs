@@ -112,7 +112,8 @@ impl RabbitSubscription {
     }
 
     /// Once everything that was out before has come, the rest may come as many at a time as it should. The narrow consumer is
-    /// cancelled while the only delivery that it may have is here: one that is on its way then would be counted.
+    /// cancelled while the only delivery that it may have is here: one that is on its way then would be counted. Until
+    /// that one is settled it is out beside the prefetch.
     fn widen(&mut self) {
         let Some(open) = &self.open else { return };
         if !self.seen.something_new || open.prefetch == self.reading.prefetch || self.widening.is_some() {
@@ -298,7 +299,7 @@ fn received(
                 1
             }
         };
-        let forgiven = shared.forgiven(&reading.place, &delivery.message.id);
+        let forgiven = shared.forgiven(&reading.place, &delivery.message.id, counted.is_some());
         for _ in forgiven..times.min(FAILURES_MAX as u32) {
             let text = "the server delivered it again: the engine, its connection or the server ended while it was out";
             let code = ReasonCode::OperationCanceled;
