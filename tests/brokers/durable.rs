@@ -67,10 +67,12 @@ pub(crate) async fn keeps_everything_over_a_restart(system: &dyn System) {
         declare(&at.broker, &at, place).await;
         let mut reader = at.read(place).await;
         let taken = reader.take(6).await;
-        // What had been sent to the reader, where that alone counts.
-        let sent = if at.does("count only what was handed over") { 1 } else { 2 };
-        let expected = [("2", 2), ("3", sent), ("4", sent), ("5", sent), ("6", sent), ("7", sent)];
-        assert_eq!(tried(&taken), expected.map(|(name, attempt)| (name.to_owned(), attempt)).into(), "{place}");
+        let mut tried = tried(&taken);
+        assert_eq!(tried.remove("2"), Some(2), "{place}");
+        // What had been sent to the reader may count, where that alone does: RabbitMQ 4.3 knows what was given back untried.
+        let most = if at.does("count only what was handed over") { 1 } else { 2 };
+        assert!(tried.keys().eq(["3", "4", "5", "6", "7"]), "{place}: {tried:?}");
+        assert!(tried.values().all(|attempt| (1..=most).contains(attempt)), "{place}: {tried:?}");
         let again = taken.as_slice().iter().find(|delivery| name(&delivery.message) == "2").unwrap();
         let first = again.failures[0].clone();
         assert_eq!(first, helixmq::message::FailedAttempt { at: first.at, ..failure(1) }, "{place}");

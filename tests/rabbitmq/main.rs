@@ -30,5 +30,6 @@ mod refused;
 mod retries;
 mod server;
 mod site;
+mod stalled;
 mod topics;
 mod topology;

@@ -77,13 +77,24 @@ impl Management {
     pub(crate) fn consumers(&self, vhost: &str, queue: &str) -> Vec<(u16, u16)> {
         let all = self.get(&format!("consumers/{vhost}")).unwrap_or_default();
         let of_queue = all.as_array().into_iter().flatten().filter(|one| one["queue"]["name"] == queue);
-        // A consumer is listed before it is known where it comes from.
-        let number = |channel: &Value, name: &str| u16::try_from(channel[name].as_u64()?).ok();
+        of_queue.filter_map(whence).collect()
+    }
+
+    /// The same with their tags, and how many deliveries each may have out.
+    pub(crate) fn consumer_tags(&self, vhost: &str, queue: &str) -> Vec<((u16, u16), String, u64)> {
+        let all = self.get(&format!("consumers/{vhost}")).unwrap_or_default();
+        let of_queue = all.as_array().into_iter().flatten().filter(|one| one["queue"]["name"] == queue);
         of_queue
             .filter_map(|one| {
-                let channel = &one["channel_details"];
-                Some((number(channel, "peer_port")?, number(channel, "number")?))
+                Some((whence(one)?, one["consumer_tag"].as_str()?.to_owned(), one["prefetch_count"].as_u64()?))
             })
             .collect()
     }
+}
+
+/// Where a consumer comes from. It is listed before that is known.
+fn whence(consumer: &Value) -> Option<(u16, u16)> {
+    let channel = &consumer["channel_details"];
+    let number = |name: &str| u16::try_from(channel[name].as_u64()?).ok();
+    Some((number("peer_port")?, number("number")?))
 }

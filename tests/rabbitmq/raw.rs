@@ -110,6 +110,19 @@ pub(crate) fn ack_frame(channel: u16, tag: u64) -> Vec<u8> {
     let mut method = vec![0, 60, 0, 80];
     method.extend(tag.to_be_bytes());
     method.push(0);
+    frame(channel, &method)
+}
+
+/// The frame of `basic.cancel` that asks for no answer. Source: AMQP 0-9-1, sections 2.3.5 and 1.8.3.5.
+pub(crate) fn cancel_frame(channel: u16, consumer: &str) -> Vec<u8> {
+    let mut method = vec![0, 60, 0, 30, u8::try_from(consumer.len()).expect("short")];
+    method.extend(consumer.as_bytes());
+    method.push(1);
+    frame(channel, &method)
+}
+
+/// The frame of a method.
+fn frame(channel: u16, method: &[u8]) -> Vec<u8> {
     let size = u32::try_from(method.len()).expect("short").to_be_bytes();
-    [&[1][..], &channel.to_be_bytes(), &size, &method, &[0xce]].concat()
+    [&[1][..], &channel.to_be_bytes(), &size, method, &[0xce]].concat()
 }

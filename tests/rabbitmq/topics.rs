@@ -100,17 +100,17 @@ async fn shares_the_messages_of_a_group_among_its_readers() {
         held.push(next);
         (numbers.len(), readers.len())
     };
-    // Two readers may have ten out each.
+    // Each may have ten out, and one more that came before it took so many.
     let mut so_far = (0, 0);
-    while so_far.0 < 20 {
+    while so_far.0 < 20 || so_far.1 < 2 {
         so_far = tokio::select! {
             next = reader::next(&mut one) => hold(1, next),
             next = reader::next(&mut two) => hold(2, next),
         };
     }
-    assert_eq!(so_far, (20, 2));
     let different: BTreeSet<_> = numbers.iter().collect();
-    assert_eq!(different.len(), 20, "twice: {numbers:?}");
+    assert_eq!(different.len(), numbers.len(), "twice: {numbers:?}");
+    assert!(numbers.len() <= 22, "{} are out", numbers.len());
     drop((held, one, two));
     soon("the broker closes", broker.close()).await;
 }

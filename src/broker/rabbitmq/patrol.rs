@@ -16,8 +16,7 @@ use crate::telemetry::metrics;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long messages may wait while none comes and nothing is out, before reading begins anew; doubles each time.
-const STALLED: Duration = Duration::from_secs(15);
+/// Reading begins anew no more rarely than this, however often it was for nothing.
 const STALLED_MAX: Duration = Duration::from_secs(600);
 
 /// Looks around until the broker is closed.
@@ -74,20 +73,19 @@ async fn look(shared: &Shared, over: &mut Option<(Arc<Up>, Channel)>) {
 
 /// Begins anew what does not get what waits for it.
 fn restart_stalled(shared: &Shared, stalls: &mut BTreeMap<String, (Duration, Instant)>) {
+    let first = shared.settings.stalled_after;
     for session in shared.sessions() {
         let place = session.place();
         let name = place.address.to_string();
         // One whose channel is gone begins anew by itself.
         let can_read = shared.consume.now().is_some() && session.channel().status().connected();
-        let Some(idle) = session.idle().filter(|_| can_read && place.counts.ready() > 0) else {
-            continue;
-        };
-        let (patience, last) = stalls.get(&name).copied().unwrap_or((STALLED, Instant::now()));
+        let Some(idle) = session.stalled(can_read && place.counts.ready() > 0) else { continue };
+        let (patience, last) = stalls.get(&name).copied().unwrap_or((first, Instant::now()));
         if idle < patience {
             continue;
         }
         // Another consumer may be the one that the server feeds: then it was for nothing, and is done ever more rarely.
-        let patience = if last.elapsed() < 4 * patience { (patience * 2).min(STALLED_MAX) } else { STALLED };
+        let patience = if last.elapsed() < 4 * patience { (patience * 2).min(STALLED_MAX) } else { first };
         stalls.insert(name.clone(), (patience, Instant::now()));
         metrics().rabbitmq_restarts.with_label_values(&[name.as_str(), "stalled"]).inc();
         tracing::warn!(

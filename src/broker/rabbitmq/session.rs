@@ -41,7 +41,7 @@ pub(super) struct Session {
     /// Something was given back.
     given_back: Notify,
     /// Somebody found that it has stalled.
-    stalled: Notify,
+    restarted: Notify,
     /// The channel is known to be gone. The library's own word for it costs a lock that it takes for each frame.
     is_lost: AtomicBool,
     /// When something came last, in milliseconds since the session began.
@@ -55,6 +55,8 @@ struct State {
     back: BTreeMap<Tag, Waiting>,
     /// Handed out, and not settled.
     out: usize,
+    /// Since when messages were seen to wait, and when something had come last by then.
+    waits: Option<(Instant, u64)>,
     /// Nobody reads any more: what comes back goes to the server.
     has_ended: bool,
 }
@@ -85,7 +87,7 @@ impl Session {
             waiting_max: usize::from(prefetch / 4).clamp(1, 1024),
             state: Mutex::default(),
             given_back: Notify::new(),
-            stalled: Notify::new(),
+            restarted: Notify::new(),
             is_lost: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             began: Instant::now(),
@@ -111,13 +113,18 @@ impl Session {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How long nothing has come, while nothing is out.
-    pub(super) fn idle(&self) -> Option<Duration> {
-        let state = self.lock();
-        if state.out > 0 || !state.back.is_empty() {
+    /// Called with each look at the queue: for how long messages were seen to wait there, while nothing came and nothing is
+    /// out. What is seen for the first time may be on its way.
+    pub(super) fn stalled(&self, messages_wait: bool) -> Option<Duration> {
+        let mut state = self.lock();
+        if !messages_wait || state.has_ended || state.out > 0 || !state.back.is_empty() {
+            state.waits = None;
             return None;
         }
-        Some(Duration::from_millis(self.age().saturating_sub(self.moved.load(Ordering::Relaxed))))
+        let moved = self.moved.load(Ordering::Relaxed);
+        let (since, _) = state.waits.filter(|(_, then)| *then == moved).unwrap_or_else(|| (Instant::now(), moved));
+        state.waits = Some((since, moved));
+        Some(since.elapsed())
     }
 
     /// What was given back and is due, oldest first, as long as `take` will have it.
@@ -150,12 +157,12 @@ impl Session {
 
     /// Waits until the session is to begin anew.
     pub(super) async fn restarted(&self) {
-        self.stalled.notified().await;
+        self.restarted.notified().await;
     }
 
     /// Messages wait and none come: it begins anew.
     pub(super) fn restart(&self) {
-        self.stalled.notify_one();
+        self.restarted.notify_one();
     }
 
     /// The queue or stream that it reads.

@@ -37,6 +37,8 @@ pub struct Settings {
     /// the others pay with one attempt at most. Queues with a single active consumer in the topology are left out, as
     /// they would change hands.
     pub suspects_apart: bool,
+    /// How long messages may wait while none comes and nothing is out, before reading begins anew.
+    pub stalled_after: Duration,
     /// What is there, or to be made.
     pub topology: Topology,
     /// Where what has no binding of its own is published to; `None`: the default exchange, which knows every queue by its
@@ -124,6 +126,7 @@ impl Default for Settings {
             prefetch_count: 10,
             prefetch_global: false,
             suspects_apart: true,
+            stalled_after: Duration::from_secs(15),
             topology: Topology::default(),
             exchange: None,
             queue_kind: QueueKind::Quorum,

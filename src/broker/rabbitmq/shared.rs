@@ -232,12 +232,15 @@ impl Shared {
         }
     }
 
-    /// How often a message came and was not tried.
-    pub(super) fn forgiven(&self, place: &Place, message: &MessageId) -> u32 {
-        let state = self.lock();
+    /// How often a message came and was not tried. Where the server `counts`, it counts all of them each time; where it has
+    /// only a flag, that is forgiven once.
+    pub(super) fn forgiven(&self, place: &Place, message: &MessageId, counts: bool) -> u32 {
+        let mut state = self.lock();
         if state.forgiven.is_empty() {
             return 0;
         }
-        state.forgiven.get(&(Arc::clone(&place.name), message.clone())).copied().unwrap_or(0)
+        let of = (Arc::clone(&place.name), message.clone());
+        let times = if counts { state.forgiven.get(&of).copied() } else { state.forgiven.remove(&of) };
+        times.unwrap_or(0)
     }
 }

@@ -111,15 +111,25 @@ impl RabbitSubscription {
         Opening { shared: Arc::clone(&self.shared), reading: self.reading.clone(), seen: self.seen }
     }
 
-    /// Everything that was out before has come: the rest may come as many at a time as it should.
+    /// Once everything that was out before has come, the rest may come as many at a time as it should. The narrow consumer is
+    /// cancelled while the only delivery that it may have is here: one that is on its way then would be counted. Until
+    /// that one is settled it is out beside the prefetch.
     fn widen(&mut self) {
-        let opening = self.opening();
         let Some(open) = &self.open else { return };
+        if !self.seen.something_new || open.prefetch == self.reading.prefetch || self.widening.is_some() {
+            return;
+        }
+        let opening = self.opening();
         let (channel, narrow) = (open.session.channel().clone(), open.consumer.tag());
-        self.widening = Some(Box::pin(async move {
+        let mut widening: Widening = Box::pin(async move {
             channel.basic_cancel(narrow, BasicCancelOptions::default()).await?;
             opening.consume(&channel).await
-        }));
+        });
+        // Asked once, the library has the frame in line to be written, before any acknowledgement.
+        self.widening = Some(match (&mut widening).now_or_never() {
+            Some(wide) => Box::pin(std::future::ready(wide)),
+            None => widening,
+        });
     }
 
     /// The consumer that takes more is there.
@@ -294,7 +304,7 @@ fn received(
                 1
             }
         };
-        let forgiven = shared.forgiven(&reading.place, &delivery.message.id);
+        let forgiven = shared.forgiven(&reading.place, &delivery.message.id, counted.is_some());
         for _ in forgiven..times.min(FAILURES_MAX as u32) {
             let text = "the server delivered it again: the engine, its connection or the server ended while it was out";
             let code = ReasonCode::OperationCanceled;
@@ -332,9 +342,6 @@ impl Subscription for RabbitSubscription {
                 continue;
             };
             let session = Arc::clone(&open.session);
-            if self.seen.something_new && open.prefetch != self.reading.prefetch && self.widening.is_none() {
-                self.widen();
-            }
             while self.sending_on.next().now_or_never().flatten().is_some() {}
             let taken = self.take(max);
             if let Some(why) = taken.lost {
@@ -344,6 +351,8 @@ impl Subscription for RabbitSubscription {
                 self.lose(&why);
                 continue;
             }
+            // Before what has come can be settled.
+            self.widen();
             if !taken.items.is_empty() {
                 let items = self.keep_early(taken.items, &session);
                 if !items.is_empty() {
