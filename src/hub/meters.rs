@@ -86,7 +86,10 @@ impl Meters {
         }
         self.done.inc_by(done);
         self.consumed.inc_by(consumed);
-        let oldest = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).min().unwrap_or(now);
-        self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
+        // What somebody published without a time says nothing about it.
+        let times = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).filter(|at| *at > 0);
+        if let Some(oldest) = times.min() {
+            self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
+        }
     }
 }

@@ -69,6 +69,8 @@ impl DeadLetter {
         let mut letter = original.clone();
         letter.not_before = None;
         letter.expires_at = None;
+        // Nobody looks after it but who keeps it: that the message itself might have been lost is no reason to lose it now.
+        letter.transient = false;
         let mut headers = Headers::with_capacity(original.headers.size() + 512);
         for (name, value) in original.headers.iter().filter(|(name, _)| !name.starts_with(PREFIX)) {
             headers.append(name, value);

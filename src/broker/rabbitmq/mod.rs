@@ -10,6 +10,7 @@ pub(crate) mod baseline;
 mod browse;
 mod declared;
 mod errors;
+mod forgiven;
 mod leaving;
 mod link;
 mod opening;

@@ -10,7 +10,7 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::publisher::Publisher;
+use super::{forgiven::Forgiven, publisher::Publisher};
 use crate::{broker::AddressStats, message::Address, telemetry::metrics};
 
 /// A queue or topic as it is used here.
@@ -25,6 +25,7 @@ pub(super) struct Place {
     /// Takes copies for later.
     pub(super) publisher: Arc<Publisher>,
     pub(super) counts: Counts,
+    pub(super) forgiven: Forgiven,
 }
 
 /// What is counted of a place.

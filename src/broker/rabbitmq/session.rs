@@ -66,6 +66,8 @@ struct State {
 struct Waiting {
     delivery: Delivery,
     due: Option<Instant>,
+    /// Its last attempt failed: should the channel go, the server rightly counts it.
+    has_failed: bool,
 }
 
 /// Something is told to the server, once, without waiting for it: an acknowledgement has no answer, and the frame is in line
@@ -189,11 +191,14 @@ impl Session {
         Deliveries::new(items, Arc::clone(self) as Arc<dyn Settler>)
     }
 
-    /// Tells the server what it can be told in one frame, and the rest if it is too much to wait for one.
-    fn tell_enough(&self, state: &mut MutexGuard<'_, State>) {
+    /// Tells the server what it can be told in one frame, and the rest if it is too much to wait for one. Says whether there
+    /// was anything.
+    fn tell_enough(&self, state: &mut MutexGuard<'_, State>) -> bool {
         let waiting_max = if state.has_ended { 1 } else { self.waiting_max };
         let told = state.acks.tell(waiting_max);
+        let is_any = told != Told::default();
         self.tell(state, told);
+        is_any
     }
 
     /// Tells the server what it was not told yet: nothing else is to be done.
@@ -246,7 +251,8 @@ impl Session {
     /// What was prefetched and not handed out, for the count of what was never tried: the channel is lost.
     pub(super) fn untried(&self) -> Vec<Delivery> {
         self.is_lost.store(true, Ordering::Relaxed);
-        std::mem::take(&mut self.lock().back).into_values().map(|one| one.delivery).collect()
+        let back = std::mem::take(&mut self.lock().back);
+        back.into_values().filter(|one| !one.has_failed).map(|one| one.delivery).collect()
     }
 
     /// Why nothing can be settled any more.
@@ -258,14 +264,15 @@ impl Session {
     }
 
     /// Keeps deliveries here, to be handed out again.
-    fn take_back(&self, deliveries: impl IntoIterator<Item = (Delivery, Option<Instant>)>) {
+    fn take_back(&self, waiting: impl IntoIterator<Item = Waiting>) {
         let mut state = self.lock();
-        for (delivery, due) in deliveries {
+        for one in waiting {
+            let tag = one.delivery.tag;
             if state.has_ended {
-                state.acks.told(delivery.tag);
-                self.requeue(&state, delivery.tag);
+                state.acks.told(tag);
+                self.requeue(&state, tag);
             } else {
-                state.back.insert(delivery.tag, Waiting { delivery, due });
+                state.back.insert(tag, one);
             }
         }
         drop(state);
@@ -286,7 +293,8 @@ impl Session {
                     Ok(()) => state.acks.settled(one.delivery.tag),
                     Err(error) => {
                         failed.get_or_insert(error);
-                        waiting.push((one.delivery, Some(now + one.after)));
+                        let Later { delivery, after, has_failed } = one;
+                        waiting.push(Waiting { delivery, due: Some(now + after), has_failed });
                     }
                 }
             }
@@ -305,6 +313,7 @@ impl Session {
 struct Later {
     delivery: Delivery,
     after: Duration,
+    has_failed: bool,
 }
 
 impl Later {
@@ -320,6 +329,14 @@ impl Later {
     }
 }
 
+/// Whether nothing more comes of this delivery here, but a copy at most.
+fn ends(how: &Settlement) -> bool {
+    match how {
+        Settlement::Accept | Settlement::DeadLetter { .. } => true,
+        Settlement::Redeliver { after, .. } | Settlement::Release { after } => !after.is_zero(),
+    }
+}
+
 /// The attempt did not succeed: the next one follows.
 fn failed(mut delivery: Delivery, failure: FailedAttempt) -> Delivery {
     delivery.attempt = delivery.attempt.saturating_add(1);
@@ -331,6 +348,7 @@ fn failed(mut delivery: Delivery, failure: FailedAttempt) -> Delivery {
 impl Settler for Session {
     async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
         self.place.counts.back(settled.len());
+        self.place.forgiven.forget(settled.iter().filter(|(_, how)| ends(how)).map(|(delivery, _)| delivery));
         if self.is_lost.load(Ordering::Relaxed) {
             self.lock().out -= settled.len();
             return Err(self.lost());
@@ -351,16 +369,23 @@ impl Settler for Session {
                         state.acks.settled(delivery.tag);
                     }
                     Settlement::Redeliver { after, failure } if after.is_zero() => {
-                        back.push((failed(delivery, *failure), None))
+                        back.push(Waiting { delivery: failed(delivery, *failure), due: None, has_failed: true });
                     }
                     Settlement::Redeliver { after, failure } => {
-                        later.push(Later { delivery: failed(delivery, *failure), after })
+                        later.push(Later { delivery: failed(delivery, *failure), after, has_failed: true });
                     }
-                    Settlement::Release { after } if after.is_zero() => back.push((delivery, None)),
-                    Settlement::Release { after } => later.push(Later { delivery, after }),
+                    Settlement::Release { after } if after.is_zero() => {
+                        back.push(Waiting { delivery, due: None, has_failed: false });
+                    }
+                    Settlement::Release { after } => later.push(Later { delivery, after, has_failed: false }),
                 }
             }
-            self.tell_enough(&mut state);
+            // Where nothing is told now, or copies are to be sent, the library has to say whether the channel is there: the
+            // server has given back what came over one that is not.
+            if !self.tell_enough(&mut state) || !later.is_empty() {
+                let is_there = self.channel.status().connected();
+                self.is_lost.fetch_or(!is_there, Ordering::Relaxed);
+            }
         }
         if self.is_lost.load(Ordering::Relaxed) {
             return Err(self.lost());
@@ -383,6 +408,6 @@ impl Settler for Session {
     fn release(&self, released: Vec<Delivery>) {
         self.place.counts.back(released.len());
         self.lock().out -= released.len();
-        self.take_back(released.into_iter().map(|delivery| (delivery, None)));
+        self.take_back(released.into_iter().map(|delivery| Waiting { delivery, due: None, has_failed: false }));
     }
 }

@@ -2,7 +2,7 @@
 //! known of messages that came back untried.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     declared,
+    forgiven::Forgiven,
     leaving::Leaving,
     link::{Link, Up},
     place::{Counts, Place},
@@ -21,15 +22,10 @@ use super::{
     settings::Settings,
     topology::{RUNG_DELAYS, Topology, rung},
 };
-use crate::{
-    broker::{BrokerError, Delivery},
-    message::{Address, MessageId},
-};
+use crate::{broker::BrokerError, message::Address};
 
 /// Retry queues up to this delay are made at the start.
 const RUNGS_AT_ONCE: Duration = Duration::from_secs(60);
-/// Most messages whose untried deliveries are remembered.
-const FORGIVEN_MAX: usize = 100_000;
 
 /// What all parts of the broker share.
 #[derive(Debug)]
@@ -56,8 +52,6 @@ struct State {
     /// By the queue on the server.
     places: BTreeMap<Arc<str>, Arc<Place>>,
     sessions: Vec<Weak<Session>>,
-    /// Deliveries of a message that the server counted and nobody tried, by queue and id.
-    forgiven: HashMap<(Arc<str>, MessageId), u32>,
     /// What is wrong with what was declared.
     trouble: Option<String>,
 }
@@ -121,6 +115,7 @@ impl Shared {
             group: group.cloned(),
             publisher: Arc::clone(&self.publisher),
             counts: Counts::new(address),
+            forgiven: Forgiven::default(),
         });
         state.places.insert(Arc::clone(name), Arc::clone(&place));
         place
@@ -218,29 +213,5 @@ impl Shared {
                 tracing::error!(source = %address, "somebody deleted it, and it cannot be made again: {error}")
             }
         }
-    }
-
-    /// These came, were not tried, and are delivered again by a server that counts that.
-    pub(super) fn forgive<'a>(&self, place: &Place, untried: impl IntoIterator<Item = &'a Delivery>) {
-        let mut state = self.lock();
-        for delivery in untried {
-            if state.forgiven.len() >= FORGIVEN_MAX {
-                return;
-            }
-            let times = state.forgiven.entry((Arc::clone(&place.name), delivery.message.id.clone())).or_default();
-            *times = times.saturating_add(1);
-        }
-    }
-
-    /// How often a message came and was not tried. Where the server `counts`, it counts all of them each time; where it has
-    /// only a flag, that is forgiven once.
-    pub(super) fn forgiven(&self, place: &Place, message: &MessageId, counts: bool) -> u32 {
-        let mut state = self.lock();
-        if state.forgiven.is_empty() {
-            return 0;
-        }
-        let of = (Arc::clone(&place.name), message.clone());
-        let times = if counts { state.forgiven.get(&of).copied() } else { state.forgiven.remove(&of) };
-        times.unwrap_or(0)
     }
 }

@@ -139,14 +139,14 @@ impl RabbitSubscription {
         open.prefetch = self.reading.prefetch;
         // What came while it was cancelled.
         while let Some(Some(Ok(raw))) = narrow.next().now_or_never() {
-            received_one(open, raw, &mut self.seen, &self.reading, &self.shared);
+            received_one(open, raw, &mut self.seen, &self.reading);
         }
     }
 
     /// What is there now.
     fn take(&mut self, max: BatchMax) -> Taken {
         let is_widening = self.widening.is_some();
-        let Self { open, seen, reading, shared, .. } = self;
+        let Self { open, seen, reading, .. } = self;
         let Some(open) = open else { return Taken { items: Vec::new(), lost: None } };
         let mut batch = Batch { max, count: 0, bytes: 0 };
         let mut items = open.session.due(Instant::now(), |delivery| batch.takes(delivery));
@@ -168,7 +168,7 @@ impl RabbitSubscription {
                 Some(Some(Ok(raw))) => {
                     let now = *now.get_or_insert_with(now_ms);
                     last = Some(raw.delivery_tag);
-                    open.unread.extend(received(&open.session, raw, now, seen, reading, shared));
+                    open.unread.extend(received(&open.session, raw, now, seen, reading));
                 }
                 Some(Some(Err(error))) => break Some(error.to_string()),
                 Some(None) => break Some("the server cancelled the consumer".to_owned()),
@@ -188,7 +188,7 @@ impl RabbitSubscription {
         // What the library has and nobody saw.
         while let Some(Some(next)) = open.consumer.next().now_or_never() {
             let Ok(raw) = next else { continue };
-            received_one(&mut open, raw, &mut self.seen, &self.reading, &self.shared);
+            received_one(&mut open, raw, &mut self.seen, &self.reading);
         }
         let is_cancelled = open.session.channel().status().connected();
         let reason = if is_cancelled { "cancelled" } else { "lost" };
@@ -199,7 +199,7 @@ impl RabbitSubscription {
             self.shared.leave(Leaving::begin(open, widening));
         } else {
             // They come again, and nobody has tried them.
-            self.shared.forgive(&self.reading.place, open.session.untried().iter().chain(&open.unread));
+            self.reading.place.forgiven.add(open.session.untried().iter().chain(&open.unread));
             self.shared.consume.suspect();
         }
     }
@@ -257,9 +257,9 @@ impl Batch {
 }
 
 /// As [`received`], one by one.
-fn received_one(open: &mut Open, raw: lapin::message::Delivery, seen: &mut Seen, reading: &Reading, shared: &Shared) {
+fn received_one(open: &mut Open, raw: lapin::message::Delivery, seen: &mut Seen, reading: &Reading) {
     open.session.arrived(raw.delivery_tag);
-    open.unread.extend(received(&open.session, raw, now_ms(), seen, reading, shared));
+    open.unread.extend(received(&open.session, raw, now_ms(), seen, reading));
 }
 
 /// A delivery as the server sent it; `None` for what a stream was only asked for to begin early enough.
@@ -269,7 +269,6 @@ fn received(
     now: UnixMs,
     seen: &mut Seen,
     reading: &Reading,
-    shared: &Shared,
 ) -> Option<Delivery> {
     let tag = raw.delivery_tag;
     seen.something_new |= !raw.redelivered;
@@ -304,7 +303,7 @@ fn received(
                 1
             }
         };
-        let forgiven = shared.forgiven(&reading.place, &delivery.message.id, counted.is_some());
+        let forgiven = reading.place.forgiven.of(&delivery.message.id, counted.is_some());
         for _ in forgiven..times.min(FAILURES_MAX as u32) {
             let text = "the server delivered it again: the engine, its connection or the server ended while it was out";
             let code = ReasonCode::OperationCanceled;
@@ -391,7 +390,7 @@ impl Subscription for RabbitSubscription {
                 }
                 next = open.consumer.next(), if !is_widening => match next {
                     Some(Ok(raw)) => {
-                        received_one(open, raw, &mut self.seen, &self.reading, &self.shared);
+                        received_one(open, raw, &mut self.seen, &self.reading);
                         // More is most often right behind it: whoever reads the socket may be waiting for this core.
                         std::thread::yield_now();
                     }
