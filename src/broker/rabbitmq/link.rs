@@ -195,7 +195,8 @@ impl Link {
             let jittered = pause.mul_f64(crate::message::random());
             tokio::select! {
                 () = stop.cancelled() => return None,
-                () = self.pause(jittered) => {}
+                // A server that has just begun to listen may need another moment: not one as long as it was away.
+                it_answers = self.pause(jittered) => if it_answers { pause = PAUSE_MIN.min(pause) },
             }
             let error = tokio::select! {
                 () = stop.cancelled() => return None,
@@ -226,17 +227,18 @@ impl Link {
         }
     }
 
-    /// A pause that ends sooner when a server answers that did not.
-    async fn pause(&self, pause: Duration) {
+    /// A pause that ends sooner when a server answers that did not, and says so.
+    async fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         let mut was_silent = false;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             sleep(left.min(KNOCK_EVERY)).await;
             match self.answers().await {
-                true if was_silent => return,
+                true if was_silent => return true,
                 answers => was_silent |= !answers,
             }
         }
+        false
     }
 
     async fn answers(&self) -> bool {
