@@ -9,6 +9,7 @@ use crate::{
     broker::{Broker, Deliveries, PublishError},
     message::{Address, FailureKind, Message, Outbound, Outcome, ReasonCode},
     route::Route,
+    settle::DeadLetter,
     telemetry::metrics,
 };
 
@@ -92,15 +93,31 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
 /// Keeps dead letters. Returns, for each, whether it is confirmed; one that is not must not be settled.
 pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters: Vec<Arc<Message>>) -> Vec<bool> {
     let mut kept = vec![true; letters.len()];
-    if let Err(failures) = broker.publish(to, letters).await {
-        for (place, error) in &failures.0 {
-            count_failure(broker, to, error);
-            if let Some(kept) = kept.get_mut(*place) {
-                *kept = false;
-            }
+    let Err(failures) = broker.publish(to, letters.clone()).await else { return kept };
+    let mut failures = failures.0;
+    // One with more headers than the system takes is kept with fewer: it would come again for ever.
+    let mut cut = Vec::new();
+    for (place, error) in &failures {
+        let is_large = matches!(error, PublishError::TooLarge { .. });
+        if let Some(letter) = letters.get(*place).filter(|_| is_large).and_then(|letter| DeadLetter::cut(letter)) {
+            cut.push((*place, Arc::new(letter)));
         }
-        let (count, error) = (failures.0.len(), failures.0.first().map(|(_, error)| error.to_string()));
-        let error = error.unwrap_or_default();
+    }
+    if !cut.is_empty() {
+        let places: Vec<usize> = cut.iter().map(|(place, _)| *place).collect();
+        let again = broker.publish(to, cut.into_iter().map(|(_, letter)| letter).collect()).await;
+        let again = again.err().map(|failures| failures.0).unwrap_or_default();
+        failures.retain(|(place, _)| !places.contains(place));
+        failures.extend(again.into_iter().filter_map(|(at, error)| Some((*places.get(at)?, error))));
+    }
+    for (place, error) in &failures {
+        count_failure(broker, to, error);
+        if let Some(kept) = kept.get_mut(*place) {
+            *kept = false;
+        }
+    }
+    if let Some((_, error)) = failures.first() {
+        let count = failures.len();
         tracing::error!(dead_letters = %to, count, "dead letters could not be kept; their messages stay: {error}");
     }
     kept

@@ -23,6 +23,10 @@ const HEADER_HANDLER_CODE: &str = "x-helix-dead-handler-code";
 const HEADER_BACKTRACE: &str = "x-helix-dead-backtrace";
 const HEADER_ATTEMPTS: &str = "x-helix-dead-attempts";
 const HEADER_EXPIRES: &str = "x-helix-dead-expires-at";
+/// How many headers of the message had no room in the letter.
+const HEADER_LEFT_OUT: &str = "x-helix-dead-headers-left-out";
+/// Bytes of headers that any system takes.
+const CUT_BYTES: usize = 16 * 1024;
 /// What these headers begin with; removed again when a letter is sent back.
 const PREFIX: &str = "x-helix-dead-";
 
@@ -81,6 +85,27 @@ impl DeadLetter {
         }
         letter.headers = headers;
         letter
+    }
+
+    /// The same letter with fewer headers, for a system that has no room for all of them: its own record comes first, then
+    /// the message's as far as they fit. `None` where they are not what makes it large.
+    #[must_use]
+    pub fn cut(letter: &Message) -> Option<Message> {
+        if letter.headers.size() <= CUT_BYTES {
+            return None;
+        }
+        let is_ours = |name: &str| name.starts_with(PREFIX) && !matches!(name, HEADER_BACKTRACE | HEADER_ATTEMPTS);
+        let (mut headers, mut left_out) = (Headers::with_capacity(CUT_BYTES), 0_usize);
+        let ours = letter.headers.iter().filter(|(name, _)| is_ours(name));
+        for (name, value) in ours.chain(letter.headers.iter().filter(|(name, _)| !is_ours(name))) {
+            if headers.size() + name.len() + value.len() <= CUT_BYTES {
+                headers.append(name, value);
+            } else {
+                left_out += 1;
+            }
+        }
+        headers.append(HEADER_LEFT_OUT, &left_out.to_string());
+        Some(Message { headers, ..letter.clone() })
     }
 
     fn write(&self, headers: &mut Headers) {
@@ -220,5 +245,24 @@ mod tests {
         let read = DeadLetter::read(&long.wrap(&Message::default())).expect("a letter");
         let numbers: Vec<_> = read.attempts.iter().map(|attempt| attempt.attempt).collect();
         assert_eq!((numbers.len(), numbers.first(), numbers.last()), (ATTEMPTS_KEPT, Some(&1), Some(&100)));
+    }
+
+    #[test]
+    fn a_letter_that_is_cut_keeps_its_record_and_says_what_is_missing() {
+        let mut original = Message::new("order.created", "x", 1);
+        (0..100).for_each(|n| original.headers.append(&format!("big-{n}"), &"v".repeat(1000)));
+        assert_eq!(DeadLetter::cut(&Message::new("order.created", "x", 1)), None);
+        let letter = letter().wrap(&original);
+        let cut = DeadLetter::cut(&letter).unwrap();
+        assert!(cut.headers.size() <= CUT_BYTES + 100);
+        assert_eq!(DeadLetter::read(&cut).unwrap().code, letter_code(&letter));
+        assert_eq!((cut.id, cut.payload), (letter.id.clone(), letter.payload.clone()));
+        let left_out: usize = cut.headers.get(HEADER_LEFT_OUT).unwrap().parse().unwrap();
+        assert_eq!(cut.headers.len() - 1 + left_out, letter.headers.len());
+        assert!(left_out > 80 && cut.headers.get("big-0").is_some());
+    }
+
+    fn letter_code(letter: &Message) -> ReasonCode {
+        DeadLetter::read(letter).unwrap().code
     }
 }
