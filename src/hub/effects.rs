@@ -72,13 +72,9 @@ async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]
         count_failure(broker, &group.to, &error);
         tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
         if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
-            let is_away = matches!(
-                error,
-                PublishError::NoSpace { .. } | PublishError::Unavailable(_) | PublishError::Unconfirmed(_)
-            );
+            let is_away = matches!(error, PublishError::NoSpace { .. } | PublishError::Unavailable(_));
             if is_away {
-                // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker. What
-                // was sent and not confirmed comes again under the same id.
+                // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker.
                 *verdict = Verdict::NotTried(SETBACK);
                 continue;
             }

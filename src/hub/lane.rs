@@ -334,7 +334,7 @@ impl Lane {
             let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
             if failed.contains(&sequence) {
                 *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_))) {
+            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_)) | Verdict::NotTried(_)) {
                 failed.push(sequence);
             }
         }
