@@ -19,10 +19,11 @@ use tokio::sync::oneshot;
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Count, Declaration, Deliveries,
     Delivery, KeepAlive, Page, PublishFailures, Settler, Subscribe, Subscription, Tag,
+    commit::{Answer, Safe, answering, safely},
 };
 use crate::{
     message::{Address, FailedAttempt, Kind, Message, ReasonCode, Settlement, now_ms, remember},
-    store::{Batch, Change, LedgerKey, Need, Note, Store, StoreError, Then},
+    store::{Batch, Change, LedgerKey, Need, Note, Store},
 };
 
 /// A broker whose attempts are counted in a store.
@@ -152,8 +153,7 @@ impl Ledger {
             };
             changes.push(Change::Attempts { of: LedgerKey { place: Arc::clone(&self.place), message }, note });
         }
-        // Whoever waited may have gone away.
-        let then = answer.map(|answer| Box::new(move |result| drop(answer.send(result))) as Then);
+        let then = answer.map(answering);
         self.store.submit(Batch { changes, need: Need::MustHappen, permit: None, then });
     }
 
@@ -195,8 +195,6 @@ impl Ledger {
     }
 }
 
-type Answer = oneshot::Sender<Result<(), Arc<StoreError>>>;
-
 /// What names a message at its place.
 fn identity(delivery: &Delivery) -> String {
     match delivery.position {
@@ -216,8 +214,6 @@ fn failed(note: &mut Note, failure: FailedAttempt) {
     note.attempt = note.attempt.saturating_add(1);
 }
 
-/// Says when something is on disk.
-type Safe = oneshot::Receiver<Result<(), Arc<StoreError>>>;
 /// Deliveries that wait for their attempts to be on disk.
 type Begun = (Deliveries, Safe);
 
@@ -274,14 +270,11 @@ impl Subscription for CountedSubscription {
             }
         }
         if let Some((_, safe)) = &mut self.begun {
-            let answer = safe.await;
+            let written = safely(safe).await;
             let begun = self.begun.take();
-            match answer {
-                Ok(Ok(())) => return Ok(begun.map(|(deliveries, _)| deliveries)),
-                // Dropped, they go back.
-                Ok(Err(error)) => return Err(BrokerError::Storage(error)),
-                Err(_) => {}
-            }
+            // Dropped, they go back.
+            written?;
+            return Ok(begun.map(|(deliveries, _)| deliveries));
         }
         Err(BrokerError::Closed)
     }
@@ -377,10 +370,7 @@ impl Settler for CountingSettler {
             self.lock().insert(message.clone(), delivery.tag);
             let (answer, safe) = oneshot::channel();
             self.ledger.write([(message, Some(note))], Some(answer));
-            match safe.await {
-                Ok(result) => result.map_err(|error| BrokerError::Storage(error))?,
-                Err(_) => return Err(BrokerError::Closed),
-            }
+            safely(safe).await?;
         }
         self.inner.count_attempt(delivery, failure).await
     }

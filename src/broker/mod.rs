@@ -6,6 +6,7 @@
 //!
 //! Start at [`Broker`], then [`Subscription`] and [`Deliveries`].
 
+mod commit;
 mod counted;
 mod delivery;
 pub mod embedded;

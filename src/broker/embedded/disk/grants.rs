@@ -2,22 +2,19 @@
 //! commit takes as long as many calls: a fast reader finds its next batches safe already, a slow one is never given
 //! more than it asks for, so that little is out that was not begun should the process end.
 
-use std::{collections::VecDeque, future::pending, sync::Arc};
+use std::{collections::VecDeque, future::pending};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
-use crate::{
-    broker::{BatchMax, BrokerError, Deliveries},
-    store::StoreError,
+use crate::broker::{
+    BatchMax, BrokerError, Deliveries,
+    commit::{Safe, safely},
 };
 
 /// Most deliveries that wait for a fast reader.
 const AHEAD_MAX: usize = 2048;
 /// What a reader begins with that waits for the disk more than it works.
 const AHEAD_MIN: usize = 128;
-
-/// The answer to a submission.
-pub(super) type Safe = oneshot::Receiver<Result<(), Arc<StoreError>>>;
 
 /// Batches of one subscription, first in, first out.
 #[derive(Debug, Default)]
@@ -66,14 +63,9 @@ impl Grants {
         let came = *self.came.get_or_insert_with(Instant::now);
         let Some(first) = self.waiting.front_mut() else { return pending().await };
         if let Some(safe) = &mut first.safe {
-            let answer = safe.await;
+            let written = safely(&mut *safe).await;
             first.safe = None;
-            let error = match answer {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(BrokerError::Storage(error)),
-                Err(_) => Some(BrokerError::Closed),
-            };
-            if let Some(error) = error {
+            if let Err(error) = written {
                 self.waiting.clear();
                 self.count = 0;
                 return Err(error);

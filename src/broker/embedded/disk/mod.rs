@@ -10,32 +10,18 @@ mod topic;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
-
-use self::grants::Safe;
 pub(super) use self::{
     queue::{DiskQueue, Memory},
     topic::DiskTopic,
 };
 use crate::{
-    broker::{BrokerError, PublishError},
+    broker::{
+        BrokerError, PublishError,
+        commit::{answering, safely},
+    },
     message::{Address, Message},
-    store::{Permit, Purpose, Store, StoreError, StoreStatus, Then},
+    store::{Permit, Purpose, Store, StoreError, StoreStatus},
 };
-
-/// Tells who waits what became of a submission.
-fn answering(answer: oneshot::Sender<Result<(), Arc<StoreError>>>) -> Then {
-    // Whoever waited may have gone away.
-    Box::new(move |result| drop(answer.send(result)))
-}
-
-/// Waits until what was submitted is on disk.
-async fn safely(safe: Safe) -> Result<(), BrokerError> {
-    match safe.await {
-        Ok(result) => result.map_err(|error| BrokerError::Storage(error)),
-        Err(_) => Err(BrokerError::Closed),
-    }
-}
 
 /// Fails where nothing is written any more.
 fn check(store: &Store) -> Result<(), BrokerError> {
