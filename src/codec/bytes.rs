@@ -1,4 +1,4 @@
-//! Bytes as text: base64. Source: RFC 4648, section 4; written with padding, read with and without.
+//! Bytes as text: base64, and percent-encoding. Source: RFC 4648, section 4; written with padding, read with and without.
 
 use base64::{
     Engine as _,
@@ -21,6 +21,13 @@ pub fn to_base64(bytes: &[u8]) -> String {
 #[must_use]
 pub fn to_base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The text as a part of a URL: everything but unreserved characters by its bytes. Source: RFC 3986, section 2.3.
+#[must_use]
+pub fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// The bytes behind base64; `None` where the text is something else.

@@ -115,8 +115,8 @@ impl Link {
         Ok(Arc::new(Up::new(connection)))
     }
 
-    /// Keeps it up until `stop`. `first` is a connection that was made already; `restore` puts back what belongs to a new
-    /// one before anybody else may use it.
+    /// Keeps it up until `stop`. `first` is a connection that was made already, with everything that belongs to it; `restore`
+    /// puts that back on a new one before anybody else may use it.
     pub(super) async fn run<R: Future<Output = ()>>(
         &self,
         mut first: Option<Arc<Up>>,
@@ -124,16 +124,20 @@ impl Link {
         stop: CancellationToken,
     ) {
         while !stop.is_cancelled() {
-            let made = match first.take() {
-                Some(up) => Some(up),
-                None => self.connect_again(&stop).await,
+            let (up, is_new) = match first.take() {
+                Some(up) => (up, false),
+                None => match self.connect_again(&stop).await {
+                    Some(up) => (up, true),
+                    None => break,
+                },
             };
-            let Some(up) = made else { break };
             // Listened to before anything is sent: what comes at once is not missed.
             let events = Box::pin(up.connection.events_listener());
-            tokio::select! {
-                () = restore(Arc::clone(&up)) => {}
-                () = stop.cancelled() => {}
+            if is_new {
+                tokio::select! {
+                    () = restore(Arc::clone(&up)) => {}
+                    () = stop.cancelled() => {}
+                }
             }
             self.show(1);
             self.state.send_replace(State::Up(Arc::clone(&up)));

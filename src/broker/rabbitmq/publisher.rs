@@ -2,8 +2,8 @@
 //! their publishers wait for; a large one has a channel for itself, because a server that finds it too large closes that.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -51,8 +51,8 @@ pub(super) struct Publisher {
     consume: Arc<Link>,
     targets: Targets,
     channel: Mutex<Option<(Arc<Up>, Channel)>>,
-    /// Delays whose queues are there, in milliseconds.
-    rungs: SyncMutex<BTreeSet<u128>>,
+    /// Exchanges of the retry queues that are there, by their delays.
+    rungs: SyncMutex<BTreeMap<Duration, ShortString>>,
 }
 
 /// A copy of a delivery that is to come again later.
@@ -147,7 +147,7 @@ impl Publisher {
     async fn frame(&self, to: &Address, message: &Arc<Message>, now: UnixMs) -> Result<Frame, PublishError> {
         let later = message.not_before.filter(|at| *at > now && to.kind == Kind::Queue);
         if let Some(at) = later {
-            let rung = self.rung(Duration::from_millis(at - now)).await?;
+            let rung = self.rung(rungs::choose(&RUNG_DELAYS, Duration::from_millis(at - now))).await?;
             // It comes to its queue by name, and waits again if that is too early.
             let properties = wire::outgoing(message, Some(Copy { attempt: 1, failures: &[] }), now);
             return Ok(Frame { exchange: rung, key: (&*to.name).into(), properties, payload: message.payload.clone() });
@@ -165,7 +165,7 @@ impl Publisher {
         for copy in &copies {
             let after = u64::try_from(copy.after.as_millis()).unwrap_or(u64::MAX);
             let delay = rungs::choose(&RUNG_DELAYS, copy.after);
-            let made = self.rung(copy.after).await.map(|exchange| {
+            let made = self.rung(delay).await.map(|exchange| {
                 let marks = Copy { attempt: copy.attempt, failures: &copy.failures };
                 let properties = if delay < copy.after {
                     let due = Some(now.saturating_add(after));
@@ -189,7 +189,7 @@ impl Publisher {
             {
                 if matches!(refusal, Refusal::Unroutable) {
                     // Somebody removed it: it is made again for the next.
-                    self.rungs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    self.forget_rungs();
                 }
                 let address = Address::queue(Arc::clone(&copy.queue));
                 *result = Err(self.error(&address, refusal, copy.message.size()));
@@ -199,13 +199,12 @@ impl Publisher {
     }
 
     /// The exchange of the retry queue for a delay, made where it is not there.
-    async fn rung(&self, after: Duration) -> Result<ShortString, PublishError> {
-        let delay = rungs::choose(&RUNG_DELAYS, after);
+    async fn rung(&self, delay: Duration) -> Result<ShortString, PublishError> {
+        if let Some(name) = self.lock_rungs().get(&delay) {
+            return Ok(name.clone());
+        }
         let rung = topology::rung(delay);
         let name: ShortString = (&*rung.name).into();
-        if self.rungs.lock().unwrap_or_else(PoisonError::into_inner).contains(&delay.as_millis()) {
-            return Ok(name);
-        }
         let unconfirmed =
             |error: String| PublishError::Unavailable(format!("the retry queue {} is not there: {error}", rung.name));
         let deadline = Instant::now() + self.settings.publish_timeout;
@@ -220,13 +219,17 @@ impl Publisher {
             Ok(Err(error)) => return Err(unconfirmed(error.to_string())),
             Err(_) => return Err(unconfirmed("RabbitMQ is away".to_owned())),
         }
-        self.rungs.lock().unwrap_or_else(PoisonError::into_inner).insert(delay.as_millis());
+        self.lock_rungs().insert(delay, name.clone());
         Ok(name)
     }
 
     /// What was declared on another connection may be gone.
     pub(super) fn forget_rungs(&self) {
-        self.rungs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.lock_rungs().clear();
+    }
+
+    fn lock_rungs(&self) -> MutexGuard<'_, BTreeMap<Duration, ShortString>> {
+        self.rungs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends frames in this order, and waits for what the server says of each.

@@ -220,7 +220,8 @@ impl Session {
     }
 
     /// Under the lock as well: an acknowledgement of all before a later delivery would take this one along.
-    fn requeue(&self, _: &MutexGuard<'_, State>, tag: Tag) {
+    fn requeue(&self, state: &mut MutexGuard<'_, State>, tag: Tag) {
+        state.acks.told(tag);
         say!(self, self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }));
     }
 
@@ -230,22 +231,15 @@ impl Session {
         let mut state = self.lock();
         state.has_ended = true;
         let told = state.acks.tell(1);
-        let back: Vec<Tag> =
-            std::mem::take(&mut state.back).into_keys().chain(unread.iter().map(|one| one.tag)).collect();
-        for tag in &back {
-            state.acks.told(*tag);
-        }
         self.tell(&state, told);
-        for tag in back {
-            self.requeue(&state, tag);
+        for tag in std::mem::take(&mut state.back).into_keys().chain(unread.iter().map(|one| one.tag)) {
+            self.requeue(&mut state, tag);
         }
     }
 
     /// Came after nobody read any more.
     pub(super) fn give_back(&self, tag: Tag) {
-        let mut state = self.lock();
-        state.acks.told(tag);
-        self.requeue(&state, tag);
+        self.requeue(&mut self.lock(), tag);
     }
 
     /// What was prefetched and not handed out, for the count of what was never tried: the channel is lost.
@@ -269,8 +263,7 @@ impl Session {
         for one in waiting {
             let tag = one.delivery.tag;
             if state.has_ended {
-                state.acks.told(tag);
-                self.requeue(&state, tag);
+                self.requeue(&mut state, tag);
             } else {
                 state.back.insert(tag, one);
             }

@@ -179,12 +179,8 @@ impl Shared {
     pub(super) async fn catch_up(&self) {
         let wanted = self.lock().undeclared.clone();
         let Some(up) = self.consume.now().filter(|_| wanted != Topology::default()) else { return };
-        match declared::declare(&up.connection, &wanted, &self.settings).await {
-            Ok(()) => self.lock().undeclared = Topology::default(),
-            Err(error) => {
-                tracing::error!("what the engine needs cannot be declared on RabbitMQ: {error}");
-                self.lock().trouble = Some(error.to_string());
-            }
+        if self.declare_over(&up, &wanted).await {
+            self.lock().undeclared = Topology::default();
         }
     }
 
@@ -192,14 +188,18 @@ impl Shared {
     pub(super) async fn restore(&self, up: Arc<Up>) {
         let declared = self.lock().declared.clone();
         self.publisher.forget_rungs();
-        let trouble = match declared::declare(&up.connection, &declared, &self.settings).await {
-            Ok(()) => None,
-            Err(error) => {
-                tracing::error!("what the engine needs cannot be declared on RabbitMQ: {error}");
-                Some(error.to_string())
-            }
-        };
-        self.lock().trouble = trouble;
+        self.declare_over(&up, &declared).await;
+    }
+
+    /// Declares while nobody waits for it: says what is wrong, and whether it was done.
+    async fn declare_over(&self, up: &Up, wanted: &Topology) -> bool {
+        let trouble = declared::declare(&up.connection, wanted, &self.settings).await.err();
+        if let Some(error) = &trouble {
+            tracing::error!("what the engine needs cannot be declared on RabbitMQ: {error}");
+        }
+        let is_done = trouble.is_none();
+        self.lock().trouble = trouble.map(|error| error.to_string());
+        is_done
     }
 
     /// A queue is gone that was there: makes it again, if it is one of ours.

@@ -212,13 +212,11 @@ impl RabbitSubscription {
             return items;
         }
         let (early, due): (Vec<_>, Vec<_>) = items.into_iter().partition(is_early);
-        let after =
-            |delivery: &Delivery| Duration::from_millis(delivery.message.not_before.unwrap_or(now).saturating_sub(now));
-        let settled: Vec<_> = early
-            .into_iter()
-            .map(|delivery| (after(&delivery), delivery))
-            .map(|(after, delivery)| (delivery, Settlement::Release { after }))
-            .collect();
+        let later = |delivery: Delivery| {
+            let left = delivery.message.not_before.unwrap_or(now).saturating_sub(now);
+            (delivery, Settlement::Release { after: Duration::from_millis(left) })
+        };
+        let settled: Vec<_> = early.into_iter().map(later).collect();
         let session = Arc::clone(session);
         session.are_out(settled.len());
         self.sending_on.push(Box::pin(async move {

@@ -7,7 +7,7 @@ use ureq::Agent;
 
 use crate::{
     broker::rabbitmq::{Credentials, Settings, topology::Binding},
-    codec::bytes::to_base64,
+    codec::bytes::{percent_encoded, to_base64},
 };
 
 /// How long the whole answer may take.
@@ -21,7 +21,7 @@ pub(super) fn of(settings: &Settings) -> Result<BTreeSet<String>, String> {
     let Credentials::Plain { user, password } = &settings.credentials else {
         return Err("the management API takes a user and a password, and rabbitmq.auth is external".to_owned());
     };
-    let url = format!("{base}/api/bindings/{}", encoded(&settings.vhost));
+    let url = format!("{base}/api/bindings/{}", percent_encoded(&settings.vhost));
     let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER));
     let authorization = format!("Basic {}", to_base64(format!("{user}:{}", password.reveal()).as_bytes()));
     let mut response = config
@@ -64,12 +64,6 @@ fn is(binding: &Binding, there: &Value) -> bool {
         && there["arguments"] == arguments
 }
 
-/// For a path. Source: RFC 3986, section 2.3.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +85,6 @@ mod tests {
         for key in ["source", "destination", "destination_type", "routing_key", "arguments"] {
             assert!(!there(key, json!("other")), "{key}");
         }
-        assert_eq!(encoded("/a b"), "%2Fa%20b");
+        assert_eq!(percent_encoded("/a b"), "%2Fa%20b");
     }
 }

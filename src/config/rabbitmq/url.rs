@@ -2,7 +2,7 @@
 //! be a password in any part that is wrong.
 
 use super::super::kind::Wrong;
-use crate::config::Secret;
+use crate::{codec::bytes::percent_encoded, config::Secret};
 
 /// A host, and its port where one is named.
 pub(super) type Node = (String, Option<u16>);
@@ -75,11 +75,11 @@ impl Url {
         let nodes: Vec<_> = self.nodes.iter().map(shown_node).collect();
         let scheme = if self.tls { "amqps" } else { "amqp" };
         let user = match (&self.user, &self.password) {
-            (Some(user), Some(_)) => format!("{}:***@", encoded(user)),
-            (Some(user), None) => format!("{}@", encoded(user)),
+            (Some(user), Some(_)) => format!("{}:***@", percent_encoded(user)),
+            (Some(user), None) => format!("{}@", percent_encoded(user)),
             (None, _) => String::new(),
         };
-        let vhost = self.vhost.as_ref().map(|vhost| format!("/{}", encoded(vhost))).unwrap_or_default();
+        let vhost = self.vhost.as_ref().map(|vhost| format!("/{}", percent_encoded(vhost))).unwrap_or_default();
         format!("{scheme}://{user}{}{vhost}", nodes.join(","))
     }
 }
@@ -127,11 +127,6 @@ fn decoded(text: &str) -> Result<String, Wrong> {
         bytes.push(u8::try_from(value).map_err(|_| wrong())?);
     }
     String::from_utf8(bytes).map_err(|_| wrong())
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 #[cfg(test)]
