@@ -13,7 +13,7 @@ use helixmq::broker::{
 };
 use tempfile::TempDir;
 
-use crate::system::System;
+use crate::system::{System, copied};
 
 pub(crate) struct Memory;
 
@@ -90,12 +90,8 @@ impl System for Disk {
 
     /// The files as they are, which is what a process finds that was killed: what it wrote, the system keeps.
     async fn after_a_kill(&self, _: &Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
-        let copy = TempDir::new().unwrap();
         let mut directories = self.directories.lock().unwrap();
-        for file in std::fs::read_dir(directories.last().unwrap().path()).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-        }
+        let copy = copied(directories.last().unwrap().path());
         let broker = Self::open(copy.path(), false);
         directories.push(copy);
         Some(broker)

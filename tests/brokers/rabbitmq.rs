@@ -48,14 +48,8 @@ impl Server {
     }
 
     /// The ledger as a process finds it whose predecessor was killed.
-    fn copied(&self) -> TempDir {
-        let copy = TempDir::new().unwrap();
-        let directories = self.directories.lock().unwrap();
-        for file in std::fs::read_dir(directories.last().unwrap().path()).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-        }
-        copy
+    fn ledger(&self) -> TempDir {
+        copied(self.directories.lock().unwrap().last().unwrap().path())
     }
 
     async fn connected(&self, auto_create: bool) -> RabbitMq {
@@ -97,12 +91,12 @@ impl System for Server {
 
     async fn restart(&self, broker: Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
         broker.close().await;
-        Some(self.open_with(self.copied(), false).await)
+        Some(self.open_with(self.ledger(), false).await)
     }
 
     /// The server sees a connection that ends with deliveries out, and has no way to tell why it does.
     async fn after_a_kill(&self, broker: &Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
-        let ledger = self.copied();
+        let ledger = self.ledger();
         broker.close().await;
         Some(self.open_with(ledger, false).await)
     }

@@ -1,6 +1,7 @@
 //! What a system must offer to be tested, and what the tests are written with.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -16,6 +17,7 @@ use helixmq::{
     },
     message::{Address, FailedAttempt, Message, ReasonCode, Settlement, now_ms},
 };
+use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
 /// Longer than anything that should happen takes.
@@ -306,6 +308,16 @@ impl Dice {
         self.0 ^= self.0 << 17;
         (self.0 >> 16) % sides
     }
+}
+
+/// The files of a directory as they are now.
+pub(crate) fn copied(directory: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for file in std::fs::read_dir(directory).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
 }
 
 fn fresh_name() -> Arc<str> {
