@@ -32,8 +32,14 @@ fn message(number: usize, now: u64) -> Arc<Message> {
 fn round_trip(bencher: Bencher<'_, '_>, place: &Address, ready_made: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let broker = Embedded::new("bench", Settings { auto_create: true, ..Settings::default() }).unwrap();
-    let request =
-        Subscribe { from: place.clone(), group: "bench".into(), start: Start::Earliest, prefetch: 4096, workers: 1 };
+    let request = Subscribe {
+        from: place.clone(),
+        group: "bench".into(),
+        start: Start::Earliest,
+        prefetch: 4096,
+        workers: 1,
+        aside: Default::default(),
+    };
     let mut reader = runtime.block_on(broker.subscribe(request)).unwrap();
     let kept: Vec<Arc<Message>> = (0..BATCH).map(|number| message(number, now_ms())).collect();
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {

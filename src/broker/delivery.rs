@@ -4,8 +4,8 @@ use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::BrokerError;
-use crate::message::{FailedAttempt, Message, Position, Settlement};
+use super::{BrokerError, TransactionError};
+use crate::message::{Address, FailedAttempt, Message, Position, Settlement};
 
 /// Names one delivery to the subscription it came from; meaningless elsewhere.
 pub type Tag = u64;
@@ -19,6 +19,8 @@ pub struct Delivery {
     pub tag: Tag,
     /// Counted from 1; counts every delivery that was not released, crashes included.
     pub attempt: u32,
+    /// Topics: which one, where a pattern was subscribed to.
+    pub topic: Option<Arc<str>>,
     /// Topics: where it lies.
     pub position: Option<Position>,
     /// Whether that is all the broker knows.
@@ -63,6 +65,19 @@ pub trait Settler: Send + Sync + Debug {
     /// [`BrokerError::Unreachable`]: some may be delivered again; the attempt count says so. [`BrokerError::Closed`]:
     /// all of them went back when the broker was closed.
     async fn settle(&self, settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError>;
+
+    /// Publishes these messages and carries out the settlements, all of it or nothing.
+    ///
+    /// # Errors
+    /// [`TransactionError`]: nothing was published and nothing settled; the deliveries are still out.
+    async fn transact(
+        &self,
+        published: &[(Address, Vec<Arc<Message>>)],
+        settled: &[(&Delivery, &Settlement)],
+    ) -> Result<(), TransactionError> {
+        let _ = (published, settled);
+        Err(BrokerError::Unsupported { broker: "configured", what: "publish and settle in one transaction" }.into())
+    }
 
     /// A delivery that stayed out is tried once more: its attempt is one higher from now on, wherever it ends up.
     ///
@@ -188,6 +203,27 @@ impl Deliveries {
             self.items = items.split_off(how.len());
         }
         self.settler.settle(items.into_iter().zip(how).collect()).await
+    }
+
+    /// Publishes what came of them and tells the broker what became of each, in one transaction: all of it or nothing.
+    /// `how` has one settlement a delivery.
+    ///
+    /// # Errors
+    /// Gives the deliveries back with the reason: nothing was published, nothing settled.
+    pub async fn transact(
+        mut self,
+        published: &[(Address, Vec<Arc<Message>>)],
+        how: &[Settlement],
+    ) -> Result<(), (Self, TransactionError)> {
+        debug_assert_eq!(how.len(), self.items.len(), "one settlement a delivery");
+        let settled: Vec<_> = self.items.iter().zip(how).collect();
+        match self.settler.transact(published, &settled).await {
+            Ok(()) => {
+                self.items.clear();
+                Ok(())
+            }
+            Err(error) => Err((self, error)),
+        }
     }
 }
 

@@ -159,3 +159,17 @@ impl PublishError {
         matches!(self, Self::Full { .. } | Self::NoSpace { .. } | Self::Unavailable(_) | Self::Unconfirmed(_))
     }
 }
+
+/// A transaction was not committed: nothing of it holds.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionError {
+    /// These messages cannot be published as they are: do without them.
+    #[error("{} of the messages cannot be published: {}", .0.len(), .0.first().map(|(.., error)| error.to_string()).unwrap_or_default())]
+    Publish(
+        /// Place of the address, place of the message under it, and why. Never empty, and in order.
+        Vec<(usize, usize, PublishError)>,
+    ),
+    /// It failed as a whole: try it again later.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}

@@ -49,6 +49,7 @@ impl Broker for Hybrid {
             durable: queues.durable && topics.durable,
             log: topics.log,
             replay: topics.replay,
+            transactions: topics.transactions,
             delivery_count: queues.delivery_count && topics.delivery_count,
             browse: queues.browse && topics.browse,
             message_bytes_max: queues.message_bytes_max.min(topics.message_bytes_max),

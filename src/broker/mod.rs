@@ -12,6 +12,8 @@ mod delivery;
 pub mod embedded;
 mod error;
 mod hybrid;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub mod topology;
@@ -22,7 +24,7 @@ use async_trait::async_trait;
 
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
-pub use error::{BrokerError, PublishError, PublishFailures};
+pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
 pub use hybrid::Hybrid;
 
 use crate::message::{Address, Message, Position, UnixMs};
@@ -46,6 +48,8 @@ pub struct Capabilities {
     pub replay: bool,
     /// Counts deliveries itself, crashes of the consumer included.
     pub delivery_count: bool,
+    /// Topics: can publish and settle in one transaction ([`Deliveries::transact`]).
+    pub transactions: bool,
     /// Topics: what is kept in order.
     pub ordering: Ordering,
     /// Can be read without consuming ([`Broker::browse`]).
@@ -294,7 +298,8 @@ impl Default for TopicSettings {
 /// What to read, and how much of it may be unsettled.
 #[derive(Clone, Debug)]
 pub struct Subscribe {
-    /// Queue or topic.
+    /// Queue or topic; a topic's name may be a pattern (`helixagent.events.*`) where [`Capabilities::log`] has many topics
+    /// for one group.
     pub from: Address,
     /// Topics: the group whose progress it shares. Empty: a group of its own that ends with the subscription, for
     /// readers who only look on. Ignored for queues.
@@ -306,6 +311,22 @@ pub struct Subscribe {
     /// How many work on what it brings, at least 1: a system whose prefetch is configured for each worker takes so many
     /// times as much.
     pub workers: usize,
+    /// Topics: where what is to come again later waits.
+    pub aside: Aside,
+}
+
+/// Where what is to come again later waits, so that its partition goes on without it. Systems that delay by themselves
+/// have their own way, and ignore it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aside {
+    /// With its subscription, its place in the partition open: nothing is copied. It keeps its order where that is asked
+    /// for, and its attempts are noted in the store of this engine.
+    #[default]
+    Local,
+    /// As a copy in the retry topic, which says its attempt: its place in the partition is settled, and any engine of the
+    /// group may have it next.
+    Topic,
 }
 
 /// Where in a topic to begin.

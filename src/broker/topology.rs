@@ -59,6 +59,10 @@ pub struct Topic {
 
 /// Where dead letters go that no route sends elsewhere.
 pub const DEAD_LETTER_QUEUE: &str = "helixagent.dlq";
+/// Where dead letters of topics go that no route sends elsewhere, on systems of topics only.
+pub const DEAD_LETTER_TOPIC: &str = "helixagent.dlq.events";
+/// Where copies of events wait that are to be tried again later, on systems of topics only.
+pub const RETRY_TOPIC: &str = "helixagent.retry.events";
 /// The group of routes that name none.
 pub const GROUP: &str = "helixagent-group";
 
@@ -112,8 +116,8 @@ pub const TOPICS: &[Topic] = &[
     topic("helixagent.stream.sse", 6, HOUR),
     topic("helixagent.stream.websocket", 6, HOUR),
     topic("helixagent.dlq.tasks", 3, 30 * DAY),
-    topic("helixagent.dlq.events", 3, 30 * DAY),
-    topic("helixagent.retry.events", 3, 7 * DAY),
+    topic(DEAD_LETTER_TOPIC, 3, 30 * DAY),
+    topic(RETRY_TOPIC, 3, 7 * DAY),
     topic("llmsverifier.events.verification", 3, 7 * DAY),
     topic("llmsverifier.events.provider", 3, 7 * DAY),
     topic("llmsverifier.events.model", 3, 7 * DAY),

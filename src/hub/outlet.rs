@@ -47,6 +47,7 @@ impl BrokerOutlet {
             start: Start::Earliest,
             prefetch: ANSWERS_MAX,
             workers: ANSWERS_MAX,
+            aside: Default::default(),
         };
         let mut subscription = self.broker.subscribe(request).await?;
         loop {

@@ -111,8 +111,14 @@ pub(crate) async fn says_what_is_not_there(system: &dyn System) {
         let failures = at.try_publish(&missing, numbered(0..2)).await.unwrap_err().0;
         let not_found = PublishError::NotFound(missing.clone());
         assert_eq!(failures, [(0, not_found.clone()), (1, not_found)]);
-        let request =
-            Subscribe { from: missing.clone(), group: "group".into(), start: Start::Earliest, prefetch: 1, workers: 1 };
+        let request = Subscribe {
+            from: missing.clone(),
+            group: "group".into(),
+            start: Start::Earliest,
+            prefetch: 1,
+            workers: 1,
+            aside: Default::default(),
+        };
         let refused = at.broker.subscribe(request).await.map(drop);
         assert!(matches!(&refused, Err(BrokerError::NotFound(address)) if *address == missing), "{refused:?}");
     }

@@ -140,6 +140,7 @@ async fn counts_attempts_that_ended_with_the_engine() {
             start: helixmq::broker::Start::Earliest,
             prefetch: 100,
             workers: 1,
+            aside: Default::default(),
         };
         let mut reader = Reader(counted.subscribe(request).await.unwrap());
         let taken = reader.take(3).await;
@@ -161,6 +162,7 @@ async fn counts_attempts_that_ended_with_the_engine() {
         start: helixmq::broker::Start::Earliest,
         prefetch: 100,
         workers: 1,
+        aside: Default::default(),
     };
     let mut reader = Reader(counted.subscribe(request).await.unwrap());
     let mut taken = reader.take(3).await;

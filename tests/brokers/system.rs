@@ -162,7 +162,14 @@ impl At {
     }
 
     pub(crate) async fn join(&self, from: &Address, group: &str, start: Start, prefetch: usize) -> Reader {
-        let request = Subscribe { from: from.clone(), group: group.into(), start, prefetch, workers: prefetch };
+        let request = Subscribe {
+            from: from.clone(),
+            group: group.into(),
+            start,
+            prefetch,
+            workers: prefetch,
+            aside: Default::default(),
+        };
         Reader(self.broker.subscribe(request).await.unwrap())
     }
 

@@ -179,7 +179,14 @@ async fn attempts_that_ended_without_an_answer_count_too() {
     let work = Address::queue("work");
     broker.inner.publish(&work, vec![Arc::new(message("lost"))]).await.expect("published");
     // Somebody takes it again and again, and dies each time without a word.
-    let request = Subscribe { from: work, group: "".into(), start: Start::Earliest, prefetch: 1000, workers: 1 };
+    let request = Subscribe {
+        from: work,
+        group: "".into(),
+        start: Start::Earliest,
+        prefetch: 1000,
+        workers: 1,
+        aside: Default::default(),
+    };
     let mut subscription = broker.inner.subscribe(request).await.expect("a subscription");
     let mut lost = Vec::new();
     loop {

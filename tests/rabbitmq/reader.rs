@@ -12,8 +12,14 @@ use crate::support::soon;
 const ALL: BatchMax = BatchMax { count: usize::MAX, bytes: usize::MAX };
 
 pub(crate) async fn subscribe(broker: &Arc<dyn Broker>, queue: &str) -> Box<dyn Subscription> {
-    let request =
-        Subscribe { from: Address::queue(queue), group: "".into(), start: Start::Earliest, prefetch: 100, workers: 1 };
+    let request = Subscribe {
+        from: Address::queue(queue),
+        group: "".into(),
+        start: Start::Earliest,
+        prefetch: 100,
+        workers: 1,
+        aside: Default::default(),
+    };
     soon("a subscription", broker.subscribe(request)).await.expect("a subscription")
 }
 

@@ -33,7 +33,7 @@ async fn with_topic(site: &Site) -> Arc<dyn Broker> {
 
 async fn join(broker: &Arc<dyn Broker>, group: &str, start: Start) -> Box<dyn Subscription> {
     let from = Address::topic(TOPIC);
-    let request = Subscribe { from, group: group.into(), start, prefetch: 100, workers: 1 };
+    let request = Subscribe { from, group: group.into(), start, prefetch: 100, workers: 1, aside: Default::default() };
     soon("a subscription", broker.subscribe(request)).await.expect("a subscription")
 }
 

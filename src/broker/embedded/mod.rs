@@ -272,6 +272,7 @@ impl Broker for Embedded {
             log: true,
             replay: true,
             delivery_count: true,
+            transactions: false,
             ordering: Ordering::Arrival,
             browse: true,
             message_bytes_max: self.settings.message_bytes_max,

@@ -171,6 +171,7 @@ impl Broker for RabbitMq {
             log: false,
             replay: true,
             delivery_count: true,
+            transactions: false,
             ordering: Ordering::Arrival,
             browse: false,
             message_bytes_max: settings.message_bytes_max,

@@ -277,6 +277,7 @@ fn received(
         tag,
         attempt: facts.attempt.max(1),
         count: Count::Exact,
+        topic: None,
         position: None,
         failures: facts.failures,
     };

@@ -235,8 +235,14 @@ fn fill(
 }
 
 fn reader(broker: &dyn Broker, runtime: &tokio::runtime::Handle) -> anyhow::Result<Box<dyn Subscription>> {
-    let request =
-        Subscribe { from: place(), group: "".into(), start: Start::Earliest, prefetch: 16 * 1024, workers: 1 };
+    let request = Subscribe {
+        from: place(),
+        group: "".into(),
+        start: Start::Earliest,
+        prefetch: 16 * 1024,
+        workers: 1,
+        aside: Default::default(),
+    };
     Ok(runtime.block_on(broker.subscribe(request))?)
 }
 

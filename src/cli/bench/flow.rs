@@ -305,6 +305,7 @@ fn collect(
         start: Start::Earliest,
         prefetch: 4096,
         workers: 1,
+        aside: Default::default(),
     };
     let mut subscription = runtime.block_on(broker.subscribe(request))?;
     let (ledger, stop, runtime) = (Arc::clone(ledger), Arc::clone(stop), runtime.clone());

@@ -349,7 +349,7 @@ impl State {
         let (attempt, failures) = (item.tries.attempt(), item.tries.failures());
         self.bytes_out += u64::from(item.bytes);
         let tag = self.leases.put(item, reader, now);
-        Delivery { message, tag, attempt, count: Count::Exact, position: None, failures }
+        Delivery { message, tag, attempt, count: Count::Exact, topic: None, position: None, failures }
     }
 
     /// Takes what is next, if it has at most that many bytes.

@@ -107,7 +107,15 @@ impl Group {
                 let place = Place { partition, offset: found.offset, tries: found.tries };
                 let tag = self.leases.put(place, reader, now);
                 let position = Some(Position { partition, offset: found.offset });
-                items.push(Delivery { message: found.message, tag, attempt, count: Count::Exact, position, failures });
+                items.push(Delivery {
+                    message: found.message,
+                    tag,
+                    attempt,
+                    count: Count::Exact,
+                    topic: None,
+                    position,
+                    failures,
+                });
             }
             until = progress.first_due().map_or(until, |due| due.min(until));
         }

@@ -106,7 +106,15 @@ impl State {
                 let (message, attempt, failures) =
                     (Arc::clone(&item.message), item.tries.attempt(), item.tries.failures());
                 let tag = self.leases.put(item, EVICTOR, now);
-                items.push(Delivery { message, tag, attempt, count: Count::Exact, position: None, failures });
+                items.push(Delivery {
+                    message,
+                    tag,
+                    attempt,
+                    count: Count::Exact,
+                    topic: None,
+                    position: None,
+                    failures,
+                });
             }
         }
         self.readers.took(EVICTOR, items.len());

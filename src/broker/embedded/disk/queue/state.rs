@@ -371,7 +371,7 @@ impl State {
         let (message, attempt, failures) = (Arc::clone(&item.message), item.tries.attempt(), item.tries.failures());
         self.bytes_out += u64::from(item.bytes);
         let tag = self.leases.put(item, reader, now);
-        (Delivery { message, tag, attempt, count: Count::Exact, position: None, failures }, fresh)
+        (Delivery { message, tag, attempt, count: Count::Exact, topic: None, position: None, failures }, fresh)
     }
 
     /// Moves the marks of the lanes on to the last that is handed over for the first time.

@@ -308,6 +308,7 @@ impl Group {
             tag,
             attempt,
             count: Count::Exact,
+            topic: None,
             position: Some(Position { partition, offset }),
             failures,
         }

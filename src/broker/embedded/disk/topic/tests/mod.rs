@@ -61,7 +61,14 @@ impl Opened {
     async fn read(&self, group: &str, start: Start) -> DiskTopicSubscription {
         let from = self.topic.address.clone();
         self.topic
-            .subscribe(&Subscribe { from, group: group.into(), start, prefetch: 100_000, workers: 1 })
+            .subscribe(&Subscribe {
+                from,
+                group: group.into(),
+                start,
+                prefetch: 100_000,
+                workers: 1,
+                aside: Default::default(),
+            })
             .await
             .unwrap()
     }
