@@ -42,7 +42,7 @@ use super::{
 };
 use crate::message::{Address, Kind, Message};
 
-pub use settings::Settings;
+pub use settings::{Settings, TopicPlan};
 
 /// How long the first question may take. A server that does not answer is away; it is no reason to fail.
 const FIRST: Duration = Duration::from_secs(5);
@@ -151,7 +151,21 @@ impl Shared {
     async fn declare_configured(&self) -> Result<(), BrokerError> {
         let settings = &self.common.settings;
         let wanted = settings.topics.iter().map(|(name, plan)| (Arc::clone(name), plan.clone())).collect();
-        making::declare(settings, &self.common.condition, wanted).await
+        self.declare(wanted).await
+    }
+
+    /// Makes what is not there, compares what is, and waits until the servers know of all.
+    async fn declare(&self, wanted: Vec<(Arc<str>, TopicPlan)>) -> Result<(), BrokerError> {
+        let names: Vec<Arc<str>> = wanted.iter().map(|(name, _)| Arc::clone(name)).collect();
+        making::declare(&self.common.settings, &self.common.condition, wanted).await?;
+        let until = tokio::time::Instant::now() + QUESTION;
+        for name in names {
+            // What has just been made is known a moment later.
+            while self.topics.ask(&name).await?.is_none() && tokio::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a topic is there; makes it where that is allowed. A server that is away says nothing.
@@ -160,7 +174,7 @@ impl Shared {
             Ok(Some(_)) | Err(_) => Ok(()),
             Ok(None) if self.common.settings.auto_create => {
                 let plan = making::plan_of(&super::TopicSettings::default());
-                making::declare(&self.common.settings, &self.common.condition, vec![(Arc::clone(topic), plan)]).await
+                self.declare(vec![(Arc::clone(topic), plan)]).await
             }
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
         }
@@ -210,6 +224,9 @@ impl Broker for Kafka {
     }
 
     async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {
+        if self.stop.is_cancelled() {
+            return Err(BrokerError::Closed);
+        }
         let mut wanted = Vec::new();
         for declaration in what {
             match declaration {
@@ -222,7 +239,7 @@ impl Broker for Kafka {
         if wanted.is_empty() {
             return Ok(());
         }
-        making::declare(&self.shared.common.settings, &self.shared.common.condition, wanted).await
+        self.shared.declare(wanted).await
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
