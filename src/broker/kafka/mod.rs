@@ -2,6 +2,10 @@
 
 mod client;
 mod condition;
+#[cfg_attr(not(test), expect(dead_code, reason = "used once the broker is there"))]
+mod metadata;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used once the broker is there"))]
+mod publisher;
 pub mod settings;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used once the broker is there"))]
 mod wire;
