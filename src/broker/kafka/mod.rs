@@ -2,11 +2,15 @@
 
 mod client;
 mod condition;
+#[cfg(all(test, feature = "real-brokers"))]
+mod live;
 #[cfg_attr(not(test), expect(dead_code, reason = "used once the broker is there"))]
 mod metadata;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used once the broker is there"))]
 mod publisher;
 pub mod settings;
+#[cfg_attr(not(test), expect(dead_code, reason = "used once the broker is there"))]
+pub mod topology;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used once the broker is there"))]
 mod wire;
 
