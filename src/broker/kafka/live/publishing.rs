@@ -121,7 +121,9 @@ async fn a_record_keeps_what_is_null_and_what_is_empty() {
 #[tokio::test]
 async fn what_is_too_large_or_has_no_topic_is_known_at_once_and_the_rest_is_published() {
     let topic = topic("large", 1, &[("max.message.bytes", "20000")]).await;
-    let publisher = publisher(settings());
+    // Not compressed: the limit of a topic is about what arrives. Late, so that all of them share a request.
+    let linger = Duration::from_millis(200);
+    let publisher = publisher(Settings { compression: Compression::None, linger, ..settings() });
     let address = Address::topic(&*topic);
     let began = Instant::now();
     let sizes = [10, 10 << 20, 20, 30_000, 30];
