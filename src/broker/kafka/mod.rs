@@ -7,7 +7,8 @@
 mod client;
 mod condition;
 mod group;
-mod making;
+#[cfg(all(test, feature = "real-brokers"))]
+mod live;
 mod metadata;
 mod patrol;
 mod places;
@@ -15,6 +16,7 @@ mod publisher;
 pub mod settings;
 mod starts;
 mod threads;
+pub mod topology;
 mod wire;
 
 use std::{
@@ -154,18 +156,10 @@ impl Shared {
         self.declare(wanted).await
     }
 
-    /// Makes what is not there, compares what is, and waits until the servers know of all.
+    /// Makes what is not there, and compares what is.
     async fn declare(&self, wanted: Vec<(Arc<str>, TopicPlan)>) -> Result<(), BrokerError> {
-        let names: Vec<Arc<str>> = wanted.iter().map(|(name, _)| Arc::clone(name)).collect();
-        making::declare(&self.common.settings, &self.common.condition, wanted).await?;
-        let until = tokio::time::Instant::now() + QUESTION;
-        for name in names {
-            // What has just been made is known a moment later.
-            while self.topics.ask(&name).await?.is_none() && tokio::time::Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-        Ok(())
+        let settings = &self.common.settings;
+        topology::declare(settings, &self.topics, &wanted, settings.accept_differences).await
     }
 
     /// Whether a topic is there; makes it where that is allowed. A server that is away says nothing.
@@ -173,7 +167,7 @@ impl Shared {
         match self.topics.partitions(topic).await {
             Ok(Some(_)) | Err(_) => Ok(()),
             Ok(None) if self.common.settings.auto_create => {
-                let plan = making::plan_of(&super::TopicSettings::default());
+                let plan = topology::plan_of(topic, &super::TopicSettings::default(), &self.common.settings);
                 self.declare(vec![(Arc::clone(topic), plan)]).await
             }
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
@@ -232,7 +226,9 @@ impl Broker for Kafka {
             match declaration {
                 Declaration::Queue(..) => return Err(no_queues()),
                 Declaration::Topic(name, _) if self.shared.common.settings.topics.contains_key(name) => {}
-                Declaration::Topic(name, settings) => wanted.push((Arc::clone(name), making::plan_of(settings))),
+                Declaration::Topic(name, settings) => {
+                    wanted.push((Arc::clone(name), topology::plan_of(name, settings, &self.shared.common.settings)))
+                }
             }
             self.shared.common.places.known(&declaration.address().name);
         }
