@@ -16,10 +16,10 @@ use super::{
     words::join,
 };
 use crate::{
-    broker::{Start, topology},
+    broker::{Aside, Start, topology},
     handler::{Isolation, Terms},
     message::{Address, Kind as AddressKind, Text, UnixMs},
-    route::{CrashBudget, Match, Order, Pattern, Route, RouteTable, Source, TableError},
+    route::{CrashBudget, Delivery, Match, Order, Pattern, Route, RouteTable, Source, TableError},
     settle::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, FACTOR_MAX, RetryPolicy},
 };
 
@@ -119,14 +119,19 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
     };
     let name: Arc<str> = name.into();
     let terms = Terms { route: Arc::clone(&name), isolation, limits, destinations, may_reply };
-    let source =
-        Source { address, group: group.into(), start: start.as_ref().map_or_else(Start::default, |(start, _)| *start) };
+    let source = Source {
+        address,
+        group: group.into(),
+        start: start.as_ref().map_or_else(Start::default, |(start, _)| *start),
+        aside: Aside::default(),
+    };
     let route = Route {
         name,
         source,
         matches,
         handler: handler.into(),
         order,
+        delivery: Delivery::default(),
         concurrency,
         terms: Arc::new(terms),
         retry,
@@ -410,6 +415,7 @@ pub(super) fn join_all(reader: &mut Reader<'_>, mut drafts: Vec<Draft>) -> Route
                     TableError::Unreachable { later, .. } => {
                         (later, "put it before the other, or give the other a `match`")
                     }
+                    TableError::MixedDelivery(_, later) => (later, "use one `delivery` for all routes of the source"),
                     TableError::MixedPartitionOrder(_, later) => {
                         (later, "use one `order` for all routes of the source")
                     }
