@@ -73,6 +73,17 @@ metrics! {
     rabbitmq_connection_state: IntGaugeVec("rabbitmq_connection_state", ["connection"]) = "0 away, 1 connected, 2 connected and blocked by the server",
     rabbitmq_consumers: IntGaugeVec("rabbitmq_queue_consumers", ["destination"]) = "Consumers of the queue, others' among them",
     rabbitmq_restarts: IntCounterVec("rabbitmq_subscription_restarts_total", ["destination", "reason"]) = "Subscriptions begun anew, by reason: lost, cancelled, stalled",
+    kafka_sent: IntCounterVec("helixagent_kafka_messages_sent_total", ["topic"]) = "Messages that Kafka confirmed",
+    kafka_received: IntCounterVec("helixagent_kafka_messages_received_total", ["topic", "group"]) = "Messages fetched from Kafka",
+    kafka_lag: IntGaugeVec("helixagent_kafka_consumer_lag", ["topic", "group", "partition"]) = "Messages of a partition that its group has not settled, for partitions of this engine",
+    kafka_errors: IntCounterVec("helixagent_kafka_producer_errors", ["topic", "reason"]) = "Messages that Kafka did not confirm",
+    kafka_assigned: IntGaugeVec("helixagent_kafka_assigned_partitions", ["topic", "group"]) = "Partitions that this engine reads",
+    kafka_rebalances: IntCounterVec("helixagent_kafka_rebalances_total", ["topic", "group", "what"]) = "Changes of who reads what, by what: assigned, revoked, lost",
+    kafka_commits: IntCounterVec("helixagent_kafka_commits_total", ["topic", "group", "result"]) = "Commits of progress, by result: done, failed",
+    kafka_transactions: IntCounterVec("helixagent_kafka_transactions_total", ["topic", "group", "result"]) = "Transactions, by result: committed, aborted",
+    kafka_restarts: IntCounterVec("helixagent_kafka_subscription_restarts_total", ["topic", "group", "reason"]) = "Subscriptions begun anew, by reason: stalled, failed",
+    kafka_publish_latency: Histogram("helixagent_kafka_publish_latency_seconds") = "From handing a batch to the producer until its last confirmation",
+    kafka_up: IntGauge("helixagent_kafka_up") = "1 while a server of Kafka answers",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }
 

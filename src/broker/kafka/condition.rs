@@ -1,0 +1,164 @@
+//! How Kafka is doing, from what its clients hear. Each client reports here; whoever asks gets one answer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::{Statistics, error::KafkaError, types::RDKafkaErrorCode};
+
+use crate::{message::ReasonCode, telemetry::metrics};
+
+/// What is known of the servers.
+#[derive(Debug)]
+pub(super) struct Condition {
+    /// Where they are, for people.
+    endpoint: String,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Why they are away, once they are.
+    away: Option<String>,
+    /// Why they will not have us. Told by the servers in the first tries only, and then hidden behind "all brokers down".
+    refusal: Option<Refusal>,
+    /// The last thing that went wrong with a connection: the cause, once all of them are gone.
+    last: Option<String>,
+    /// A client cannot go on.
+    fatal: Option<String>,
+    /// What else is not as it should be, by the name of the place.
+    troubles: Vec<(Arc<str>, String)>,
+}
+
+/// Why servers will not have us.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) reason: String,
+    pub(super) code: ReasonCode,
+}
+
+impl Condition {
+    pub(super) fn new(brokers: &[String]) -> Self {
+        Self { endpoint: brokers.join(", "), known: Mutex::default() }
+    }
+
+    /// Where the servers are.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// A client reports an error of its connections.
+    pub(super) fn failed(&self, error: &KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut known = self.lock();
+        match code {
+            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
+                let reason = format!(
+                    "Kafka at {} refuses the user or password, or the mechanism ({reason}): correct kafka.sasl",
+                    self.endpoint
+                );
+                known.refuse(reason);
+            }
+            RDKafkaErrorCode::SSL => {
+                let reason = format!(
+                    "no TLS with Kafka at {} ({reason}): check kafka.tls, the certificate authority and the port",
+                    self.endpoint
+                );
+                known.refuse(reason);
+            }
+            RDKafkaErrorCode::AllBrokersDown => {
+                let reason = match (&known.refusal, &known.last) {
+                    (Some(refusal), _) => refusal.reason.clone(),
+                    (None, Some(last)) => format!("no server of {} answers ({last})", self.endpoint),
+                    (None, None) => format!("no server of {} answers", self.endpoint),
+                };
+                if known.away.is_none() {
+                    tracing::warn!("Kafka is away, going on when it is back: {reason}");
+                    metrics().kafka_up.set(0);
+                }
+                known.away = Some(reason);
+            }
+            _ => {
+                known.last = Some(reason.to_owned());
+                tracing::debug!("Kafka: {error}: {reason}");
+            }
+        }
+    }
+
+    /// A client gives its figures.
+    pub(super) fn statistics(&self, statistics: &Statistics) {
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.is_up();
+        }
+    }
+
+    /// A server has answered.
+    pub(super) fn is_up(&self) {
+        let mut known = self.lock();
+        if known.away.take().is_some() {
+            tracing::info!("Kafka is back");
+        }
+        (known.refusal, known.last) = (None, None);
+        drop(known);
+        metrics().kafka_up.set(1);
+    }
+
+    /// Something is not as it should be at a place, and may mend by itself.
+    pub(super) fn trouble(&self, place: &Arc<str>, reason: String) {
+        let mut known = self.lock();
+        match known.troubles.iter_mut().find(|(of, _)| of == place) {
+            Some((_, before)) if *before == reason => {}
+            Some((_, before)) => *before = reason,
+            None => {
+                tracing::warn!("{reason}");
+                known.troubles.push((Arc::clone(place), reason));
+            }
+        }
+    }
+
+    /// All is well at a place.
+    pub(super) fn well(&self, place: &Arc<str>) {
+        let mut known = self.lock();
+        if let Some(at) = known.troubles.iter().position(|(of, _)| of == place) {
+            let (_, reason) = known.troubles.swap_remove(at);
+            tracing::info!("over: {reason}");
+        }
+    }
+
+    /// A client cannot go on, and no other can take its place.
+    pub(super) fn fatal(&self, reason: String) {
+        self.lock().fatal.get_or_insert(reason);
+    }
+
+    /// Why a client cannot go on.
+    pub(super) fn why_fatal(&self) -> Option<String> {
+        self.lock().fatal.clone()
+    }
+
+    /// Why the servers will not have us.
+    pub(super) fn why_refused(&self) -> Option<Refusal> {
+        self.lock().refusal.clone()
+    }
+
+    /// Why the servers are away.
+    pub(super) fn why_away(&self) -> Option<String> {
+        self.lock().away.clone()
+    }
+
+    /// What is not as it should be.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        self.lock().troubles.iter().map(|(_, reason)| reason.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn refuse(&mut self, reason: String) {
+        if self.refusal.is_none() {
+            tracing::warn!("{reason}");
+        }
+        self.refusal.get_or_insert(Refusal { reason: reason.clone(), code: ReasonCode::AuthenticationFailed });
+        self.away.get_or_insert(reason);
+    }
+}
