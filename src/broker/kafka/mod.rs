@@ -3,5 +3,7 @@
 mod client;
 mod condition;
 pub mod settings;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used once the broker is there"))]
+mod wire;
 
 pub use settings::Settings;
