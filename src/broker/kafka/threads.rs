@@ -37,7 +37,9 @@ impl Threads {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if !thread.is_finished() {
-                tracing::warn!("Kafka does not let us leave a group in time; the others have our partitions once the session has run out");
+                tracing::warn!(
+                    "Kafka does not let us leave a group in time; the others have our partitions once the session has run out"
+                );
             } else if thread.join().is_err() {
                 tracing::error!("a thread that reads from Kafka panicked, which is a defect of the engine");
             }

@@ -1,7 +1,10 @@
 //! What the client library tells the consumer of a group: which partitions are its own from now on and which are not, what
 //! was committed, how everything is doing. All of it on the thread that fetches.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
@@ -45,8 +48,10 @@ impl ClientContext for GroupContext {
         self.condition.statistics(&statistics);
         let mut state = self.share.lock();
         let mut lost = 0;
-        for (topic, partition) in
-            statistics.topics.values().flat_map(|topic| topic.partitions.values().map(move |partition| (topic, partition)))
+        for (topic, partition) in statistics
+            .topics
+            .values()
+            .flat_map(|topic| topic.partitions.values().map(move |partition| (topic, partition)))
         {
             let Some(part) = state.of(&topic.topic, partition.partition) else { continue };
             let known = |offset: i64| u64::try_from(offset).ok();
@@ -121,14 +126,15 @@ impl GroupContext {
         };
         for one in partitions.elements() {
             let (topic, partition) = (one.topic(), one.partition());
-            let commit = committed.as_ref().ok().and_then(|committed| committed.find_partition(topic, partition)).and_then(
-                |found| match found.offset() {
-                    Offset::Offset(offset) => {
-                        Some(Commit { offset: u64::try_from(offset).ok()?, metadata: found.metadata().to_owned() })
-                    }
-                    _ => None,
-                },
-            );
+            let commit =
+                committed.as_ref().ok().and_then(|committed| committed.find_partition(topic, partition)).and_then(
+                    |found| match found.offset() {
+                        Offset::Offset(offset) => {
+                            Some(Commit { offset: u64::try_from(offset).ok()?, metadata: found.metadata().to_owned() })
+                        }
+                        _ => None,
+                    },
+                );
             let begin = match (&commit, &committed) {
                 (Some(commit), _) => Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX)),
                 // Nobody could say: the client library asks again, and reads from there.
@@ -147,7 +153,7 @@ impl GroupContext {
             tracing::warn!(source = %self.reading.place, group = %self.reading.group, "what was done above the committed places is not known, and may be done again: {error}");
         }
         self.reading.meters.rebalanced("assigned");
-        self.reading.joined.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.reading.joined.store(true, Relaxed);
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&from),
             _ => consumer.assign(&from),
@@ -172,6 +178,7 @@ impl GroupContext {
             self.commit(consumer, &ids, CommitMode::Sync);
         }
         self.remember(&ids);
+        partitions.elements().iter().for_each(|one| self.reading.meters.gone(one.topic(), one.partition()));
         self.share.left(&ids);
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
@@ -185,7 +192,12 @@ impl GroupContext {
         {
             let mut state = self.share.lock();
             state.done = 0;
+            let transacts = self.reading.transacts.load(Relaxed);
             for part in state.parts.iter_mut().filter(|part| ids.contains(&part.id)) {
+                if transacts && part.out > 0 {
+                    // A transaction may be about to commit more: this would come later, and say less.
+                    continue;
+                }
                 let Some(commit) = part.uncommitted() else { continue };
                 let mut one = offsets.add_partition(&part.topic, part.partition);
                 one.set_metadata(commit.metadata.as_str());
@@ -208,7 +220,11 @@ impl GroupContext {
     /// How far the group was in partitions that are about to go, for people.
     pub(super) fn remember(&self, ids: &[PartId]) {
         let state = self.share.lock();
-        state.parts.iter().filter(|part| ids.contains(&part.id)).for_each(|part| self.places.left(&self.reading.place, &self.reading.group, part.figures()));
+        state
+            .parts
+            .iter()
+            .filter(|part| ids.contains(&part.id))
+            .for_each(|part| self.places.left(&self.reading.place, &self.reading.group, part.figures()));
     }
 }
 

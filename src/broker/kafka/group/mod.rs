@@ -63,8 +63,8 @@ pub(super) struct Reading {
     begin: Start,
     /// Of which source these are the copies that wait: only of those is the retry topic read.
     copies_of: Option<Arc<Reading>>,
-    /// Whether progress is committed by transactions.
-    is_transactional: bool,
+    /// Whether progress is committed by transactions, too: a plain commit must not come in between.
+    transacts: AtomicBool,
     /// Whether the group has ever given it something, be it no partition.
     joined: AtomicBool,
     meters: Meters,
@@ -91,13 +91,7 @@ pub(super) struct Figures {
 }
 
 impl Reading {
-    pub(super) fn new(
-        place: Arc<str>,
-        group: Arc<str>,
-        begin: Start,
-        starts: HashMap<(Arc<str>, i32), i64>,
-        is_transactional: bool,
-    ) -> Self {
+    pub(super) fn new(place: Arc<str>, group: Arc<str>, begin: Start, starts: HashMap<(Arc<str>, i32), i64>) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
             id: LAST.fetch_add(1, Relaxed),
@@ -108,7 +102,7 @@ impl Reading {
             starts,
             begin,
             copies_of: None,
-            is_transactional,
+            transacts: AtomicBool::new(false),
             joined: AtomicBool::new(false),
         }
     }
@@ -187,11 +181,11 @@ pub(super) struct Common {
 }
 
 /// What is kept of a subscription besides its handle.
-pub(super) struct Member {
-    pub(super) context: Arc<GroupContext>,
+struct Member {
+    context: Arc<GroupContext>,
     /// For transactions, which need to know what the group thinks of us.
-    pub(super) consumer: Weak<BaseConsumer<GroupContext>>,
-    pub(super) thread: thread::JoinHandle<()>,
+    consumer: Weak<BaseConsumer<GroupContext>>,
+    thread: thread::JoinHandle<()>,
 }
 
 /// Joins a group, and fetches for it. Returns before the group has said what is ours.

@@ -161,7 +161,13 @@ impl Part {
     }
 
     /// Hands out, up to `max` and at least one, into `into`; `bytes` is what is left of a batch.
-    pub(super) fn take(&mut self, max: BatchMax, bytes: &mut usize, named: Option<&Arc<str>>, into: &mut Vec<Delivery>) {
+    pub(super) fn take(
+        &mut self,
+        max: BatchMax,
+        bytes: &mut usize,
+        named: Option<&Arc<str>>,
+        into: &mut Vec<Delivery>,
+    ) {
         for _ in 0..max.count {
             let next = match self.again.first_key_value() {
                 Some((_, ready)) => ready,
@@ -217,7 +223,8 @@ impl Part {
     pub(super) fn figures(&self) -> PartFigures {
         let next = self.progress.next().unwrap_or(self.low);
         let gap = self.progress.gap().unwrap_or(self.low);
-        let (gap, next) = if self.progress.open() == 0 { (gap.max(self.fetches), next.max(self.fetches)) } else { (gap, next) };
+        let (gap, next) =
+            if self.progress.open() == 0 { (gap.max(self.fetches), next.max(self.fetches)) } else { (gap, next) };
         let above = next.saturating_sub(gap).saturating_sub(self.progress.open() as u64);
         PartFigures {
             topic: Arc::clone(&self.topic),

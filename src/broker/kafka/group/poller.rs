@@ -156,9 +156,7 @@ impl Poller {
 
     fn commit(&self, mode: CommitMode) {
         let ids: Vec<PartId> = self.context.share.lock().parts.iter().map(|part| part.id).collect();
-        if !self.context.reading.is_transactional {
-            self.context.commit(&self.consumer, &ids, mode);
-        }
+        self.context.commit(&self.consumer, &ids, mode);
     }
 
     /// Waits for what is out, commits, and lets the others have the partitions.

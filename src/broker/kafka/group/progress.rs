@@ -113,12 +113,8 @@ impl Progress {
 
     /// The same, as if some more were done.
     pub(super) fn commit_with(&self, more: &[u64]) -> Option<Commit> {
-        let mut then = Self {
-            entries: self.entries.clone(),
-            next: self.next,
-            before: self.before.clone(),
-            open: self.open,
-        };
+        let mut then =
+            Self { entries: self.entries.clone(), next: self.next, before: self.before.clone(), open: self.open };
         more.iter().for_each(|offset| then.done(*offset));
         then.commit()
     }

@@ -16,15 +16,11 @@ pub(super) struct GroupSettler {
     context: Arc<GroupContext>,
     /// Takes copies of what is to come again later; `None`: it waits here.
     retries: Option<Arc<Retries>>,
-    transactions: Option<Transactions>,
+    transactions: Transactions,
 }
 
 impl GroupSettler {
-    pub(super) fn new(
-        context: Arc<GroupContext>,
-        retries: Option<Arc<Retries>>,
-        transactions: Option<Transactions>,
-    ) -> Self {
+    pub(super) fn new(context: Arc<GroupContext>, retries: Option<Arc<Retries>>, transactions: Transactions) -> Self {
         Self { context, retries, transactions }
     }
 
@@ -53,16 +49,13 @@ impl Settler for GroupSettler {
         published: &[(Address, Vec<Arc<Message>>)],
         settled: &[(&Delivery, &Settlement)],
     ) -> Result<(), TransactionError> {
-        let Some(transactions) = &self.transactions else {
-            return Err(BrokerError::Unsupported { broker: "kafka", what: "settle in a transaction what it does not read in one" }.into());
-        };
         if self.context.share.lock().closed {
             return Err(BrokerError::Closed.into());
         }
         if settled.iter().any(|(delivery, _)| !self.context.share.has(delivery)) {
             return Err(self.lost().into());
         }
-        transactions.run(published, settled).await
+        self.transactions.run(published, settled).await
     }
 
     async fn count_attempt(&self, delivery: &Delivery, _: FailedAttempt) -> Result<(), BrokerError> {

@@ -141,7 +141,12 @@ impl Share {
                 }
                 let before = items.len();
                 let named = self.names_topics.then(|| Arc::clone(&part.topic));
-                part.take(BatchMax { count: share.min(left), bytes: max.bytes }, &mut bytes, named.as_ref(), &mut items);
+                part.take(
+                    BatchMax { count: share.min(left), bytes: max.bytes },
+                    &mut bytes,
+                    named.as_ref(),
+                    &mut items,
+                );
                 left -= items.len() - before;
                 with_some += usize::from(part.has_some(now));
             }
@@ -334,7 +339,6 @@ impl State {
     pub(super) fn out(&self) -> usize {
         self.parts.iter().map(|part| part.out).sum()
     }
-
 }
 
 fn copied(delivery: &Delivery) -> Delivery {

@@ -54,9 +54,14 @@ impl Stalls {
         let reason = if self.missing_since.is_some_and(|since| now - since > Duration::from_secs(2)) {
             Some(format!("Kafka has no {place} (any more): make it, `helixmq topology apply` does"))
         } else if !reading.joined.load(Relaxed) && now - self.begun > JOINING {
-            Some(format!("group {group} has given this engine no place in {place} for {} s: look whether its other members answer", JOINING.as_secs()))
+            Some(format!(
+                "group {group} has given this engine no place in {place} for {} s: look whether its other members answer",
+                JOINING.as_secs()
+            ))
         } else if context.settings.lag_max.is_some_and(|most| lag > most) {
-            Some(format!("group {group} is {lag} messages behind in {place}: give its routes more concurrency, or start another engine"))
+            Some(format!(
+                "group {group} is {lag} messages behind in {place}: give its routes more concurrency, or start another engine"
+            ))
         } else {
             None
         };

@@ -51,24 +51,29 @@ impl GroupSubscription {
         let topic = if reading.is_pattern { expression(&reading.place) } else { reading.place.to_string() };
         let member = join(common, Arc::clone(&reading), &[&topic], prefetch)?;
         let mut subscription = Self { sources: Vec::new(), turn: 0 };
-        subscription.add(member, common, retries.clone(), threads);
+        subscription.add(member, common, retries.clone(), publisher, threads);
         if retries.is_some() {
             let copies = Reading::copies(&reading, &common.settings);
             let topic = copies.place.to_string();
             // What has joined leaves again where this fails.
             let member = join(common, Arc::new(copies), &[&topic], prefetch)?;
-            subscription.add(member, common, retries, threads);
+            subscription.add(member, common, retries, publisher, threads);
         }
         Ok(subscription)
     }
 
-    fn add(&mut self, member: Member, common: &Common, retries: Option<Arc<Retries>>, threads: &Threads) {
+    fn add(
+        &mut self,
+        member: Member,
+        common: &Common,
+        retries: Option<Arc<Retries>>,
+        publisher: &Arc<Publisher>,
+        threads: &Threads,
+    ) {
         let Member { context, consumer, thread } = member;
-        threads.keep(thread, Arc::clone(&context.share));
-        let transactions = context
-            .reading
-            .is_transactional
-            .then(|| Transactions::new(common, Arc::clone(&context), consumer, retries.clone()));
+        threads.keep(thread, Arc::clone(&context.share) as _);
+        let transactions =
+            Transactions::new(common, Arc::clone(&context), consumer, retries.clone(), Arc::clone(publisher));
         let settler = Arc::new(GroupSettler::new(Arc::clone(&context), retries, transactions));
         self.sources.push(Fetched { context, settler });
     }
@@ -109,7 +114,9 @@ impl Subscription for GroupSubscription {
             };
             let mut some = self.sources.iter().map(|source| Box::pin(source.context.share.some.notified()));
             match (some.next(), some.next()) {
-                (Some(first), Some(second)) => tokio::select! { () = first => {} () = second => {} () = until_due => {} },
+                (Some(first), Some(second)) => {
+                    tokio::select! { () = first => {} () = second => {} () = until_due => {} }
+                }
                 (Some(first), None) => tokio::select! { () = first => {} () = until_due => {} },
                 (None, _) => return Ok(None),
             }
@@ -148,7 +155,6 @@ impl Reading {
             group.into(),
             Start::Earliest,
             std::collections::HashMap::new(),
-            of.is_transactional,
         );
         Self { copies_of: Some(Arc::clone(of)), ..reading }
     }

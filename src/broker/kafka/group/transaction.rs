@@ -5,18 +5,18 @@
 //! the name of its producer (KIP-447).
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientContext, Offset, Statistics, TopicPartitionList,
-    config::RDKafkaLogLevel,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
-    message::DeliveryResult,
-    producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer},
+    error::KafkaError,
+    producer::{Producer, ThreadedProducer},
+    types::RDKafkaErrorCode,
 };
+use tokio::runtime::Handle;
 
 use super::{
     Common,
@@ -28,7 +28,11 @@ use super::{
 use crate::{
     broker::{
         BrokerError, Delivery, PublishError, TransactionError,
-        kafka::{client, condition::Condition, publisher, wire},
+        kafka::{
+            client::{self, Watched},
+            publisher::{self, Publisher, Reports},
+            wire,
+        },
     },
     message::{Address, Message, ReasonCode, Settlement},
 };
@@ -52,6 +56,8 @@ struct Work {
     context: Arc<GroupContext>,
     consumer: Weak<BaseConsumer<GroupContext>>,
     retries: Option<Arc<Retries>>,
+    /// Knows what errors mean.
+    publisher: Arc<Publisher>,
     id: String,
     /// `None`: to be made.
     producer: Mutex<Option<Arc<Transactional>>>,
@@ -63,44 +69,14 @@ impl std::fmt::Debug for Work {
     }
 }
 
-type Transactional = ThreadedProducer<Reports, NoCustomPartitioner>;
+type Transactional = ThreadedProducer<Reports>;
 
-/// What became of the records of the transaction.
-struct Reports {
-    condition: Arc<Condition>,
-    failed: Mutex<Vec<(usize, KafkaError)>>,
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        client::log(level, facility, line);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.condition.statistics(&statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.condition.failed(&error, reason);
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<usize>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, place: Self::DeliveryOpaque) {
-        if let Err((error, _)) = result {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((*place, error.clone()));
-        }
-    }
-}
-
-/// One record, and what of the transaction it is.
-struct Sent {
-    to: Arc<str>,
-    record: wire::Record,
-    /// Place of its address and under it; `None`: a copy for the retry topic.
-    place: Option<(usize, usize)>,
+/// What goes to one topic.
+struct ToTopic {
+    to: Address,
+    records: Vec<wire::Record>,
+    /// Where the messages stand among those that are to be published; `None`: a copy for the retry topic.
+    places: Vec<Option<(usize, usize)>>,
 }
 
 impl Transactions {
@@ -109,21 +85,17 @@ impl Transactions {
         context: Arc<GroupContext>,
         consumer: Weak<BaseConsumer<GroupContext>>,
         retries: Option<Arc<Retries>>,
+        publisher: Arc<Publisher>,
     ) -> Self {
         let settings = &common.settings;
         // Of its own for each process, unless somebody sees to that: the group's view fences us either way.
-        let own = settings.transactional_id.clone().unwrap_or_else(|| {
-            format!("{}-{:016x}", settings.client_id, crate::message::random64())
-        });
+        let own = settings
+            .transactional_id
+            .clone()
+            .unwrap_or_else(|| format!("{}-{:016x}", settings.client_id, crate::message::random64()));
         let id = format!("{own}.{}.{}", context.reading.group, context.reading.place);
-        let work = Work {
-            common: common.clone(),
-            context,
-            consumer,
-            retries,
-            id,
-            producer: Mutex::default(),
-        };
+        let work =
+            Work { common: common.clone(), context, consumer, retries, publisher, id, producer: Mutex::default() };
         Self { work: Arc::new(work), turn: tokio::sync::Mutex::default() }
     }
 
@@ -135,19 +107,23 @@ impl Transactions {
     ) -> Result<(), TransactionError> {
         let work = &self.work;
         if let Some((to, _)) = published.iter().find(|(to, _)| to.kind != crate::message::Kind::Topic) {
-            return Err(BrokerError::Invalid(format!("{to} is no topic of Kafka: a transaction cannot reach it")).into());
+            return Err(
+                BrokerError::Invalid(format!("{to} is no topic of Kafka: a transaction cannot reach it")).into()
+            );
         }
         let mut sent = Vec::new();
         for (place, (to, messages)) in published.iter().enumerate() {
-            sent.extend(messages.iter().enumerate().map(|(under, message)| Sent {
-                to: Arc::clone(&to.name),
-                record: wire::outgoing(message, work.common.settings.format, None),
-                place: Some((place, under)),
-            }));
+            let format = work.common.settings.format;
+            sent.push(ToTopic {
+                to: to.clone(),
+                records: messages.iter().map(|message| wire::outgoing(message, format, None)).collect(),
+                places: (0..messages.len()).map(|under| Some((place, under))).collect(),
+            });
         }
         if let Some(retries) = &work.retries {
-            let copies = settled.iter().filter_map(|(delivery, how)| retries.copy(delivery, how));
-            sent.extend(copies.map(|record| Sent { to: Arc::clone(&retries.address().name), record, place: None }));
+            let records: Vec<_> = settled.iter().filter_map(|(delivery, how)| retries.copy(delivery, how)).collect();
+            let places = vec![None; records.len()];
+            sent.push(ToTopic { to: retries.address().clone(), records, places });
         }
         let is_done = |delivery: &Delivery, how: &Settlement| match how {
             Settlement::Accept | Settlement::DeadLetter { .. } => true,
@@ -162,8 +138,10 @@ impl Transactions {
             .map(|(delivery, _)| named(delivery.tag))
             .collect();
         let _turn = self.turn.lock().await;
+        work.context.reading.transacts.store(true, Relaxed);
         let (blocking, done_there) = (Arc::clone(work), done.clone());
-        let ran = tokio::task::spawn_blocking(move || blocking.carry_out(&sent, &done_there));
+        let runtime = tokio::runtime::Handle::current();
+        let ran = tokio::task::spawn_blocking(move || blocking.carry_out(&runtime, sent, &done_there));
         let committed = ran
             .await
             .map_err(|error| BrokerError::Lost(format!("a transaction ended without a result: {error}")))
@@ -178,9 +156,14 @@ impl Transactions {
 
 impl Work {
     /// Carries one out, on a thread that may wait. Gives what has been committed.
-    fn carry_out(&self, sent: &[Sent], done: &[(PartId, u64)]) -> Result<Vec<(PartId, Commit)>, TransactionError> {
+    fn carry_out(
+        &self,
+        runtime: &Handle,
+        sent: Vec<ToTopic>,
+        done: &[(PartId, u64)],
+    ) -> Result<Vec<(PartId, Commit)>, TransactionError> {
         let producer = self.producer()?;
-        let result = self.try_out(&producer, sent, done);
+        let result = self.try_out(&producer, runtime, sent, done);
         let Err(error) = result else { return result };
         let fatal = producer.client().fatal_error();
         if fatal.is_none()
@@ -210,8 +193,11 @@ impl Work {
         config
             .set("transactional.id", &self.id)
             .set("transaction.timeout.ms", settings.transaction_timeout.as_millis().to_string())
-            .set("message.timeout.ms", settings.publish_timeout.min(settings.transaction_timeout).as_millis().to_string());
-        let reports = Reports { condition: Arc::clone(&self.common.condition), failed: Mutex::default() };
+            .set(
+                "message.timeout.ms",
+                settings.publish_timeout.min(settings.transaction_timeout).as_millis().to_string(),
+            );
+        let reports = Reports::new(Watched(Arc::clone(&self.common.condition)), Arc::new(|_, _, _| {}));
         let producer: Transactional = config.create_with_context(reports).map_err(|error| client::refused(&error))?;
         producer.init_transactions(REQUEST).map_err(|error| self.failed("begin", &error))?;
         Ok(Arc::clone(known.insert(Arc::new(producer))))
@@ -220,16 +206,32 @@ impl Work {
     fn try_out(
         &self,
         producer: &Transactional,
-        sent: &[Sent],
+        runtime: &Handle,
+        sent: Vec<ToTopic>,
         done: &[(PartId, u64)],
     ) -> Result<Vec<(PartId, Commit)>, TransactionError> {
-        let failed = &producer.context().failed;
-        failed.lock().unwrap_or_else(PoisonError::into_inner).clear();
         producer.begin_transaction().map_err(|error| self.failed("begin", &error))?;
-        self.send(producer, sent)?;
-        let reports = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
-        if !reports.is_empty() {
-            return Err(self.not_published(sent, &reports));
+        let mut reports = Vec::new();
+        for ToTopic { to, records, places } in sent {
+            let sizes: Vec<usize> =
+                records.iter().map(|record| record.value.as_ref().map_or(0, bytes::Bytes::len)).collect();
+            reports.push((publisher::send(producer, &to.name, records), to, sizes, places));
+        }
+        let mut failures = Vec::new();
+        for (report, to, sizes, places) in reports {
+            for failure in runtime.block_on(report.failures()) {
+                let bytes = sizes.get(failure.place).copied().unwrap_or_default();
+                let error = self.publisher.error(&to, &failure, bytes, false);
+                failures.push((places.get(failure.place).copied().flatten(), error));
+            }
+        }
+        if !failures.is_empty() {
+            return Err(self.not_published(failures));
+        }
+        // Committing flushes, and that looks only every 100 ms whether there is nothing left.
+        let until = Instant::now() + REQUEST;
+        while producer.in_flight_count() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(50));
         }
         let (offsets, commits) = self.offsets(done)?;
         let consumer = self.consumer.upgrade().ok_or(BrokerError::Closed)?;
@@ -238,32 +240,6 @@ impl Work {
         self.retried("send its offsets", || producer.send_offsets_to_transaction(&offsets, &group, REQUEST))?;
         self.retried("commit", || producer.commit_transaction(REQUEST))?;
         Ok(commits)
-    }
-
-    /// Hands all records to the producer and waits for what becomes of them. (Its own flush, which committing begins with,
-    /// looks only every 100 ms.)
-    fn send(&self, producer: &Transactional, sent: &[Sent]) -> Result<(), TransactionError> {
-        let until = Instant::now() + self.common.settings.publish_timeout + Duration::from_secs(1);
-        for (at, one) in sent.iter().enumerate() {
-            let mut next = Some(record(one, at));
-            while let Some(record) = next.take() {
-                match producer.send(record) {
-                    Ok(()) => {}
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < until => {
-                        std::thread::sleep(Duration::from_millis(1));
-                        next = Some(back);
-                    }
-                    Err((error, _)) => return Err(self.not_published(sent, &[(at, error)])),
-                }
-            }
-        }
-        while producer.in_flight_count() > 0 {
-            if Instant::now() >= until {
-                return Err(BrokerError::Lost("a transaction took too long to publish".to_owned()).into());
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        Ok(())
     }
 
     /// Where the group will be, with these done.
@@ -313,42 +289,20 @@ impl Work {
     }
 
     /// What cannot be published as it is fails by itself; anything else is the transaction's failure.
-    fn not_published(&self, sent: &[Sent], errors: &[(usize, KafkaError)]) -> TransactionError {
-        let mut named = Vec::new();
-        for (at, error) in errors {
-            let Some(one) = sent.get(*at) else { continue };
-            let size = one.record.value.as_ref().map_or(0, bytes::Bytes::len);
-            let to = Address::topic(Arc::clone(&one.to));
-            let error = publisher::publish_error(error, &to, size, &self.common.settings);
-            match one.place {
-                Some((place, under)) if !error.is_retryable() && error != PublishError::Closed => {
-                    named.push((place, under, error));
-                }
-                _ => {}
-            }
-        }
+    fn not_published(&self, failures: Vec<(Option<(usize, usize)>, PublishError)>) -> TransactionError {
+        let cause = failures.first().map(|(_, error)| error.to_string()).unwrap_or_default();
+        let is_its_own = |error: &PublishError| !error.is_retryable() && *error != PublishError::Closed;
+        let named = failures.into_iter().filter_map(|(place, error)| {
+            let (place, under) = place.filter(|_| is_its_own(&error))?;
+            Some((place, under, error))
+        });
+        let mut named: Vec<_> = named.collect();
         if named.is_empty() {
-            let cause = errors.first().map(|(_, error)| error.to_string()).unwrap_or_default();
-            return BrokerError::Lost(format!("a transaction's messages were not confirmed: {cause}")).into();
+            let place = &self.context.reading.place;
+            return BrokerError::Lost(format!("messages of a transaction of {place} were not confirmed: {cause}"))
+                .into();
         }
         named.sort_by_key(|(place, under, _)| (*place, *under));
         TransactionError::Publish(named)
     }
-}
-
-fn record(one: &Sent, at: usize) -> BaseRecord<'_, [u8], [u8], Box<usize>> {
-    let mut record = BaseRecord::with_opaque_to(&one.to, Box::new(at)).headers(one.record.headers.clone());
-    if let Some(value) = &one.record.value {
-        record = record.payload(&value[..]);
-    }
-    if let Some(key) = &one.record.key {
-        record = record.key(&key[..]);
-    }
-    if let Some(partition) = one.record.partition {
-        record = record.partition(partition);
-    }
-    if one.record.timestamp > 0 {
-        record = record.timestamp(one.record.timestamp);
-    }
-    record
 }
