@@ -46,7 +46,7 @@ use super::{
 };
 use crate::message::{Address, Kind, Message};
 
-pub use settings::Settings;
+pub use settings::{Settings, TopicPlan};
 
 /// How long the first question may take. A server that does not answer is away; it is no reason to fail.
 const FIRST: Duration = Duration::from_secs(5);
@@ -154,7 +154,13 @@ impl Shared {
     /// What the configuration names.
     async fn declare_configured(&self) -> Result<(), BrokerError> {
         let settings = &self.common.settings;
-        let wanted: Vec<_> = settings.topics.iter().map(|(name, plan)| (Arc::clone(name), plan.clone())).collect();
+        let wanted = settings.topics.iter().map(|(name, plan)| (Arc::clone(name), plan.clone())).collect();
+        self.declare(wanted).await
+    }
+
+    /// Makes what is not there, and compares what is.
+    async fn declare(&self, wanted: Vec<(Arc<str>, TopicPlan)>) -> Result<(), BrokerError> {
+        let settings = &self.common.settings;
         topology::declare(settings, &self.topics, &wanted, settings.accept_differences).await
     }
 
@@ -163,10 +169,8 @@ impl Shared {
         match self.topics.partitions(topic).await {
             Ok(Some(_)) | Err(_) => Ok(()),
             Ok(None) if self.common.settings.auto_create => {
-                let settings = &self.common.settings;
-                let plan = topology::plan_of(topic, &super::TopicSettings::default(), settings);
-                // Somebody else may have made it meanwhile, and otherwise.
-                topology::declare(settings, &self.topics, &[(Arc::clone(topic), plan)], true).await
+                let plan = topology::plan_of(topic, &super::TopicSettings::default(), &self.common.settings);
+                self.declare(vec![(Arc::clone(topic), plan)]).await
             }
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
         }
@@ -216,13 +220,16 @@ impl Broker for Kafka {
     }
 
     async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {
+        if self.stop.is_cancelled() {
+            return Err(BrokerError::Closed);
+        }
         let mut wanted = Vec::new();
         for declaration in what {
             match declaration {
                 Declaration::Queue(..) => return Err(no_queues()),
                 Declaration::Topic(name, _) if self.shared.common.settings.topics.contains_key(name) => {}
-                Declaration::Topic(name, declared) => {
-                    wanted.push((Arc::clone(name), topology::plan_of(name, declared, &self.shared.common.settings)));
+                Declaration::Topic(name, settings) => {
+                    wanted.push((Arc::clone(name), topology::plan_of(name, settings, &self.shared.common.settings)))
                 }
             }
             self.shared.common.places.known(&declaration.address().name);
@@ -230,8 +237,7 @@ impl Broker for Kafka {
         if wanted.is_empty() {
             return Ok(());
         }
-        let settings = &self.shared.common.settings;
-        topology::declare(settings, &self.shared.topics, &wanted, settings.accept_differences).await
+        self.shared.declare(wanted).await
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {

@@ -40,6 +40,9 @@ struct Span {
     end: i64,
 }
 
+/// A partition: its topic, and its number there.
+type Place = (Arc<str>, i32);
+
 /// What a reader is configured with. Names: librdkafka, CONFIGURATION.md.
 fn config(settings: &Settings) -> ClientConfig {
     let mut config = client::config(settings);
@@ -61,11 +64,7 @@ fn config(settings: &Settings) -> ClientConfig {
 }
 
 /// The partitions of a topic, or of all topics of a pattern, as they are now, sorted. `None`: there is no such topic.
-fn partitions(
-    consumer: &BaseConsumer<Watched>,
-    place: &str,
-    timeout: Duration,
-) -> KafkaResult<Option<Vec<(Arc<str>, i32)>>> {
+fn partitions(consumer: &BaseConsumer<Watched>, place: &str, timeout: Duration) -> KafkaResult<Option<Vec<Place>>> {
     let is_pattern = is_pattern(place);
     let metadata = consumer.fetch_metadata((!is_pattern).then_some(place), timeout)?;
     let mut found = Vec::new();
@@ -89,7 +88,7 @@ fn partitions(
 /// Where each partition begins and ends, and where to begin in it.
 fn spans(
     consumer: &BaseConsumer<Watched>,
-    partitions: &[(Arc<str>, i32)],
+    partitions: &[Place],
     start: Start,
     timeout: Duration,
 ) -> KafkaResult<Vec<Span>> {

@@ -18,7 +18,7 @@ use rdkafka::{
 };
 use tokio::sync::{Notify, oneshot};
 
-use super::{assign, config, partitions, spans};
+use super::{Place, assign, config, partitions, spans};
 use crate::{
     broker::{
         BatchMax, BrokerError, Count, Deliveries, Delivery, KeepAlive, Settler, Start, Subscribe, Subscription, Tag,
@@ -115,7 +115,7 @@ impl AssignedSubscription {
 struct Reader {
     shared: Arc<Shared>,
     consumer: BaseConsumer<Watched>,
-    known: HashSet<(Arc<str>, i32)>,
+    known: HashSet<Place>,
     timeout: Duration,
     look_every: Duration,
 }
