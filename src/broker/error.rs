@@ -121,6 +121,14 @@ pub enum PublishError {
         /// The limit.
         max: usize,
     },
+    /// The system will not have it as it is, however often it is sent: publish it otherwise, or change what is there.
+    #[error("{address} does not take it: {reason}")]
+    Rejected {
+        /// Which.
+        address: Address,
+        /// Why, in the system's words.
+        reason: String,
+    },
     /// No queue takes it: bind one to where it is published.
     #[error("nothing takes what is published to {0}: no queue is bound to it under that key")]
     Unroutable(Address),
@@ -144,7 +152,7 @@ impl PublishError {
                 crate::message::Kind::Queue => ReasonCode::QueueNotFound,
                 crate::message::Kind::Topic => ReasonCode::TopicNotFound,
             },
-            Self::Full { .. } | Self::NoSpace { .. } => ReasonCode::PublishRejected,
+            Self::Full { .. } | Self::NoSpace { .. } | Self::Rejected { .. } => ReasonCode::PublishRejected,
             Self::TooLarge { .. } => ReasonCode::MessageTooLarge,
             Self::Unroutable(_) => ReasonCode::Unroutable,
             Self::Unavailable(_) => ReasonCode::BrokerUnavailable,

@@ -116,6 +116,7 @@ impl From<&PublishError> for Problem {
             PublishError::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
             PublishError::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             PublishError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            PublishError::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             PublishError::Unavailable(_) | PublishError::Unconfirmed(_) => StatusCode::SERVICE_UNAVAILABLE,
             PublishError::Closed => return Self::stopping(),
         };
@@ -125,7 +126,10 @@ impl From<&PublishError> for Problem {
             PublishError::Unconfirmed(_) => "; it may have arrived: send it again under the same id",
             PublishError::Unroutable(_) => "; bind a queue to it, or publish to another",
             PublishError::Unavailable(_) => "; send it again",
-            PublishError::NoSpace { .. } | PublishError::TooLarge { .. } | PublishError::Closed => "",
+            PublishError::NoSpace { .. }
+            | PublishError::TooLarge { .. }
+            | PublishError::Rejected { .. }
+            | PublishError::Closed => "",
         };
         let problem = Self::new(status, error.code().as_str(), format!("{error}{advice}"));
         if error.is_retryable() { problem.soon() } else { problem }

@@ -67,6 +67,9 @@ fn secure(config: &mut ClientConfig, tls: Option<&Tls>, sasl: Option<&Sasl>) {
                 config.set(name, file.to_string_lossy());
             }
         }
+        if let Some(password) = &tls.key_password {
+            config.set("ssl.key.password", password.reveal());
+        }
         if tls.skip_verify {
             config.set("enable.ssl.certificate.verification", "false");
             config.set("ssl.endpoint.identification.algorithm", "none");
@@ -133,15 +136,10 @@ impl Query {
         });
         asked.await.map_err(|error| BrokerError::Lost(format!("a question to Kafka ended without an answer: {error}")))
     }
-
-    /// Hears what the client has to say; never waits.
-    pub(super) fn serve(&self) {
-        serve(&self.0);
-    }
 }
 
 /// Callbacks run only while somebody polls; without a group no message can come.
-fn serve(consumer: &BaseConsumer<Watched>) {
+pub(super) fn serve(consumer: &BaseConsumer<Watched>) {
     for _ in 0..100 {
         if consumer.poll(std::time::Duration::ZERO).is_none() {
             break;

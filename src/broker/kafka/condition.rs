@@ -22,8 +22,6 @@ struct Known {
     refusal: Option<Refusal>,
     /// The last thing that went wrong with a connection: the cause, once all of them are gone.
     last: Option<String>,
-    /// A client cannot go on.
-    fatal: Option<String>,
     /// What else is not as it should be, by the name of the place.
     troubles: Vec<(Arc<str>, String)>,
 }
@@ -70,11 +68,7 @@ impl Condition {
                     (None, Some(last)) => format!("no server of {} answers ({last})", self.endpoint),
                     (None, None) => format!("no server of {} answers", self.endpoint),
                 };
-                if known.away.is_none() {
-                    tracing::warn!("Kafka is away, going on when it is back: {reason}");
-                    metrics().kafka_up.set(0);
-                }
-                known.away = Some(reason);
+                known.is_away(reason);
             }
             _ => {
                 known.last = Some(reason.to_owned());
@@ -101,6 +95,11 @@ impl Condition {
         metrics().kafka_up.set(1);
     }
 
+    /// Nobody has answered.
+    pub(super) fn is_away(&self, reason: &str) {
+        self.lock().is_away(reason.to_owned());
+    }
+
     /// Something is not as it should be at a place, and may mend by itself.
     pub(super) fn trouble(&self, place: &Arc<str>, reason: String) {
         let mut known = self.lock();
@@ -121,16 +120,6 @@ impl Condition {
             let (_, reason) = known.troubles.swap_remove(at);
             tracing::info!("over: {reason}");
         }
-    }
-
-    /// A client cannot go on, and no other can take its place.
-    pub(super) fn fatal(&self, reason: String) {
-        self.lock().fatal.get_or_insert(reason);
-    }
-
-    /// Why a client cannot go on.
-    pub(super) fn why_fatal(&self) -> Option<String> {
-        self.lock().fatal.clone()
     }
 
     /// Why the servers will not have us.
@@ -154,6 +143,14 @@ impl Condition {
 }
 
 impl Known {
+    fn is_away(&mut self, reason: String) {
+        if self.away.is_none() {
+            tracing::warn!("Kafka is away, going on when it is back: {reason}");
+            metrics().kafka_up.set(0);
+        }
+        self.away = Some(reason);
+    }
+
     fn refuse(&mut self, reason: String) {
         if self.refusal.is_none() {
             tracing::warn!("{reason}");

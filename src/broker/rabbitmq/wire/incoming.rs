@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use lapin::{BasicProperties, types::AMQPValue};
-use serde_json::{Map, Value};
 
 use super::{
     Facts,
     beside::{self, Beside},
     cloud_events, death, id, names, order, value,
 };
-use crate::message::{Extra, Headers, Message, MessageId, PRIORITY_MAX, PRIORITY_NORMAL, Text, UnixMs};
+use crate::{
+    codec::extra,
+    message::{Headers, Message, MessageId, PRIORITY_MAX, PRIORITY_NORMAL, Text, UnixMs},
+};
 
 /// A publisher that gives milliseconds where AMQP wants seconds is common, and this many seconds are the year 5138.
 const MILLISECONDS_MIN: u64 = 100_000_000_000;
@@ -179,7 +181,7 @@ fn apart(name: &str, given: &AMQPValue, message: &mut Message, parts: &mut Parts
                 _ => None,
             }
         }
-        names::EXTRA => message.extra = text().and_then(extra),
+        names::EXTRA => message.extra = text().and_then(extra::read),
         names::ORDER => parts.order = text().map(str::to_owned),
         names::MORE => parts.more = more(given),
         names::ID => parts.id = text().filter(|id| !id.is_empty()).map(MessageId::parse),
@@ -199,23 +201,6 @@ fn more(given: &AMQPValue) -> Vec<(String, String)> {
         _ => None,
     });
     pairs.filter(|(name, _)| !names::is_apart(name)).collect()
-}
-
-fn extra(json: &str) -> Option<Box<Extra>> {
-    let mut fields: Map<String, Value> = serde_json::from_str(json).ok()?;
-    let mut text = |name: &str| fields.remove(name).and_then(|value| value.as_str().map(Text::from));
-    let mut extra = Extra {
-        origin: text("source"),
-        subject: text("subject"),
-        data_schema: text("data_schema"),
-        parent_task_id: text("parent_task_id"),
-        trace_id: text("trace_id"),
-        unknown: Map::new(),
-    };
-    if let Some(Value::Object(unknown)) = fields.remove("unknown") {
-        extra.unknown = unknown;
-    }
-    Some(Box::new(extra))
 }
 
 /// Takes from a CloudEvent's attributes what AMQP's own properties do not say, and answers the id.

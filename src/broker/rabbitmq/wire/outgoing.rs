@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use lapin::{
-    BasicProperties,
-    types::{AMQPValue, FieldArray, FieldTable, ShortString},
-};
-use serde_json::{Map, Value};
-
 use super::{
     Copy,
     beside::{self, Beside, short},
     cloud_events::{self, says},
     death, names, order, value,
 };
-use crate::message::{Extra, FailedAttempt, Message, PRIORITY_MAX, PRIORITY_NORMAL, UnixMs};
+use crate::{
+    codec::extra,
+    message::{FailedAttempt, Message, PRIORITY_MAX, PRIORITY_NORMAL, UnixMs},
+};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldArray, FieldTable, ShortString},
+};
 
 /// The server refuses a longer time to live, in milliseconds, and with it the channel. Source: RabbitMQ, "Time-To-Live
 /// and Expiration"; `rabbit_misc:check_expiry`.
@@ -90,7 +91,7 @@ pub(in crate::broker::rabbitmq) fn outgoing(message: &Message, copy: Option<Copy
     if let Some(retries) = message.retries_max {
         put(&mut table, names::RETRIES_MAX, value::from_number(retries.into()));
     }
-    if let Some(extra) = message.extra.as_deref().and_then(|extra| write_extra(extra, &event)) {
+    if let Some(extra) = message.extra.as_deref().and_then(|given| extra::write(given, &event)) {
         put(&mut table, names::EXTRA, value::from_text(&extra));
     }
     if let Some(copy) = copy {
@@ -250,30 +251,6 @@ fn times(
         put(table, names::EXPIRES_AT, value::from_number(at));
     }
     properties
-}
-
-/// As JSON what a CloudEvent's attributes do not say already.
-fn write_extra(extra: &Extra, event: &cloud_events::Attributes<'_>) -> Option<String> {
-    let texts = [
-        ("source", &extra.origin, event.source),
-        ("subject", &extra.subject, event.subject),
-        ("data_schema", &extra.data_schema, event.data_schema),
-        ("parent_task_id", &extra.parent_task_id, None),
-        ("trace_id", &extra.trace_id, None),
-    ];
-    let mut fields = Map::new();
-    let mut said = false;
-    for (name, text, attribute) in texts {
-        let Some(text) = text else { continue };
-        match says(attribute, Some(text)) {
-            true => said = true,
-            false => drop(fields.insert(name.to_owned(), Value::from(text.as_str()))),
-        }
-    }
-    if !extra.unknown.is_empty() {
-        fields.insert("unknown".to_owned(), Value::Object(extra.unknown.clone()));
-    }
-    (!(fields.is_empty() && said)).then(|| Value::Object(fields).to_string())
 }
 
 fn write_failures(failures: &[FailedAttempt]) -> Option<String> {

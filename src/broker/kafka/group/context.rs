@@ -1,0 +1,250 @@
+//! What the client library tells the consumer of a group: which partitions are its own from now on and which are not, what
+//! was committed, how everything is doing. All of it on the thread that fetches.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Offset, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
+    error::{KafkaError, KafkaResult},
+    types::RDKafkaRespErr,
+};
+
+use super::{
+    Figures, GroupReading, Reading,
+    part::{Part, PartId},
+    progress::Commit,
+    share::Share,
+};
+use crate::broker::kafka::{client, condition::Condition, places::Places, settings::Settings};
+
+/// How long asking for the place of a group may take, when a partition comes.
+const COMMITTED: Duration = Duration::from_secs(10);
+
+/// What a consumer of a group has to know when it is told something.
+#[derive(Debug)]
+pub(super) struct GroupContext {
+    pub(super) reading: Arc<Reading>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) condition: Arc<Condition>,
+    pub(super) share: Arc<Share>,
+    pub(super) places: Arc<Places>,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        client::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.condition.failed(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.condition.statistics(&statistics);
+        let mut state = self.share.lock();
+        let mut lost = 0;
+        for (topic, partition) in statistics
+            .topics
+            .values()
+            .flat_map(|topic| topic.partitions.values().map(move |partition| (topic, partition)))
+        {
+            let Some(part) = state.of(&topic.topic, partition.partition) else { continue };
+            let known = |offset: i64| u64::try_from(offset).ok();
+            if let Some(low) = known(partition.lo_offset) {
+                part.low = part.low.max(low);
+            }
+            if let Some(end) = known(partition.ls_offset).or(known(partition.hi_offset)) {
+                part.end = part.end.max(end);
+            }
+            part.fetches = part.fetches.max(known(partition.next_offset).unwrap_or_default());
+            // What was in front of the first message that came, and is not kept any more.
+            if let (Some(expected), Some(next)) = (part.expected, part.progress.next())
+                && next > expected
+            {
+                part.expected = None;
+                let gone = part.low.min(next).saturating_sub(expected);
+                if gone > 0 {
+                    tracing::warn!(topic = %part.topic, partition = part.partition, "{gone} messages were gone before they were read: the topic's retention is shorter than the group was behind");
+                    lost += gone;
+                }
+            }
+            self.places.seen(&part.topic, part.partition, part.low, part.end);
+            self.reading.meters.lag(part);
+        }
+        state.dropped += lost;
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let done = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assigned(consumer, partitions),
+            _ => self.revoked(consumer, partitions),
+        };
+        if let Err(error) = done {
+            tracing::warn!(source = %self.reading.place, group = %self.reading.group, "a change of partitions did not go well: {error}");
+        }
+        self.reading.meters.assigned(self.share.lock().parts.len());
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut state = self.share.lock();
+        let mut failed = result.err();
+        for one in offsets.elements() {
+            match one.error() {
+                Ok(()) => {}
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        let Some(error) = failed else { return self.reading.meters.committed(true) };
+        // Committed again with the next.
+        for one in offsets.elements() {
+            if let Some(part) = state.of(one.topic(), one.partition()) {
+                part.committed = None;
+            }
+        }
+        drop(state);
+        self.reading.meters.committed(false);
+        tracing::debug!(source = %self.reading.place, group = %self.reading.group, "progress was not committed, it is with the next: {error}");
+    }
+}
+
+impl GroupContext {
+    fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        tracing::debug!(source = %self.reading.place, group = %self.reading.group, count = partitions.count(), "partitions assigned");
+        let mut from = TopicPartitionList::new();
+        let committed = match partitions.count() {
+            0 => Ok(TopicPartitionList::new()),
+            _ => consumer.committed_offsets(partitions.clone(), COMMITTED),
+        };
+        for one in partitions.elements() {
+            let (topic, partition) = (one.topic(), one.partition());
+            let commit =
+                committed.as_ref().ok().and_then(|committed| committed.find_partition(topic, partition)).and_then(
+                    |found| match found.offset() {
+                        Offset::Offset(offset) => {
+                            Some(Commit { offset: u64::try_from(offset).ok()?, metadata: found.metadata().to_owned() })
+                        }
+                        _ => None,
+                    },
+                );
+            let begin = match (&commit, &committed) {
+                (Some(commit), _) => Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX)),
+                // Nobody could say: the client library asks again, and reads from there.
+                (None, Err(_)) => Offset::Stored,
+                (None, Ok(_)) => self.reading.start(topic, partition),
+            };
+            let at = match begin {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            };
+            from.add_partition_offset(topic, partition, begin)?;
+            let topic = self.reading.name_of(topic);
+            self.share.joined(|id| Part::new(id, topic, partition, at, commit));
+        }
+        if let Err(error) = &committed {
+            tracing::warn!(source = %self.reading.place, group = %self.reading.group, "what was done above the committed places is not known, and may be done again: {error}");
+        }
+        self.reading.meters.rebalanced("assigned");
+        self.reading.joined.store(true, Relaxed);
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&from),
+            _ => consumer.assign(&from),
+        }
+    }
+
+    fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        let ids: Vec<PartId> = {
+            let mut state = self.share.lock();
+            let id = |topic: &str, partition| state.of(topic, partition).map(|part| part.id);
+            let mut id = id;
+            partitions.elements().iter().filter_map(|one| id(one.topic(), one.partition())).collect()
+        };
+        let lost = consumer.assignment_lost();
+        tracing::debug!(source = %self.reading.place, group = %self.reading.group, count = ids.len(), lost, "partitions revoked");
+        if lost {
+            // Somebody else has them already: what is committed now could undo what they have committed.
+            self.reading.meters.rebalanced("lost");
+        } else {
+            self.reading.meters.rebalanced("revoked");
+            self.share.leave(&ids, self.settings.revoke_wait);
+            self.commit(consumer, &ids, CommitMode::Sync);
+        }
+        self.remember(&ids);
+        partitions.elements().iter().for_each(|one| self.reading.meters.gone(one.topic(), one.partition()));
+        self.share.left(&ids);
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+            _ => consumer.unassign(),
+        }
+    }
+
+    /// Commits how far these partitions are, where the server does not know it yet.
+    pub(super) fn commit(&self, consumer: &BaseConsumer<Self>, ids: &[PartId], mode: CommitMode) {
+        let mut offsets = TopicPartitionList::new();
+        {
+            let mut state = self.share.lock();
+            state.done = 0;
+            let transacts = self.reading.transacts.load(Relaxed);
+            for part in state.parts.iter_mut().filter(|part| ids.contains(&part.id)) {
+                if transacts && part.out > 0 {
+                    // A transaction may be about to commit more: this would come later, and say less.
+                    continue;
+                }
+                let Some(commit) = part.uncommitted() else { continue };
+                let mut one = offsets.add_partition(&part.topic, part.partition);
+                one.set_metadata(commit.metadata.as_str());
+                if one.set_offset(Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX))).is_ok() {
+                    // Until we hear otherwise.
+                    part.committed = Some(commit);
+                }
+            }
+        }
+        if offsets.count() == 0 {
+            return;
+        }
+        if let Err(error) = consumer.commit(&offsets, mode) {
+            self.commit_callback(Err(error), &offsets);
+        } else if matches!(mode, CommitMode::Sync) {
+            self.reading.meters.committed(true);
+        }
+    }
+
+    /// How far the group was in partitions that are about to go, for people.
+    pub(super) fn remember(&self, ids: &[PartId]) {
+        let state = self.share.lock();
+        state
+            .parts
+            .iter()
+            .filter(|part| ids.contains(&part.id))
+            .for_each(|part| self.places.left(&self.reading.place, &self.reading.group, part.figures()));
+    }
+}
+
+impl GroupReading for GroupContext {
+    fn id(&self) -> u64 {
+        self.reading.id
+    }
+
+    fn source(&self) -> (Arc<str>, Arc<str>) {
+        (Arc::clone(&self.reading.place), Arc::clone(&self.reading.group))
+    }
+
+    fn figures(&self) -> Figures {
+        let state = self.share.lock();
+        Figures {
+            parts: state.parts.iter().map(Part::figures).collect(),
+            out: state.out() as u64,
+            delayed: state.parts.iter().map(|part| part.delayed() as u64).sum(),
+            dead_lettered: state.dead_lettered,
+            dropped: state.dropped,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What the engine settles with.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{context::GroupContext, part::Now, retries::Retries, transaction::Transactions};
+use crate::{
+    broker::{BrokerError, Delivery, Settler, TransactionError},
+    message::{Address, FailedAttempt, Message, Settlement},
+};
+
+/// Settles the deliveries of one subscription.
+#[derive(Debug)]
+pub(super) struct GroupSettler {
+    context: Arc<GroupContext>,
+    /// Takes copies of what is to come again later; `None`: it waits here.
+    retries: Option<Arc<Retries>>,
+    transactions: Transactions,
+}
+
+impl GroupSettler {
+    pub(super) fn new(context: Arc<GroupContext>, retries: Option<Arc<Retries>>, transactions: Transactions) -> Self {
+        Self { context, retries, transactions }
+    }
+
+    fn lost(&self) -> BrokerError {
+        let reading = &self.context.reading;
+        let text = format!("the partition went to another member of {}, who may have handled it, too", reading.group);
+        BrokerError::Lost(text)
+    }
+}
+
+#[async_trait]
+impl Settler for GroupSettler {
+    async fn settle(&self, mut settled: Vec<(Delivery, Settlement)>) -> Result<(), BrokerError> {
+        if self.context.share.lock().closed {
+            return Err(BrokerError::Closed);
+        }
+        if let Some(retries) = &self.retries {
+            // A copy is confirmed before its original counts as done. One that is not waits here.
+            retries.publish(&mut settled).await;
+        }
+        if self.context.share.settle(settled, Now::read()) { Ok(()) } else { Err(self.lost()) }
+    }
+
+    async fn transact(
+        &self,
+        published: &[(Address, Vec<Arc<Message>>)],
+        settled: &[(&Delivery, &Settlement)],
+    ) -> Result<(), TransactionError> {
+        if self.context.share.lock().closed {
+            return Err(BrokerError::Closed.into());
+        }
+        if settled.iter().any(|(delivery, _)| !self.context.share.has(delivery)) {
+            return Err(self.lost().into());
+        }
+        self.transactions.run(published, settled).await
+    }
+
+    async fn count_attempt(&self, delivery: &Delivery, _: FailedAttempt) -> Result<(), BrokerError> {
+        if self.context.share.has(delivery) { Ok(()) } else { Err(self.lost()) }
+    }
+
+    fn release(&self, released: Vec<Delivery>) {
+        self.context.share.release(released);
+    }
+}
