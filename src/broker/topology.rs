@@ -61,6 +61,8 @@ pub struct Topic {
 pub const DEAD_LETTER_QUEUE: &str = "helixagent.dlq";
 /// Where dead letters of topics go that no route sends elsewhere, on systems of topics only.
 pub const DEAD_LETTER_TOPIC: &str = "helixagent.dlq.events";
+/// Where dead letters of tasks go that no route sends elsewhere, where tasks are on a system of topics only.
+pub const DEAD_LETTER_TASKS_TOPIC: &str = "helixagent.dlq.tasks";
 /// Where copies of events wait that are to be tried again later, on systems of topics only.
 pub const RETRY_TOPIC: &str = "helixagent.retry.events";
 /// The group of routes that name none.
@@ -115,7 +117,7 @@ pub const TOPICS: &[Topic] = &[
     topic("helixagent.stream.tokens", 12, HOUR),
     topic("helixagent.stream.sse", 6, HOUR),
     topic("helixagent.stream.websocket", 6, HOUR),
-    topic("helixagent.dlq.tasks", 3, 30 * DAY),
+    topic(DEAD_LETTER_TASKS_TOPIC, 3, 30 * DAY),
     topic(DEAD_LETTER_TOPIC, 3, 30 * DAY),
     topic(RETRY_TOPIC, 3, 7 * DAY),
     topic("llmsverifier.events.verification", 3, 7 * DAY),
@@ -124,6 +126,9 @@ pub const TOPICS: &[Topic] = &[
     topic("llmsverifier.events.team", 3, 7 * DAY),
     topic("llmsverifier.events.system", 3, 7 * DAY),
 ];
+
+/// Topics behind a prefix that the operator chooses, each with its partitions, on systems of topics.
+pub const PREFIXED_TOPICS: &[(&str, u32)] = &[("tasks", 4), ("events", 8), ("completions", 4), ("debates", 2)];
 
 const fn task(name: &'static str, routing_key: &'static str, priority_max: u8, ttl_seconds: u64) -> Queue {
     Queue {

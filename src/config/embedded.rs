@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Most partitions of a topic.
-const PARTITIONS_MAX: u32 = 1024;
+pub(super) const PARTITIONS_MAX: u32 = 1024;
 /// How long leases may be, in milliseconds: shorter ones would end while a healthy engine works.
 const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 /// Times that messages wait or are kept.

@@ -1,71 +1,98 @@
 //! What environment variables say. They win over the file.
 
-use super::{Backend, finding::Origin, section::Reader};
-use crate::broker::topology;
+use super::{
+    Backend, Config,
+    finding::Origin,
+    section::{Reader, Section},
+};
 
-/// What configures RabbitMQ, and where it stands in the file.
-const RABBITMQ: &[(&str, &str)] = &[
-    ("RABBITMQ_URL", "rabbitmq.url"),
-    ("RABBITMQ_HOST", "rabbitmq.host"),
-    ("RABBITMQ_PORT", "rabbitmq.port"),
-    ("RABBITMQ_USER", "rabbitmq.username"),
-    ("RABBITMQ_PASSWORD", "rabbitmq.password"),
-    ("RABBITMQ_VHOST", "rabbitmq.vhost"),
-    ("RABBITMQ_EXCHANGE", "rabbitmq.exchange"),
-    ("RABBITMQ_PREFETCH_COUNT", "rabbitmq.prefetch_count"),
-    ("RABBITMQ_PUBLISHER_CONFIRM", "rabbitmq.publisher_confirm"),
-];
-/// Those that are enough to use it.
-#[cfg(feature = "rabbitmq")]
-const RABBITMQ_NAMED_BY: [&str; 2] = ["rabbitmq.url", "rabbitmq.host"];
+/// A system outside of the engine, and what of the environment configures it.
+struct System {
+    name: &'static str,
+    /// Its section.
+    section: &'static str,
+    /// Whether this build can talk to it.
+    present: bool,
+    /// Variables, where each stands in the file, and older names for it.
+    variables: &'static [(&'static str, &'static str, &'static [&'static str])],
+    /// Those that are enough to use it, for people.
+    named_by: &'static str,
+}
 
-/// Systems that this build cannot talk to, with the variables that configure them.
-const ABSENT: &[(&str, &[&str])] = &[
-    (
-        "Kafka",
-        &[
-            "KAFKA_BROKERS",
-            "KAFKA_BROKER",
-            "KAFKA_CLIENT_ID",
-            "KAFKA_TOPIC_PREFIX",
-            "KAFKA_SASL_ENABLED",
-            "KAFKA_SASL_MECHANISM",
-            "KAFKA_SASL_USERNAME",
-            "KAFKA_SASL_PASSWORD",
-            "KAFKA_SESSION_TIMEOUT_MS",
-            "KAFKA_HEARTBEAT_INTERVAL_MS",
-        ],
-    ),
-    ("Redis", &["REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD"]),
-];
+const RABBITMQ: System = System {
+    name: "RabbitMQ",
+    section: "rabbitmq",
+    present: cfg!(feature = "rabbitmq"),
+    variables: &[
+        ("RABBITMQ_URL", "rabbitmq.url", &[]),
+        ("RABBITMQ_HOST", "rabbitmq.host", &[]),
+        ("RABBITMQ_PORT", "rabbitmq.port", &[]),
+        ("RABBITMQ_USER", "rabbitmq.username", &[]),
+        ("RABBITMQ_PASSWORD", "rabbitmq.password", &[]),
+        ("RABBITMQ_VHOST", "rabbitmq.vhost", &[]),
+        ("RABBITMQ_EXCHANGE", "rabbitmq.exchange", &[]),
+        ("RABBITMQ_PREFETCH_COUNT", "rabbitmq.prefetch_count", &[]),
+        ("RABBITMQ_PUBLISHER_CONFIRM", "rabbitmq.publisher_confirm", &[]),
+    ],
+    named_by: "RABBITMQ_URL or RABBITMQ_HOST",
+};
+const KAFKA: System = System {
+    name: "Kafka",
+    section: "kafka",
+    present: cfg!(feature = "kafka"),
+    variables: &[
+        ("KAFKA_BROKERS", "kafka.brokers", &["KAFKA_BROKER"]),
+        ("KAFKA_CLIENT_ID", "kafka.client_id", &[]),
+        ("KAFKA_TOPIC_PREFIX", "kafka.topic_prefix", &[]),
+        ("KAFKA_SASL_ENABLED", "kafka.sasl.enabled", &[]),
+        ("KAFKA_SASL_MECHANISM", "kafka.sasl.mechanism", &[]),
+        ("KAFKA_SASL_USERNAME", "kafka.sasl.username", &[]),
+        ("KAFKA_SASL_PASSWORD", "kafka.sasl.password", &[]),
+        ("KAFKA_SESSION_TIMEOUT_MS", "kafka.session_timeout", &[]),
+        ("KAFKA_HEARTBEAT_INTERVAL_MS", "kafka.heartbeat_interval", &[]),
+        ("KAFKA_REPLICATION_FACTOR", "kafka.replication_factor", &[]),
+        ("KAFKA_MIN_INSYNC_REPLICAS", "kafka.min_insync_replicas", &[]),
+    ],
+    named_by: "KAFKA_BROKERS",
+};
+const REDIS: System = System {
+    name: "Redis",
+    section: "redis",
+    present: false,
+    variables: &[
+        ("REDIS_HOST", "redis.host", &[]),
+        ("REDIS_PORT", "redis.port", &[]),
+        ("REDIS_PASSWORD", "redis.password", &[]),
+    ],
+    named_by: "REDIS_HOST",
+};
+const SYSTEMS: [System; 3] = [RABBITMQ, KAFKA, REDIS];
 
-/// Sections of those systems.
-#[cfg(feature = "rabbitmq")]
-pub(super) const ABSENT_SECTIONS: &[(&str, &str)] = &[("kafka", "Kafka"), ("redis", "Redis")];
-/// Sections of those systems.
-#[cfg(not(feature = "rabbitmq"))]
-pub(super) const ABSENT_SECTIONS: &[(&str, &str)] = &[("rabbitmq", "RabbitMQ"), ("kafka", "Kafka"), ("redis", "Redis")];
+/// Refuses the sections of systems that this build cannot talk to.
+pub(super) fn forbid_absent(section: &mut Section<'_, '_, '_>) {
+    for system in SYSTEMS.iter().filter(|system| !system.present) {
+        let (problem, fix) = absence(system);
+        section.forbid(system.section, problem, fix);
+    }
+}
 
 /// Why a system's settings are refused.
-pub(super) fn absence(system: &str) -> (String, &'static str) {
-    if cfg!(feature = "rabbitmq") {
-        let problem = format!("this build has no broker for {system}, only the embedded one and RabbitMQ");
-        (problem, "remove it, and configure `embedded:` or `rabbitmq:`")
-    } else {
-        (
-            format!("this build has no broker for {system}, only the embedded one"),
-            "remove it, and configure `embedded:`",
-        )
+fn absence(system: &System) -> (String, String) {
+    let (mut brokers, mut sections) = (vec!["the embedded one"], vec!["`embedded:`".to_owned()]);
+    for present in SYSTEMS.iter().filter(|system| system.present) {
+        brokers.push(present.name);
+        sections.push(format!("`{}:`", present.section));
     }
+    let only = super::words::listed(&brokers, "and");
+    let problem = format!("this build has no broker for {}, only {only}", system.name);
+    (problem, format!("remove it, and configure {}", super::words::listed(&sections, "or")))
 }
 
 /// What stands in place of values of the file; returns the backend that is named.
 pub(super) fn read(reader: &mut Reader<'_>) -> Option<Backend> {
-    if cfg!(feature = "rabbitmq") {
-        for (variable, path) in RABBITMQ {
-            if let Some(text) = reader.variable(variable).filter(|text| !is_kubernetes(text)) {
-                reader.overrides.insert(path, (text, variable));
-            }
+    for (variable, path, others) in SYSTEMS.iter().filter(|system| system.present).flat_map(|system| system.variables) {
+        if let Some((text, variable)) = named(reader, variable, others).filter(|(text, _)| !is_kubernetes(text)) {
+            reader.overrides.insert(path, (text, variable));
         }
     }
     if let Some((text, variable)) = named(reader, "MESSAGING_ENABLED", &[]) {
@@ -89,28 +116,32 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Backend> {
 }
 
 fn backend(reader: &mut Reader<'_>) -> Option<Backend> {
-    const FIX: &str = if cfg!(feature = "rabbitmq") {
-        "unset it, or set it to inmemory or rabbitmq"
-    } else {
-        "unset it, or set it to inmemory"
-    };
     let (text, variable) = named(reader, "MESSAGING_BACKEND", &[])?;
-    let problem = match text.as_str() {
-        "inmemory" => return Some(Backend::Inmemory),
-        "rabbitmq" if cfg!(feature = "rabbitmq") => return Some(Backend::Rabbitmq),
-        "rabbitmq" => absence("RabbitMQ").0,
-        "kafka" => absence("Kafka").0,
-        "redis" => absence("Redis").0,
-        _ => format!("{} is not a backend", super::words::quoted(&text)),
+    let known = [(RABBITMQ, Some(Backend::Rabbitmq)), (KAFKA, Some(Backend::Kafka)), (REDIS, None)];
+    let system = known.iter().find(|(system, _)| system.section == text);
+    let problem = match system {
+        None if text == "inmemory" => return Some(Backend::Inmemory),
+        Some((system, backend)) if system.present => return *backend,
+        Some((system, _)) => absence(system).0,
+        None => format!("{} is not a backend", super::words::quoted(&text)),
     };
-    reader.refuse(Origin::Environment(variable), "", problem, FIX);
+    let present = known.iter().filter(|(system, _)| system.present).map(|(system, _)| system.section);
+    let words: Vec<_> = std::iter::once("inmemory").chain(present).collect();
+    let fix = format!("unset it, or set it to {}", super::words::listed(&words, "or"));
+    reader.refuse(Origin::Environment(variable), "", problem, fix);
     None
 }
 
 /// Whether variables alone say that RabbitMQ is to be used.
 #[cfg(feature = "rabbitmq")]
 pub(super) fn names_rabbitmq(reader: &Reader<'_>) -> bool {
-    RABBITMQ_NAMED_BY.iter().any(|path| reader.overrides.contains_key(path))
+    ["rabbitmq.url", "rabbitmq.host"].iter().any(|path| reader.overrides.contains_key(path))
+}
+
+/// Whether variables alone say that Kafka is to be used.
+#[cfg(feature = "kafka")]
+pub(super) fn names_kafka(reader: &Reader<'_>) -> bool {
+    reader.overrides.contains_key("kafka.brokers")
 }
 
 /// What Kubernetes sets for a service of that name.
@@ -119,36 +150,45 @@ fn is_kubernetes(text: &str) -> bool {
 }
 
 /// The group of routes that name none, and who says so.
-pub(super) fn group(reader: &mut Reader<'_>) -> (String, Origin) {
+pub(super) fn group(reader: &mut Reader<'_>, otherwise: &str) -> (String, Origin) {
     let Some((text, variable)) = named(reader, "KAFKA_GROUP_ID", &["KAFKA_CONSUMER_GROUP"]) else {
-        return (topology::GROUP.to_owned(), Origin::Default);
+        return (otherwise.to_owned(), Origin::Default);
     };
     if super::kind::is_name(&text) {
         return (text, Origin::Environment(variable));
     }
     let wrong = super::kind::bad_name(&text);
     reader.refuse(Origin::Environment(variable), "", wrong.problem, wrong.fix);
-    (topology::GROUP.to_owned(), Origin::Default)
+    (otherwise.to_owned(), Origin::Default)
 }
 
-/// Refuses what configures systems that are not there, unless a value of a file names it. `rabbitmq`: whether that is
-/// configured.
-pub(super) fn refuse_absent(reader: &mut Reader<'_>, rabbitmq: bool) {
-    for (variable, _) in RABBITMQ {
-        if !cfg!(feature = "rabbitmq") {
-            refuse_variable(reader, variable, absence("RabbitMQ").0);
-            continue;
+/// Refuses what configures systems that are not there, unless a value of a file names it.
+pub(super) fn refuse_absent(reader: &mut Reader<'_>, config: &Config) {
+    let configured = |system: &System| match system.section {
+        #[cfg(feature = "rabbitmq")]
+        "rabbitmq" => config.rabbitmq.is_some(),
+        #[cfg(feature = "kafka")]
+        "kafka" => config.kafka.is_some(),
+        _ => {
+            let _ = config;
+            false
         }
-        let known = kubernetes(reader, variable) || rabbitmq || reader.used.contains(*variable);
-        if !known && reader.variable(variable).is_some() {
-            // It may be there for another file.
-            let fix = "add `rabbitmq:` to the file, or set RABBITMQ_URL or RABBITMQ_HOST, to use RabbitMQ";
-            reader.warn(Origin::Environment(variable), "", "has no effect: RabbitMQ is not configured", fix);
-        }
-    }
-    for (system, variables) in ABSENT {
-        for variable in *variables {
-            refuse_variable(reader, variable, absence(system).0);
+    };
+    for system in &SYSTEMS {
+        let names = system.variables.iter().flat_map(|(variable, _, others)| std::iter::once(variable).chain(*others));
+        for variable in names {
+            if !system.present {
+                refuse_variable(reader, variable, absence(system).0);
+                continue;
+            }
+            let known = kubernetes(reader, variable) || configured(system) || reader.used.contains(*variable);
+            if !known && reader.variable(variable).is_some() {
+                // It may be there for another file.
+                let System { name, section, named_by, .. } = system;
+                let fix = format!("add `{section}:` to the file, or set {named_by}, to use {name}");
+                let problem = format!("has no effect: {name} is not configured");
+                reader.warn(Origin::Environment(variable), "", problem, fix);
+            }
         }
     }
 }

@@ -9,23 +9,20 @@ use std::{
 };
 
 use super::{
-    Backend, Config, ConfigErrors, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry, Warning,
-    embedded, environment,
+    Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
+    Warning, embedded, environment,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
-    routes::{self, Draft, Surroundings},
+    routes::{self, Draft, OnKafka, Surroundings},
     section::{Given, Reader, Section},
     shown::{Key, Shown},
     source,
     tree::Node,
     yaml,
 };
-use crate::{
-    message::{Address, Kind as AddressKind},
-    route::Route,
-};
+use crate::{broker::topology, message::Address, route::Route};
 
 /// Where the configuration is looked for when no file is named.
 pub const DEFAULT_FILE: &str = "configs/messaging.yaml";
@@ -114,9 +111,11 @@ pub fn read_plugin_toml(
         reader.refuse(origin, "", wrong.problem, wrong.fix);
     }
     let mut part = Part::default();
-    let group = environment::group(&mut reader);
-    let dead_letter = (config.embedded.dead_letter.clone(), Origin::Default);
-    let mut around = Surroundings { group, dead_letter, plugins: BTreeMap::new() };
+    let group = environment::group(&mut reader, &config.group);
+    let said = |address: &Address| (address.clone(), Origin::Default);
+    let DeadLetters { tasks, events } = &config.dead_letters;
+    let dead_letters = DeadLetters { tasks: said(tasks), events: said(events) };
+    let mut around = Surroundings { group, dead_letters, kafka: OnKafka::of(config), plugins: BTreeMap::new() };
     let drafts = plugin_toml::read(&mut reader, file, &plugin, &mut part, &mut around);
     finished(&mut reader, &[file.to_path_buf()])?;
     let routes = drafts.into_iter().map(Draft::into_route).collect();
@@ -130,6 +129,7 @@ pub fn keys() -> Vec<Key> {
     /// One of everything that has keys.
     const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
                           rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
+                          kafka: {topics: {a: {}}}, \
                           routes: [{name: a, topic: a, handler: a}]}";
     let mut reader = Reader::new(&|_| None, None);
     let document = yaml::read(SAMPLE).ok();
@@ -156,9 +156,10 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
     let backend = environment::read(reader);
     let (mut config, drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    let kafka = OnKafka::of(&config);
     require_declared(reader, &config, &drafts);
     routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
-    config.routes = routes::join_all(reader, drafts);
+    config.routes = routes::join_all(reader, drafts, &kafka);
     config.file = file.map(Path::to_path_buf);
     files.splice(0..0, config.file.clone());
     finished(reader, &files)?;
@@ -168,21 +169,18 @@ fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>)
 
 /// With nothing made on first use, every address that a route names must be declared where it is.
 fn require_declared(reader: &mut Reader<'_>, config: &Config, drafts: &[Draft]) {
-    let on_embedded = |address: &Address| match address.kind {
-        AddressKind::Queue => !config.queues_on_rabbitmq(),
-        AddressKind::Topic => !config.topics_on_rabbitmq(),
-    };
+    let on = |system: Backend, address: &Address| config.system_of(address.kind) == system;
     if !config.embedded.auto_create {
         let declared = embedded::declared(&config.embedded);
         routes::require_declared(reader, drafts, "embedded", &|address| {
-            !on_embedded(address) || declared.contains(address)
+            !on(Backend::Inmemory, address) || declared.contains(address)
         });
     }
     #[cfg(feature = "rabbitmq")]
     if let Some(settings) = config.rabbitmq_in_use().filter(|settings| !settings.auto_create) {
         let declared = super::rabbitmq::declared(settings);
         routes::require_declared(reader, drafts, "rabbitmq", &|address| {
-            on_embedded(address) || declared.contains(address)
+            !on(Backend::Rabbitmq, address) || declared.contains(address)
         });
     }
 }
@@ -194,10 +192,7 @@ fn read(
     beside: bool,
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
-    for (key, system) in environment::ABSENT_SECTIONS {
-        let (problem, fix) = environment::absence(system);
-        section.forbid(key, problem, fix);
-    }
+    environment::forbid_absent(section);
     let enabled = section.section("messaging", |section| section.value("enabled", &kind::flag(), default.enabled));
     let http = section.section("http", http);
     let (data_directory, shutdown_grace) = section.section("engine", |section| {
@@ -211,18 +206,55 @@ fn read(
     #[cfg(feature = "rabbitmq")]
     let rabbitmq = {
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
-        let wanted = named || section.has("rabbitmq");
-        section.known("rabbitmq");
-        wanted.then(|| {
-            section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, &embedded.dead_letter))
-        })
+        if named || section.has("rabbitmq") {
+            let dead_letter = &embedded.dead_letter;
+            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, dead_letter)))
+        } else {
+            section.known("rabbitmq");
+            None
+        }
+    };
+    let group = environment::group(section.reader, topology::GROUP);
+    #[cfg(feature = "kafka")]
+    let (kafka, group) = {
+        let named = backend == Some(Backend::Kafka) || environment::names_kafka(section.reader);
+        let kafka = if named || section.has("kafka") {
+            Some(section.section("kafka", |section| super::kafka::read(section, backend, group.clone())))
+        } else {
+            section.known("kafka");
+            None
+        };
+        let group = kafka.as_ref().map_or(group, |kafka| kafka.group.clone());
+        (kafka, group)
     };
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
+    #[cfg(feature = "kafka")]
+    let on_kafka = kafka.as_ref().map(|kafka| kafka.dead_letters.clone());
+    #[cfg(not(feature = "kafka"))]
+    let on_kafka = None;
+    let config = Config {
+        enabled,
+        data_directory,
+        shutdown_grace,
+        http,
+        backend,
+        embedded,
+        telemetry,
+        group: group.0.as_str().into(),
+        ..Config::default()
+    };
+    #[cfg(feature = "rabbitmq")]
+    let config = Config { rabbitmq, ..config };
+    #[cfg(feature = "kafka")]
+    let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
+    let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
+
     let mut around = Surroundings {
-        group: environment::group(section.reader),
-        dead_letter: (embedded.dead_letter.clone(), dead_letter_origin),
+        group,
+        kafka: OnKafka::of(&config),
+        dead_letters: dead_letters.clone(),
         plugins: parts.iter().map(|(name, part)| (name.clone(), part.limits.clone())).collect(),
     };
     let (mut files, mut theirs) = (Vec::new(), Vec::new());
@@ -238,24 +270,27 @@ fn read(
     let mut drafts = Vec::new();
     section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
     drafts.extend(theirs);
-    let config = Config {
-        enabled,
-        data_directory,
-        shutdown_grace,
-        http,
-        plugins,
-        backend,
-        embedded,
-        telemetry,
-        ..Config::default()
-    };
-    #[cfg(not(feature = "rabbitmq"))]
-    environment::refuse_absent(section.reader, false);
-    #[cfg(feature = "rabbitmq")]
-    environment::refuse_absent(section.reader, rabbitmq.is_some());
-    #[cfg(feature = "rabbitmq")]
-    let config = Config { rabbitmq, ..config };
-    (config, drafts, files)
+    environment::refuse_absent(section.reader, &config);
+    let dead_letters = DeadLetters { tasks: dead_letters.tasks.0, events: dead_letters.events.0 };
+    (Config { plugins, dead_letters, ..config }, drafts, files)
+}
+
+/// Where dead letters go that no route sends elsewhere, and who says so: on Kafka they have topics of their own.
+fn dead_letters(
+    config: &Config,
+    origin: Origin,
+    on_kafka: Option<DeadLetters<(Address, Origin)>>,
+) -> DeadLetters<(Address, Origin)> {
+    let mut all = DeadLetters::both(&(config.embedded.dead_letter.clone(), origin));
+    if let Some(on_kafka) = on_kafka {
+        if config.queues_on_kafka() {
+            all.tasks = on_kafka.tasks;
+        }
+        if config.topics_on_kafka() {
+            all.events = on_kafka.events;
+        }
+    }
+    all
 }
 
 fn http(section: &mut Section<'_, '_, '_>) -> Http {

@@ -8,6 +8,8 @@ mod embedded;
 mod environment;
 mod finding;
 mod interpolate;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kind;
 mod limits;
 mod load;
@@ -18,6 +20,8 @@ mod routes;
 mod section;
 mod shown;
 mod source;
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+mod tls;
 mod tree;
 mod words;
 mod yaml;
@@ -42,7 +46,7 @@ pub use source::FILE_BYTES_MAX;
 use crate::{
     broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
-    message::Address,
+    message::{Address, Kind as AddressKind},
     route::RouteTable,
 };
 
@@ -61,27 +65,48 @@ pub struct Config {
     pub http: Http,
     /// The plugins and what they may.
     pub plugins: Plugins,
-    /// Which system has queues and topics; `None`: queues are on RabbitMQ where it is configured, topics on the embedded
-    /// broker, and everything there where it is not.
+    /// Which system has queues and topics; `None`: queues are on RabbitMQ where it is configured, topics on Kafka where it
+    /// is, and the rest on the embedded broker.
     pub backend: Option<Backend>,
     /// The embedded broker.
     pub embedded: Embedded,
     /// RabbitMQ, where it is configured.
     #[cfg(feature = "rabbitmq")]
     pub rabbitmq: Option<crate::broker::rabbitmq::Settings>,
+    /// Kafka, where it is configured.
+    #[cfg(feature = "kafka")]
+    pub kafka: Option<crate::broker::kafka::Settings>,
+    /// The group of routes that name none.
+    pub group: Arc<str>,
+    /// Where dead letters go that no route sends elsewhere.
+    pub dead_letters: DeadLetters<Address>,
     /// The routes, joined and free of conflicts.
     pub routes: RouteTable,
     /// Logs.
     pub telemetry: Telemetry,
 }
 
-/// A system that has all queues and topics.
+/// A system that has queues or topics, or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The embedded broker.
     Inmemory,
     /// RabbitMQ.
     Rabbitmq,
+    /// Kafka, where a queue is a topic that one group reads.
+    Kafka,
+}
+
+impl Backend {
+    /// As the environment names it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inmemory => "inmemory",
+            Self::Rabbitmq => "rabbitmq",
+            Self::Kafka => "kafka",
+        }
+    }
 }
 
 /// How the engine is reached.
@@ -148,34 +173,100 @@ pub enum LogFormat {
     Json,
 }
 
+/// Something of dead letters, by what they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetters<T> {
+    /// Of queues, and of what no route has.
+    pub tasks: T,
+    /// Of topics.
+    pub events: T,
+}
+
+impl<T: Clone> DeadLetters<T> {
+    fn both(one: &T) -> Self {
+        Self { tasks: one.clone(), events: one.clone() }
+    }
+
+    fn of(&self, kind: AddressKind) -> &T {
+        match kind {
+            AddressKind::Queue => &self.tasks,
+            AddressKind::Topic => &self.events,
+        }
+    }
+}
+
 impl Config {
     /// Everywhere that dead letters go.
     #[must_use]
-    pub fn dead_letters(&self) -> BTreeSet<Address> {
-        self.routes.iter().map(|route| route.dead_letter.clone()).chain([self.embedded.dead_letter.clone()]).collect()
+    pub fn all_dead_letters(&self) -> BTreeSet<Address> {
+        self.routes.iter().map(|route| route.dead_letter.clone()).chain([self.dead_letters.tasks.clone()]).collect()
+    }
+
+    /// Which system has the queues, or the topics.
+    #[must_use]
+    pub fn system_of(&self, kind: AddressKind) -> Backend {
+        #[cfg(feature = "rabbitmq")]
+        let rabbitmq = self.rabbitmq.is_some();
+        #[cfg(not(feature = "rabbitmq"))]
+        let rabbitmq = false;
+        #[cfg(feature = "kafka")]
+        let kafka = self.kafka.is_some();
+        #[cfg(not(feature = "kafka"))]
+        let kafka = false;
+        match (self.backend, kind) {
+            (Some(backend), _) => backend,
+            (None, AddressKind::Queue) if rabbitmq => Backend::Rabbitmq,
+            (None, AddressKind::Topic) if kafka => Backend::Kafka,
+            (None, _) => Backend::Inmemory,
+        }
+    }
+
+    fn uses(&self, system: Backend) -> bool {
+        [AddressKind::Queue, AddressKind::Topic].into_iter().any(|kind| self.system_of(kind) == system)
+    }
+
+    /// Whether attempts are counted here for a system that does not.
+    #[must_use]
+    pub fn counts_attempts(&self) -> bool {
+        self.uses(Backend::Rabbitmq) || self.uses(Backend::Kafka)
     }
 
     /// Whether queues are on RabbitMQ.
     #[must_use]
     pub fn queues_on_rabbitmq(&self) -> bool {
-        #[cfg(feature = "rabbitmq")]
-        let configured = self.rabbitmq_in_use().is_some();
-        #[cfg(not(feature = "rabbitmq"))]
-        let configured = false;
-        configured
+        self.system_of(AddressKind::Queue) == Backend::Rabbitmq
     }
 
     /// Whether topics are there too.
     #[must_use]
     pub fn topics_on_rabbitmq(&self) -> bool {
-        self.queues_on_rabbitmq() && self.backend == Some(Backend::Rabbitmq)
+        self.system_of(AddressKind::Topic) == Backend::Rabbitmq
+    }
+
+    /// Whether topics are on Kafka.
+    #[must_use]
+    pub fn topics_on_kafka(&self) -> bool {
+        self.system_of(AddressKind::Topic) == Backend::Kafka
+    }
+
+    /// Whether queues are there too.
+    #[must_use]
+    pub fn queues_on_kafka(&self) -> bool {
+        self.system_of(AddressKind::Queue) == Backend::Kafka
     }
 
     /// RabbitMQ's settings, where queues are to be there.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
     pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
-        self.rabbitmq.as_ref().filter(|_| self.backend != Some(Backend::Inmemory))
+        self.rabbitmq.as_ref().filter(|_| self.uses(Backend::Rabbitmq))
+    }
+
+    /// Kafka's settings, where topics are to be there.
+    #[cfg(feature = "kafka")]
+    #[must_use]
+    pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
+        self.kafka.as_ref().filter(|_| self.uses(Backend::Kafka))
     }
 }
 
@@ -194,6 +285,10 @@ impl Default for Config {
             embedded: Embedded::default(),
             #[cfg(feature = "rabbitmq")]
             rabbitmq: None,
+            #[cfg(feature = "kafka")]
+            kafka: None,
+            group: topology::GROUP.into(),
+            dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),
             telemetry: Telemetry::default(),
         }

@@ -17,6 +17,15 @@ pub(super) fn join(path: &str, key: &str) -> String {
     }
 }
 
+/// `a, b or c`, with the word between the last two.
+pub(super) fn listed(words: &[impl AsRef<str>], last: &str) -> String {
+    let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
+    match words.split_last() {
+        Some((end, rest)) if !rest.is_empty() => format!("{} {last} {end}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
+
 /// The known word that was most likely meant, if any is near.
 pub(super) fn nearest<'w>(text: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     // The distance costs the product of the lengths.

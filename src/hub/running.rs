@@ -78,7 +78,7 @@ impl Running {
             // A batch in each lane, one in front of it, and what ordered lanes hold.
             prefetch: lanes * (2 * BATCH_MAX + super::held::HELD_MAX),
             workers: lanes,
-            aside: Default::default(),
+            aside: source.aside,
         };
         let subscription = broker.subscribe(request.clone()).await?;
         let stop = CancellationToken::new();

@@ -13,7 +13,7 @@ pub use pattern::{Pattern, PatternError};
 pub use table::{RouteTable, TableError};
 
 use crate::{
-    broker::Start,
+    broker::{Aside, Start},
     handler::Terms,
     message::{Address, Message},
     settle::RetryPolicy,
@@ -32,6 +32,8 @@ pub struct Route {
     pub handler: Arc<str>,
     /// What is kept in order.
     pub order: Order,
+    /// What a crash can repeat.
+    pub delivery: Delivery,
     /// How many messages may be in handlers at a time: each is a lane with a thread and an instance of its own.
     pub concurrency: usize,
     /// What the handler may cost and where it may publish.
@@ -55,6 +57,10 @@ pub struct Source {
     /// Topics: where a new group begins.
     #[serde(skip)]
     pub start: Start,
+    /// Topics of systems that do not delay by themselves: where what is to be tried again later waits. The routes of one
+    /// source share it.
+    #[serde(skip)]
+    pub aside: Aside,
 }
 
 /// Which messages of the source a route takes: all conditions must hold.
@@ -77,6 +83,19 @@ pub enum Order {
     Key,
     /// Everything in one partition of a topic, or in a whole queue. A retrying message holds all behind it.
     Partition,
+}
+
+/// What a crash can repeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// A message whose results were published and that was not settled yet is handled again, and its results are there
+    /// twice.
+    #[default]
+    AtLeastOnce,
+    /// Nothing that readers of committed messages see: results, dead letters and progress are one transaction. The handler
+    /// itself may still run twice.
+    Transactional,
 }
 
 /// When a handler that keeps dying is slowed, and when it is held. Source: SPEC §14, "crash budget".

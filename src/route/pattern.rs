@@ -33,6 +33,12 @@ pub enum PatternError {
 }
 
 impl Pattern {
+    /// Whether some text matches both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        overlap(&self.words, &other.words)
+    }
+
     /// Whether the text, read as words between dots, matches. Empty text has no words.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
@@ -56,6 +62,32 @@ fn matches(pattern: &[Word], words: &[&str]) -> bool {
             words.split_first().is_some_and(|(word, left)| **wanted == **word && matches(rest, left))
         }
     }
+}
+
+/// Word by word from the end, so that it takes no longer than the product of their lengths.
+fn overlap(one: &[Word], other: &[Word]) -> bool {
+    // Whether nothing is left of the one, and this much of the other; then for each word more of the one. Shortest first.
+    let mut ends: Vec<bool> = std::iter::once(true)
+        .chain(other.iter().rev().scan(true, |all, word| {
+            *all &= *word == Word::Any;
+            Some(*all)
+        }))
+        .collect();
+    for word in one.iter().rev() {
+        let mut longer = *word == Word::Any && ends.first() == Some(&true);
+        let mut next = vec![longer];
+        for (wanted, pair) in other.iter().rev().zip(ends.windows(2)) {
+            let [both_shorter, one_shorter] = pair else { break };
+            longer = match (word, wanted) {
+                (Word::Any, _) | (_, Word::Any) => longer || *one_shorter,
+                (Word::One, _) | (_, Word::One) => *both_shorter,
+                (word, wanted) => word == wanted && *both_shorter,
+            };
+            next.push(longer);
+        }
+        ends = next;
+    }
+    ends.last() == Some(&true)
 }
 
 impl FromStr for Pattern {
@@ -130,6 +162,31 @@ mod tests {
         check("a.#.z", &["a.z", "a.b.z", "a.b.c.z"], &["a", "a.b", "z"]);
         check("*.*.#", &["a.b", "a.b.c"], &["a"]);
         check("#.#", &["", "a"], &[]);
+    }
+
+    #[test]
+    fn two_patterns_overlap_where_some_text_matches_both() {
+        let overlaps = |one: &str, other: &str| {
+            let (one, other): (Pattern, Pattern) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.overlaps(&other), other.overlaps(&one), "{one} {other}");
+            one.overlaps(&other)
+        };
+        for (one, other) in [
+            ("a.b", "a.b"),
+            ("a.*", "*.b"),
+            ("a.#", "#.b"),
+            ("#", "a.b.c"),
+            ("#", "#"),
+            ("a.#", "a"),
+            ("a.#.z", "a.*.y.#"),
+            ("#.a.#", "b.#.c"),
+        ] {
+            assert!(overlaps(one, other), "{one} {other}");
+        }
+        for (one, other) in [("a", "b"), ("a.*", "a"), ("a.*", "b.#"), ("a.b.#", "a.c.#"), ("#.y", "#.z"), ("*", "a.b")]
+        {
+            assert!(!overlaps(one, other), "{one} {other}");
+        }
     }
 
     #[test]

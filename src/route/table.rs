@@ -33,6 +33,9 @@ pub enum TableError {
     /// Use one order for all of them.
     #[error("routes {0:?} and {1:?} share a source; either both or neither may keep order by partition")]
     MixedPartitionOrder(Arc<str>, Arc<str>),
+    /// Use one kind of delivery for all of them: their progress is committed together.
+    #[error("routes {0:?} and {1:?} share a source; either both or neither may be transactional")]
+    MixedDelivery(Arc<str>, Arc<str>),
 }
 
 impl RouteTable {
@@ -97,6 +100,10 @@ fn conflict(earlier: &Route, later: &Route) -> Option<TableError> {
     if (earlier.order == Order::Partition) != (later.order == Order::Partition) {
         let (earlier, later) = names();
         return Some(TableError::MixedPartitionOrder(earlier, later));
+    }
+    if earlier.delivery != later.delivery {
+        let (earlier, later) = names();
+        return Some(TableError::MixedDelivery(earlier, later));
     }
     None
 }

@@ -54,9 +54,8 @@ fn old_names_are_accepted_with_a_warning_unless_they_contradict() {
 
 #[test]
 fn what_this_build_has_not_is_refused_and_never_ignored() {
-    refused(&[("MESSAGING_BACKEND", "kafka")], "environment MESSAGING_BACKEND: this build has no broker for Kafka");
+    refused(&[("MESSAGING_BACKEND", "redis")], "environment MESSAGING_BACKEND: this build has no broker for Redis");
     refused(&[("MESSAGING_BACKEND", "nats")], "\"nats\" is not a backend");
-    refused(&[("KAFKA_BROKERS", "localhost:9092")], "environment KAFKA_BROKERS: this build has no broker for Kafka");
     refused(&[("REDIS_PASSWORD", "hunter2")], "environment REDIS_PASSWORD: this build has no broker for Redis");
     refused(&[("MESSAGING_FALLBACK_ENABLED", "true")], "nothing to fall back from");
     refused(&[("MESSAGING_ENABLED", "perhaps")], "environment MESSAGING_ENABLED: messaging.enabled: \"perhaps\"");

@@ -13,6 +13,10 @@ mod bad;
 mod documented;
 mod environment;
 mod examples;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_routes;
 mod meaning;
 mod plugin_files;
 mod properties;

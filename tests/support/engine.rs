@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use helixmq::{
     broker::{
-        Broker, Declaration, QueueSettings, Start, TopicSettings,
+        Aside, Broker, Declaration, QueueSettings, Start, TopicSettings,
         embedded::{Embedded, Settings as EmbeddedSettings},
     },
     handler::{Call, Handler, Isolation, Limits, Terms, native::Native},
     hub::{Hub, Settings},
     message::{Address, Outcome},
-    route::{CrashBudget, Match, Order, Route, RouteTable, Source},
+    route::{CrashBudget, Delivery, Match, Order, Route, RouteTable, Source},
     settle::RetryPolicy,
 };
 
@@ -97,10 +97,11 @@ pub(crate) fn topic(name: &str, partitions: u32) -> Declaration {
 pub(crate) fn route(name: &str, source: Address, handler: &str) -> Route {
     Route {
         name: name.into(),
-        source: Source { address: source, group: "group".into(), start: Start::Earliest },
+        source: Source { address: source, group: "group".into(), start: Start::Earliest, aside: Aside::default() },
         matches: Match::default(),
         handler: handler.into(),
         order: Order::None,
+        delivery: Delivery::default(),
         concurrency: 1,
         terms: Arc::new(Terms {
             route: name.into(),

@@ -169,10 +169,11 @@ pub(super) fn conditions(matches: &Match) -> Value {
 pub(super) fn policy(route: &Route) -> Value {
     let Route {
         name: _,
-        source: _,
+        source,
         matches: _,
         handler: _,
         order,
+        delivery,
         concurrency,
         terms,
         retry,
@@ -184,6 +185,7 @@ pub(super) fn policy(route: &Route) -> Value {
     let CrashBudget { failures_max, probes_max, probe_interval, rollback_within } = crash_budget;
     json!({
         "order": order,
+        "delivery": delivery,
         "concurrency": concurrency,
         "isolation": isolation,
         "timeout_ms": millis(limits.timeout),
@@ -194,6 +196,7 @@ pub(super) fn policy(route: &Route) -> Value {
             "factor": factor,
             "delay_max_ms": millis(*delay_max),
             "jitter": jitter,
+            "wait": source.aside,
         },
         "dead_letter": dead_letter,
         "destinations": destinations,

@@ -67,6 +67,9 @@ fn secure(config: &mut ClientConfig, tls: Option<&Tls>, sasl: Option<&Sasl>) {
                 config.set(name, file.to_string_lossy());
             }
         }
+        if let Some(password) = &tls.key_password {
+            config.set("ssl.key.password", password.reveal());
+        }
         if tls.skip_verify {
             config.set("enable.ssl.certificate.verification", "false");
             config.set("ssl.endpoint.identification.algorithm", "none");

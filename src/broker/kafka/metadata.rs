@@ -2,7 +2,7 @@
 //! for again, so that a topic that appears later is found. Nothing here makes one.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,10 +18,7 @@ use super::{
     client::{Query, Watched},
     condition::Condition,
 };
-use crate::{
-    broker::BrokerError,
-    message::{Address, ReasonCode},
-};
+use crate::{broker::BrokerError, message::ReasonCode};
 
 /// For so long nobody asks again for a topic that is not there.
 const MISSING_FOR: Duration = Duration::from_millis(200);
@@ -117,15 +114,6 @@ impl Topics {
         known.partitions.clone_from(&topics);
         known.missing.clear();
         Ok(topics)
-    }
-
-    /// Those of `topics` that are not there, as the server says now.
-    pub(super) async fn missing<'a>(&self, topics: impl Iterator<Item = &'a str>) -> Result<Vec<Address>, BrokerError> {
-        let there = self.all().await?;
-        let missing: HashSet<&str> = topics.filter(|topic| !there.contains_key(*topic)).collect();
-        let mut missing: Vec<_> = missing.into_iter().map(Address::topic).collect();
-        missing.sort_unstable();
-        Ok(missing)
     }
 
     /// The server says that it is not there any more, or has changed.

@@ -119,6 +119,8 @@ pub struct Tls {
     pub cert_file: Option<PathBuf>,
     /// PEM file with its key.
     pub key_file: Option<PathBuf>,
+    /// What the key is encrypted with.
+    pub key_password: Option<Secret>,
     /// Whether the server's certificate is not verified. For development only: anybody in between can read everything.
     pub skip_verify: bool,
 }

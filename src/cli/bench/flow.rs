@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{
     broker::{
-        BatchMax, Broker, QueueSettings, Start, Storage, Subscribe, TopicSettings,
+        Aside, BatchMax, Broker, QueueSettings, Start, Storage, Subscribe, TopicSettings,
         embedded::{self, DiskSettings, Embedded},
     },
     handler::{Handler, Isolation, Limits, Loading, Terms, native::Native},
     hub::{Hub, Settings},
     message::{Address, Headers, Message, MessageId, Outbound, Outcome, Settlement, now_ms},
-    route::{CrashBudget, Match, Order, Route, RouteTable, Source},
+    route::{CrashBudget, Delivery, Match, Order, Route, RouteTable, Source},
     settle::RetryPolicy,
 };
 
@@ -268,10 +268,16 @@ fn settings(
     };
     let route = Route {
         name: "bench".into(),
-        source: Source { address: source.clone(), group: "bench".into(), start: Start::Earliest },
+        source: Source {
+            address: source.clone(),
+            group: "bench".into(),
+            start: Start::Earliest,
+            aside: Aside::default(),
+        },
         matches: Match::default(),
         handler: handler.into(),
         order: Order::None,
+        delivery: Delivery::default(),
         concurrency: plan.lanes,
         terms: Arc::new(terms),
         retry: RetryPolicy::default(),

@@ -38,7 +38,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let disk = &config.embedded.disk;
     let figures = store::stats(&disk.directory);
     // The ledger of attempts is there, where another system keeps the messages.
-    if !config.embedded.any_on_disk() && !config.queues_on_rabbitmq() {
+    if !config.embedded.any_on_disk() && !config.counts_attempts() {
         let kept = figures.as_ref().map_or(0, messages);
         return vec![match kept {
             0 => Finding::ok(NAME, "nothing is kept on disk"),

@@ -26,7 +26,7 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> 
         let queue = |address: Address| (address.kind == Kind::Queue).then_some(address.name);
         let store = embedded.store().cloned();
         let mut settings = settings.clone();
-        settings.dead_letters = config.dead_letters().into_iter().filter_map(queue).collect();
+        settings.dead_letters = config.all_dead_letters().into_iter().filter_map(queue).collect();
         let connected = RabbitMq::connect("rabbitmq", settings).await;
         let rabbitmq: Arc<dyn Broker> = Arc::new(connected.map_err(|error| ("rabbitmq", error))?);
         // What a server does not count is noted in our own store.

@@ -1,15 +1,18 @@
 //! From the configuration to what hub and broker run by.
 
 use std::path::PathBuf;
-#[cfg(feature = "rabbitmq")]
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 use std::sync::Arc;
 
-#[cfg(feature = "rabbitmq")]
-use crate::{broker::QueueSettings, message::Kind};
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+use crate::broker::QueueSettings;
+#[cfg(feature = "kafka")]
+use crate::broker::TopicSettings;
 use crate::{
     broker::{BrokerError, Declaration, embedded},
-    config::Config,
+    config::{Backend, Config},
     hub,
+    message::Kind,
     route::RouteTable,
     store::{self, StoreError},
 };
@@ -28,22 +31,56 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
         cache_directory: cache_directory(config),
         declarations: declarations(config),
         routes: if config.enabled { config.routes.clone() } else { RouteTable::default() },
-        dead_letter: config.embedded.dead_letter.clone(),
+        dead_letter: config.dead_letters.tasks.clone(),
         grace: config.shutdown_grace,
     }
 }
 
 /// What is made at the start, on whichever system it is.
 fn declarations(config: &Config) -> Vec<Declaration> {
-    let embedded = config.embedded.declarations.iter();
+    let all: Vec<_> =
+        config.embedded.declarations.iter().filter(|declaration| declared(config, declaration)).cloned().collect();
     #[cfg(feature = "rabbitmq")]
-    if let Some(settings) = config.rabbitmq_in_use() {
+    let all = match config.rabbitmq_in_use() {
         // RabbitMQ has settings of its own for each: the name says which.
-        let queue = |name: &Arc<str>| Declaration::Queue(Arc::clone(name), QueueSettings::default());
-        let topics = embedded.filter(|declaration| declaration.address().kind == Kind::Topic).cloned();
-        return settings.topology.queues.keys().map(queue).chain(topics).collect();
+        Some(settings) => {
+            let queue = |name: &Arc<str>| Declaration::Queue(Arc::clone(name), QueueSettings::default());
+            settings.topology.queues.keys().map(queue).chain(all).collect()
+        }
+        None => all,
+    };
+    #[cfg(feature = "kafka")]
+    let all = match config.kafka_in_use() {
+        Some(settings) => settings.topics.iter().map(|(name, plan)| on_kafka(config, name, plan)).chain(all).collect(),
+        None => all,
+    };
+    all
+}
+
+/// Whether what is declared for the embedded broker is made: elsewhere queues, and on Kafka topics too, have sections of
+/// their own.
+fn declared(config: &Config, declaration: &Declaration) -> bool {
+    let kind = declaration.address().kind;
+    match config.system_of(kind) {
+        Backend::Inmemory => true,
+        Backend::Rabbitmq => kind == Kind::Topic,
+        Backend::Kafka => false,
     }
-    embedded.cloned().collect()
+}
+
+#[cfg(feature = "kafka")]
+fn on_kafka(config: &Config, name: &Arc<str>, plan: &crate::broker::kafka::settings::TopicPlan) -> Declaration {
+    let is_queue = crate::broker::topology::QUEUES.iter().any(|queue| *queue.name == **name);
+    if is_queue && config.queues_on_kafka() {
+        return Declaration::Queue(Arc::clone(name), QueueSettings::default());
+    }
+    let settings = TopicSettings {
+        partitions: plan.partitions,
+        retention: plan.retention,
+        retention_bytes: plan.retention_bytes,
+        ..TopicSettings::default()
+    };
+    Declaration::Topic(Arc::clone(name), settings)
 }
 
 /// Where compiled plugins are kept.
@@ -81,8 +118,7 @@ fn embedded(config: &Config, disk: Option<embedded::DiskSettings>) -> embedded::
 fn disk(config: &Config) -> Option<embedded::DiskSettings> {
     let embedded = &config.embedded;
     // With a system that does not count every attempt, the ledger is there.
-    let wanted =
-        embedded.any_on_disk() || config.queues_on_rabbitmq() || embedded.disk.directory.join(DATABASE).exists();
+    let wanted = embedded.any_on_disk() || config.counts_attempts() || embedded.disk.directory.join(DATABASE).exists();
     wanted.then(|| embedded.disk.clone())
 }
 

@@ -1,6 +1,6 @@
 //! Where the server is and who connects: a URL, or its parts as keys, or both where they say the same.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use super::{
     super::{
@@ -230,45 +230,10 @@ fn credentials(
 
 /// Whether it is enabled, and how it is then.
 fn tls(section: &mut Section<'_, '_, '_>) -> (Option<Given<bool>>, Tls) {
-    let enabled = section.unshown("enabled", &kind::flag(), "false");
-    let file =
-        |section: &mut Section<'_, '_, '_>, key| section.optional(key, &file(), "-").and_then(|given| given.value);
-    let (cert_file, key_file) = (file(section, "cert_file"), file(section, "key_file"));
-    let ca_file =
-        section.optional("ca_file", &self::file(), "- (Mozilla's list, built in)").and_then(|given| given.value);
-    let verify = section.optional("verify_peer", &kind::flag(), "true");
-    let skip = section.optional("skip_verify", &kind::flag(), "false");
+    let written = super::super::tls::read(section, "- (Mozilla's list, built in)", "false");
     let server_name = section.optional("server_name", &short_text("a name"), "- (the host's)").map(|given| given.value);
-    if cert_file.is_some() != key_file.is_some() {
-        let (path, origin) = (section.path.clone(), section.origin());
-        section.reader.refuse(origin, &path, "has one of cert_file and key_file", "give both, or none");
-    }
-    if let (Some(verify), Some(skip)) = (&verify, &skip)
-        && verify.value == skip.value
-    {
-        let (path, origin) = (section.path_of("skip_verify"), skip.origin.clone());
-        let problem = format!("contradicts verify_peer: {}", verify.value);
-        section.reader.refuse(origin, &path, problem, "keep one of them");
-    }
-    let skip_verify = skip.as_ref().map(|skip| skip.value).or(verify.as_ref().map(|verify| !verify.value));
-    let skip_verify = skip_verify.unwrap_or_default();
-    let on = enabled.as_ref().is_none_or(|enabled| enabled.value);
-    if skip_verify && on {
-        let origin = skip.or(verify).map_or(section.origin(), |given| given.origin);
-        let problem = "whoever is between here and the server can read and change everything";
-        let path = section.path.clone();
-        section.reader.warn(origin, &path, problem, "verify, and name the authority as ca_file");
-    }
+    let super::super::tls::Written { enabled, ca_file, cert_file, key_file, skip_verify } = written;
     (enabled, Tls { ca_file, cert_file, key_file, skip_verify, server_name })
-}
-
-/// A path; nothing, as other systems' configurations have it, is none.
-fn file() -> Kind<Option<PathBuf>> {
-    let read = |text: &str| match text {
-        "" => Ok(None),
-        _ => (kind::path().read)(text).map(Some),
-    };
-    kind::parsed("a path", read, |path| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
 }
 
 fn url_kind() -> Kind<Url> {

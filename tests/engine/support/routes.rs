@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use helixmq::{
-    broker::Start,
+    broker::{Aside, Start},
     handler::{Isolation, Limits, Terms},
     message::Address,
-    route::{CrashBudget, Match, Order, Route, Source},
+    route::{CrashBudget, Delivery, Match, Order, Route, Source},
     settle::RetryPolicy,
 };
 
@@ -17,10 +17,11 @@ pub(crate) fn route(source: Address, handler: &str) -> Route {
     let name: Arc<str> = format!("{}-{handler}", source.name).into();
     Route {
         name: Arc::clone(&name),
-        source: Source { address: source, group: "engine".into(), start: Start::Earliest },
+        source: Source { address: source, group: "engine".into(), start: Start::Earliest, aside: Aside::default() },
         matches: Match::default(),
         handler: handler.into(),
         order: Order::None,
+        delivery: Delivery::default(),
         concurrency: 1,
         terms: Arc::new(Terms {
             route: name,

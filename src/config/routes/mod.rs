@@ -1,30 +1,39 @@
-//! Routes: one section each, then what they must agree on with each other and with the rest.
+//! Routes: one section each, then what they must agree on with each other and with the rest (`join`), and what they may ask
+//! of Kafka (`on_kafka`).
+
+mod join;
+mod on_kafka;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
-    path::Path,
+    collections::{BTreeMap, btree_map},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
+    DeadLetters,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, WAIT_MS},
-    section::{Reader, Section},
+    section::Section,
     tree::{Node, Value},
     words::join,
 };
 use crate::{
-    broker::{Start, topology},
+    broker::{Aside, Start, topology},
     handler::{Isolation, Terms},
     message::{Address, Kind as AddressKind, Text, UnixMs},
-    route::{CrashBudget, Match, Order, Pattern, Route, RouteTable, Source, TableError},
+    route::{CrashBudget, Delivery, Match, Order, Pattern, Route, Source},
     settle::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, FACTOR_MAX, RetryPolicy},
 };
 
+pub(super) use join::{join_all, look_for_handlers, require_declared};
+pub(super) use on_kafka::OnKafka;
+
 /// Most lanes of one route: each is a thread.
 pub(super) const CONCURRENCY_MAX: usize = 256;
+/// How the documentation says where dead letters go.
+const DEAD_LETTER_DOCUMENTED: &str = "embedded.dead_letter; on Kafka kafka.dead_letter_events or _tasks";
 /// Most routes: each is compared with those before it.
 const ROUTES_MAX: usize = 1000;
 
@@ -33,10 +42,15 @@ pub(super) struct Surroundings {
     /// The group of routes that name none, and who says so.
     pub(super) group: (String, Origin),
     /// Where dead letters go that no route sends elsewhere, and who says so.
-    pub(super) dead_letter: (Address, Origin),
+    pub(super) dead_letters: DeadLetters<(Address, Origin)>,
+    /// What is on Kafka.
+    pub(super) kafka: OnKafka,
     /// Limits by plugin.
     pub(super) plugins: BTreeMap<String, Base>,
 }
+
+/// What a key says, and where, if it is there.
+type Said<T> = Option<(T, Origin)>;
 
 /// A route that was read.
 pub(super) struct Draft {
@@ -44,7 +58,9 @@ pub(super) struct Draft {
     path: String,
     origin: Origin,
     /// Where the topic is begun, where this route says so.
-    start: Option<(Start, Origin)>,
+    start: Said<Start>,
+    /// Where its retries wait, where it says so.
+    wait: Said<Aside>,
     /// Whether what it matches could be read; if not, conflicts with others are not known.
     sound: bool,
 }
@@ -69,8 +85,9 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
         Some(plugin) => Some(section.value("name", &kind::name(), plugin.to_owned())),
         None => section.required("name", &kind::name()).map(|given| given.value),
     };
-    let address = source(section);
+    let address = source(section, &around.kafka);
     let on_queue = address.as_ref().map(|address| address.kind == AddressKind::Queue);
+    let on_kafka = address.as_ref().is_some_and(|address| around.kafka.has(address));
     let (group, start) = progress(section, around, on_queue);
     let sound_until = section.reader.findings.len();
     let matches = section.section("match", conditions);
@@ -88,20 +105,22 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
     let base = handler.as_ref().and_then(|handler| around.plugins.get(handler)).cloned().unwrap_or_default();
     let limits = base.read_timeout(section);
     let limits = section.section("limits", |section| limits.read(section, false)).limits;
-    let retry = section.section("retry", retry);
-    let (dead_letter, said_by) = &around.dead_letter;
+    let (retry, wait) = section.section("retry", |section| (retry(section), on_kafka::wait(section, on_kafka, order)));
+    let kind = address.as_ref().map_or(AddressKind::Queue, |address| address.kind);
+    let (dead_letter, said_by) = around.dead_letters.of(kind);
     let dead_letter = section.value_or(
         "dead_letter",
         &kind::dead_letter(),
         dead_letter.clone(),
         said_by.clone(),
-        "embedded.dead_letter",
+        DEAD_LETTER_DOCUMENTED,
     );
     let destinations = destinations(section);
     let may_reply = section.value("reply", &kind::flag(), false);
     let crash_budget = section.section("crash_budget", crash_budget);
+    let delivery = section.value("delivery", &on_kafka::delivery(), Delivery::default());
 
-    if address.as_ref() == Some(&dead_letter) {
+    if address.as_ref().is_some_and(|address| around.kafka.reads(address, &dead_letter)) {
         let (path, origin) = (section.path_of("dead_letter"), section.origin_of("dead_letter"));
         section.reader.refuse(
             origin,
@@ -119,27 +138,33 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
     };
     let name: Arc<str> = name.into();
     let terms = Terms { route: Arc::clone(&name), isolation, limits, destinations, may_reply };
-    let source =
-        Source { address, group: group.into(), start: start.as_ref().map_or_else(Start::default, |(start, _)| *start) };
+    let source = Source {
+        address,
+        group: group.into(),
+        start: start.as_ref().map_or_else(Start::default, |(start, _)| *start),
+        aside: Aside::default(),
+    };
     let route = Route {
         name,
         source,
         matches,
         handler: handler.into(),
         order,
+        delivery,
         concurrency,
         terms: Arc::new(terms),
         retry,
         dead_letter,
         crash_budget,
     };
-    Some(Draft { route, path: section.path.clone(), origin: section.origin(), start, sound })
+    around.kafka.check(section, &route);
+    Some(Draft { route, path: section.path.clone(), origin: section.origin(), start, wait, sound })
 }
 
-fn source(section: &mut Section<'_, '_, '_>) -> Option<Address> {
+fn source(section: &mut Section<'_, '_, '_>, kafka: &OnKafka) -> Option<Address> {
     let (has_queue, has_topic) = (section.has("queue"), section.has("topic"));
     let queue = section.optional("queue", &kind::address_name(AddressKind::Queue), "-");
-    let topic = section.optional("topic", &kind::address_name(AddressKind::Topic), "-");
+    let topic = section.optional("topic", &on_kafka::topic(kafka.topics), "-");
     match (has_queue, has_topic) {
         (true, true) => {
             let (path, origin) = (section.path_of("topic"), section.origin_of("topic"));
@@ -166,11 +191,7 @@ fn source(section: &mut Section<'_, '_, '_>) -> Option<Address> {
 }
 
 /// Group and start, which only topics have.
-fn progress(
-    section: &mut Section<'_, '_, '_>,
-    around: &Surroundings,
-    on_queue: Option<bool>,
-) -> (String, Option<(Start, Origin)>) {
+fn progress(section: &mut Section<'_, '_, '_>, around: &Surroundings, on_queue: Option<bool>) -> (String, Said<Start>) {
     let (group, said_by) = around.group.clone();
     if on_queue == Some(true) {
         section.forbid(
@@ -373,121 +394,4 @@ fn destinations(section: &mut Section<'_, '_, '_>) -> BTreeMap<Text, Address> {
         }
     }
     granted
-}
-
-/// Joins the routes; every conflict between two of them is a mistake of the later.
-pub(super) fn join_all(reader: &mut Reader<'_>, mut drafts: Vec<Draft>) -> RouteTable {
-    if let Some(draft) = drafts.get(ROUTES_MAX) {
-        let problem = format!("there are more than {ROUTES_MAX} routes");
-        reader.refuse(draft.origin.clone(), &draft.path, problem, "join some: a route's `match` may name many types");
-        drafts.truncate(ROUTES_MAX);
-    }
-    share_starts(reader, &mut drafts);
-    let mut first: BTreeMap<Arc<str>, Origin> = BTreeMap::new();
-    let mut joined = Vec::new();
-    let mut places: BTreeMap<Arc<str>, (String, Origin)> = BTreeMap::new();
-    for draft in drafts {
-        let name = Arc::clone(&draft.route.name);
-        if let Some(earlier) = first.get(&name) {
-            let problem = format!("{:?} is the name of another route: {earlier}", &*name);
-            reader.refuse(draft.origin, &join(&draft.path, "name"), problem, "give each route a name of its own");
-            continue;
-        }
-        first.insert(Arc::clone(&name), draft.origin.clone());
-        if draft.sound {
-            places.insert(name, (draft.path, draft.origin));
-            joined.push(draft.route);
-        }
-    }
-    match RouteTable::new(joined) {
-        Ok(table) => table,
-        Err(conflicts) => {
-            let mut said = BTreeSet::new();
-            for conflict in conflicts {
-                let (later, fix) = match &conflict {
-                    TableError::SameName(name) => (name, "give each route a name of its own"),
-                    TableError::DifferentGroups(_, later) => (later, "name the same `group` in both, or in neither"),
-                    TableError::Unreachable { later, .. } => {
-                        (later, "put it before the other, or give the other a `match`")
-                    }
-                    TableError::MixedPartitionOrder(_, later) => {
-                        (later, "use one `order` for all routes of the source")
-                    }
-                };
-                // One word about a route is enough: more of them say the same.
-                if !said.insert(Arc::clone(later)) {
-                    continue;
-                }
-                if let Some((path, origin)) = places.get(later) {
-                    reader.refuse(origin.clone(), path, conflict.to_string(), fix);
-                }
-            }
-            RouteTable::default()
-        }
-    }
-}
-
-/// The routes of one topic begin at one place: that of those which name it.
-fn share_starts(reader: &mut Reader<'_>, drafts: &mut [Draft]) {
-    let mut named: BTreeMap<Address, (Start, Origin)> = BTreeMap::new();
-    for draft in drafts.iter() {
-        let Some((start, origin)) = &draft.start else { continue };
-        match named.entry(draft.route.source.address.clone()) {
-            btree_map::Entry::Vacant(vacant) => drop(vacant.insert((*start, origin.clone()))),
-            btree_map::Entry::Occupied(other) if other.get().0 == *start => {}
-            btree_map::Entry::Occupied(other) => {
-                let problem = format!("another route of this topic begins elsewhere: {}", other.get().1);
-                reader.refuse(
-                    origin.clone(),
-                    &join(&draft.path, "start"),
-                    problem,
-                    "routes of one topic share one start",
-                );
-            }
-        }
-    }
-    for draft in drafts {
-        if let Some((start, _)) = named.get(&draft.route.source.address) {
-            draft.route.source.start = *start;
-        }
-    }
-}
-
-/// Says which handlers are not there yet: their messages wait.
-pub(super) fn look_for_handlers(reader: &mut Reader<'_>, drafts: &[Draft], directory: &Path) {
-    if !directory.is_dir() {
-        return;
-    }
-    let mut said = BTreeSet::new();
-    for draft in drafts {
-        let file = directory.join(format!("{}.wasm", draft.route.handler));
-        if !file.exists() && said.insert(&draft.route.handler) {
-            let problem = format!("there is no {}; messages of this route wait until there is", file.display());
-            reader.warn(
-                draft.origin.clone(),
-                &join(&draft.path, "handler"),
-                problem,
-                "copy the plugin there under that name",
-            );
-        }
-    }
-}
-
-/// Refuses each address that a route names and that is not declared; `broker` is the section that declares it.
-pub(super) fn require_declared(
-    reader: &mut Reader<'_>,
-    drafts: &[Draft],
-    broker: &str,
-    declared: &dyn Fn(&Address) -> bool,
-) {
-    for draft in drafts {
-        let route = &draft.route;
-        let ends = [&route.source.address, &route.dead_letter];
-        let named: BTreeSet<_> = ends.into_iter().chain(route.terms.destinations.values()).collect();
-        for address in named.into_iter().filter(|address| !declared(address)) {
-            let problem = format!("{address} is not declared, and {broker}.auto_create is false");
-            let fix = format!("add it under {broker}.{}s, or set {broker}.auto_create to true", address.kind);
-            reader.refuse(draft.origin.clone(), &draft.path, problem, fix);
-        }
-    }
 }
