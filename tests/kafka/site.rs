@@ -9,7 +9,8 @@ use std::{
 
 use helixmq::{
     broker::{
-        Broker, BrokerStatus, Counted, Declaration, Storage, TopicSettings,
+        Broker, BrokerStatus, Counted, Declaration, Hybrid, Storage, TopicSettings,
+        embedded::{self, Embedded},
         kafka::{Kafka, Settings},
     },
     handler::Call,
@@ -89,10 +90,12 @@ impl Site {
         self
     }
 
-    /// A connection of the engine's kind.
+    /// A connection of the engine's kind: topics on Kafka, queues in memory.
     pub(crate) async fn broker(&self) -> Arc<dyn Broker> {
         let kafka = soon("a connection", Kafka::connect("kafka", self.settings.clone())).await;
-        Arc::new(Counted::new(Arc::new(kafka.expect("a broker")), Arc::clone(&self.store)))
+        let counted = Counted::new(Arc::new(kafka.expect("a broker")), Arc::clone(&self.store));
+        let queues = Embedded::new("embedded", embedded::Settings::default()).expect("a broker in memory");
+        Arc::new(Hybrid::new(Arc::new(queues), Arc::new(counted)))
     }
 
     /// An engine whose handler does as `ends` says.
