@@ -17,6 +17,7 @@ mod durable;
 mod embedded;
 mod forgetful;
 mod interrupting;
+mod queueless;
 mod queues;
 #[cfg(feature = "real-brokers")]
 mod rabbitmq;
