@@ -134,6 +134,13 @@ pub enum Change {
         /// What.
         note: Option<Note>,
     },
+    /// Which messages of a partition of another broker may be out; `None`: none of them.
+    Mark {
+        /// Which partition.
+        of: MarkKey,
+        /// Its first and its last.
+        mark: Option<Mark>,
+    },
 }
 
 /// Most offsets that one [`Change::Forget`] passes over: a commit must not take long.
@@ -146,6 +153,26 @@ pub struct LedgerKey {
     pub place: Arc<str>,
     /// The message's id, or partition and offset.
     pub message: String,
+}
+
+/// Names a partition of another broker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MarkKey {
+    /// As in [`LedgerKey`].
+    pub place: Arc<str>,
+    /// Where the place is a pattern, which topic; else `None`.
+    pub topic: Option<Arc<str>>,
+    /// Which partition.
+    pub partition: u32,
+}
+
+/// A range of offsets, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The first.
+    pub low: u64,
+    /// The last.
+    pub high: u64,
 }
 
 /// What is remembered of a message beside itself.

@@ -41,7 +41,7 @@ pub use self::{
     admission::{Permit, Purpose},
     bare::bare,
     catalog::{Catalog, StoredGroup, StoredLane, StoredPartition, StoredQueue, StoredTopic},
-    change::{Batch, Change, FORGET_MAX, LedgerKey, Need, Note, Noted, Then},
+    change::{Batch, Change, FORGET_MAX, LedgerKey, Mark, MarkKey, Need, Note, Noted, Then},
     error::StoreError,
     key::{GroupId, LANE_LATER, LaneId, LogKey, PARTITIONS_MAX, PLACES_MAX, PartitionId, PlaceId, QueueKey},
     open::lock,

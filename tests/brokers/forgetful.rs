@@ -1,4 +1,5 @@
-//! A broker that keeps messages and forgets how often it delivered them, as some do, with the ledger in front of it.
+//! A broker that keeps messages and forgets how often it delivered them, as some do, with the ledger in front of it: notes
+//! for its queues, marks for its topics.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,7 +10,7 @@ use async_trait::async_trait;
 use helixmq::{
     broker::{
         AddressStats, BatchMax, Broker, BrokerError, Browse, Capabilities, Count, Counted, Declaration, Deliveries,
-        KeepAlive, Page, PublishFailures, QueueSettings, Subscribe, Subscription,
+        KeepAlive, Page, PublishFailures, QueueSettings, Subscribe, Subscription, TopicSettings,
         embedded::{Embedded, Settings},
     },
     message::{Address, Message, Settlement},
@@ -176,4 +177,63 @@ async fn counts_attempts_that_ended_with_the_engine() {
     store.flush().await.unwrap();
     let left = store.read_async(|reader| reader.ledger("forgetful/queue:counted")).await.unwrap();
     assert!(left.is_empty(), "what has ended is forgotten: {left:?}");
+}
+
+async fn joined(counted: &Counted, topic: &Address) -> Reader {
+    let request = Subscribe {
+        from: topic.clone(),
+        group: "group".into(),
+        start: helixmq::broker::Start::Earliest,
+        prefetch: 100,
+        workers: 1,
+        aside: Default::default(),
+    };
+    Reader(counted.subscribe(request).await.unwrap())
+}
+
+/// What was out of a topic may have ended the engine: it comes alone, as the next attempt, and what was not out as the first.
+#[tokio::test]
+async fn tries_what_was_out_of_a_log_alone() {
+    let inner: Arc<dyn Broker> = Arc::new(Forgetful(Embedded::new("inner", Settings::default()).unwrap()));
+    let topic = Address::topic("log");
+    let lease = Duration::from_secs(600);
+    let settings = TopicSettings { partitions: 1, lease, ..TopicSettings::default() };
+    inner.declare(&[Declaration::Topic(Arc::clone(&topic.name), settings)]).await.unwrap();
+    inner.publish(&topic, numbered(0..8).map(Arc::new).collect()).await.unwrap();
+    let mut directory = TempDir::new().unwrap();
+    for kill in 0..3 {
+        let store = Store::open(store::Settings::new(directory.path())).unwrap();
+        let counted = Counted::new(Arc::clone(&inner), store);
+        let mut reader = joined(&counted, &topic).await;
+        // The first of five takes the engine with it, time after time.
+        let taken = match kill {
+            0 => reader.take(5).await,
+            _ => reader.batch(ALL).await,
+        };
+        assert_eq!(attempts(&taken), vec![kill + 1; if kill == 0 { 5 } else { 1 }]);
+        assert_eq!(taken.as_slice()[0].failures.len() as u32, kill, "each attempt has its end");
+        let left = copied(directory.path());
+        drop((taken, reader, counted));
+        directory = left;
+    }
+    let store = Store::open(store::Settings::new(directory.path())).unwrap();
+    let counted = Counted::new(Arc::clone(&inner), Arc::clone(&store));
+    let mut reader = joined(&counted, &topic).await;
+    for number in 0..5 {
+        let alone = reader.batch(ALL).await;
+        let attempt = if number == 0 { 4 } else { 2 };
+        assert_eq!((names(&alone), attempts(&alone)), (number_names(number..number + 1), vec![attempt]));
+        reader.expect_nothing().await;
+        accept(alone).await;
+    }
+    let others = reader.batch(ALL).await;
+    assert_eq!((names(&others), attempts(&others)), (number_names(5..8), vec![1; 3]));
+    accept(others).await;
+    drop(reader);
+    counted.close().await;
+    let left = store.read_async(|reader| {
+        let place = "forgetful/topic:log/group";
+        Ok((reader.ledger(place)?, reader.marks(place)?))
+    });
+    assert_eq!(left.await.unwrap(), (Vec::new(), Vec::new()), "what has ended is forgotten");
 }

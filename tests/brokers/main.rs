@@ -17,6 +17,8 @@ mod durable;
 mod embedded;
 mod forgetful;
 mod interrupting;
+#[cfg(feature = "real-brokers")]
+mod kafka;
 mod queueless;
 mod queues;
 #[cfg(feature = "real-brokers")]
@@ -123,3 +125,7 @@ conformance!(embedded_with_ledger, crate::forgetful::WithLedger::default(), paus
 conformance!(rabbitmq_classic, crate::rabbitmq::Server::classic(), paused = false);
 #[cfg(feature = "real-brokers")]
 conformance!(rabbitmq_quorum, crate::rabbitmq::Server::quorum(), paused = false);
+#[cfg(feature = "real-brokers")]
+conformance!(kafka_classic, crate::kafka::Server::classic(), paused = false);
+#[cfg(feature = "real-brokers")]
+conformance!(kafka_consumer, crate::kafka::Server::consumer(), paused = false);

@@ -144,6 +144,9 @@ pub(crate) async fn shares_partitions_among_the_members_of_a_group(system: &dyn 
 
 pub(crate) async fn passes_partitions_on_when_a_member_leaves(system: &dyn System) {
     let at = At::new(system).await;
+    if !at.does("divide a partition") {
+        return;
+    }
     let Some(topic) = at.topic_of(4).await else { return };
     let (mut stays, mut leaves) = (at.read(&topic).await, at.read(&topic).await);
     at.publish(&topic, (0..100).map(|n| keyed(&n.to_string(), n.to_string()))).await;
@@ -267,6 +270,9 @@ pub(crate) async fn forgets_a_group_without_a_name_with_its_reader(system: &dyn 
 
 pub(crate) async fn forgets_messages_by_age(system: &dyn System) {
     let at = At::new(system).await;
+    if !at.does("forget message by message") {
+        return;
+    }
     let settings = TopicSettings {
         partitions: 1,
         retention: Some(system.span(Duration::from_secs(60))),
@@ -297,6 +303,9 @@ pub(crate) async fn forgets_messages_by_age(system: &dyn System) {
 
 pub(crate) async fn forgets_messages_by_size(system: &dyn System) {
     let at = At::new(system).await;
+    if !at.does("forget message by message") {
+        return;
+    }
     let settings = TopicSettings { partitions: 1, retention_bytes: Some(1000), ..TopicSettings::default() };
     let Some(topic) = at.topic(settings).await else { return };
     let sized = |n: usize| message(format!("{n:0100}"));

@@ -3,14 +3,16 @@
 
 use helixmq::{
     broker::rabbitmq::topology::QueueKind::{Classic, Quorum},
-    message::Outcome,
+    message::{Address, Outcome},
 };
 
 use crate::{
-    ledger::{Publishing, send},
     server::Server,
     site::{Site, WORK, degraded, ready},
-    support::eventually,
+    support::{
+        eventually,
+        ledger::{Publishing, send},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,10 +21,10 @@ async fn stops_publishing_at_a_memory_alarm_and_goes_on_afterwards() {
     for kind in [Classic, Quorum] {
         let site = Site::new(&server, kind).await;
         let broker = site.broker_with_queues().await;
-        let mut sent = send(&broker, WORK, 50).await;
+        let mut sent = send(&broker, &Address::queue(WORK), 50).await;
         server.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
         // The server tells a connection when it publishes.
-        let publishing = Publishing::start(&broker, WORK, 4, 2, 10);
+        let publishing = Publishing::start(&broker, &Address::queue(WORK), 4, 2, 10);
         let reason = degraded(&broker).await;
         assert!(reason.contains("takes no messages"), "{reason}");
         assert_eq!(publishing.confirmed(), 0);
@@ -44,7 +46,7 @@ async fn keeps_what_is_to_be_tried_again_while_the_server_takes_nothing() {
     let server = Server::own().await;
     let site = Site::new(&server, Quorum).await;
     let broker = site.broker_with_queues().await;
-    let sent = send(&broker, WORK, 20).await;
+    let sent = send(&broker, &Address::queue(WORK), 20).await;
     server.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
     let retry_once = |call: &helixmq::handler::Call<'_>| match call.attempt {
         1 => Outcome::Retry { reason: "not yet".into(), delay: None },

@@ -15,16 +15,20 @@ use helixmq::{
         QueueKind::{self, Classic, Quorum},
     },
     handler::Call,
-    message::{Outcome, Settlement},
+    message::{Address, Outcome, Settlement},
 };
 
 use crate::{
-    ledger::{Publishing, send},
     raw::ack_frame,
     reader,
     server::Server,
     site::{Site, WORK},
-    support::{eventually, proxy::Proxy, soon},
+    support::{
+        eventually,
+        ledger::{Publishing, send},
+        proxy::Proxy,
+        soon,
+    },
 };
 
 fn done(_: &Call<'_>) -> Outcome {
@@ -38,7 +42,7 @@ async fn reads_on_after_the_server_closed_its_channel_for_an_unknown_delivery() 
     let proxy = Proxy::start(server.amqp()).await;
     let site = Site::new(&server, Quorum).await.through(&proxy);
     let engine = site.handling().await;
-    let mut sent = send(&engine.broker, WORK, 10).await;
+    let mut sent = send(&engine.broker, &Address::queue(WORK), 10).await;
     assert!(site.ledger.handles(&sent).await.is_empty());
     let (connections, vhost) = (proxy.accepted(), site.vhost.name());
     let consumer = async || server.management().consumers(vhost, WORK).first().copied();
@@ -46,7 +50,7 @@ async fn reads_on_after_the_server_closed_its_channel_for_an_unknown_delivery() 
     proxy.slip_in(port, &ack_frame(channel, 999_999));
     let other = async || consumer().await.filter(|now| *now != (port, channel)).map(|(now, _)| now);
     let now = eventually("there is another consumer", other).await;
-    sent.extend(send(&engine.broker, WORK, 10).await);
+    sent.extend(send(&engine.broker, &Address::queue(WORK), 10).await);
     assert!(site.ends(engine, &sent).await.is_empty());
     assert_eq!((now, proxy.accepted()), (port, connections), "the connection is the same");
 }
@@ -71,7 +75,7 @@ async fn outlives_a_consumer_timeout(kind: QueueKind) {
             done(call)
         })
         .await;
-    let sent = send(&engine.broker, WORK, 1).await;
+    let sent = send(&engine.broker, &Address::queue(WORK), 1).await;
     let again = async || site.ledger.calls().values().any(|attempts| attempts.len() > 1).then_some(());
     eventually("the server gave it to the other lane", again).await;
     held.store(false, Ordering::SeqCst);
@@ -102,12 +106,12 @@ async fn makes_a_queue_again_that_somebody_deleted_and_reads_on() {
     for kind in [Classic, Quorum] {
         let site = Site::new(&server, kind).await;
         let engine = site.handling().await;
-        let mut sent = send(&engine.broker, WORK, 20).await;
+        let mut sent = send(&engine.broker, &Address::queue(WORK), 20).await;
         assert!(site.ledger.handles(&sent).await.is_empty());
         let raw = site.raw().await;
         raw.delete(WORK).await;
         eventually("it is there again", async || raw.depth(WORK).await).await;
-        sent.extend(send(&engine.broker, WORK, 20).await);
+        sent.extend(send(&engine.broker, &Address::queue(WORK), 20).await);
         assert!(site.ends(engine, &sent).await.is_empty(), "{kind:?}");
     }
 }
@@ -150,7 +154,7 @@ async fn waits_for_a_queue_that_somebody_has_for_himself() {
     let raw = site.raw().await;
     let (channel, mut theirs) = raw.consume(WORK, true, 100).await;
     let engine = site.engine_on(broker, 3, done).await;
-    let sent = send(&engine.broker, WORK, 10).await;
+    let sent = send(&engine.broker, &Address::queue(WORK), 10).await;
     for _ in 0..10 {
         soon("a delivery", theirs.next()).await.expect("a consumer").expect("a delivery");
     }
@@ -203,7 +207,7 @@ async fn publishes_undisturbed_while_reading_is_interrupted() {
     let site = Site::new(&server, Quorum).await.through(&proxy);
     let engine = site.handling().await;
     let vhost = site.vhost.name();
-    let publishing = Publishing::start(&engine.broker, WORK, 4, 20, 10);
+    let publishing = Publishing::start(&engine.broker, &Address::queue(WORK), 4, 20, 10);
     for _ in 0..3 {
         let consumer = async || server.management().consumers(vhost, WORK).first().copied();
         let before = eventually("there is a consumer", consumer).await;

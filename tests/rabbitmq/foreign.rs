@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use helixmq::{
     broker::rabbitmq::topology::QueueKind::{Classic, Quorum},
     handler::Call,
-    message::Outcome,
+    message::{Address, Outcome},
 };
 use lapin::{
     BasicProperties, ExchangeKind,
@@ -13,12 +13,12 @@ use lapin::{
 };
 
 use crate::{
-    ledger::Publishing,
     raw::{Raw, table, text},
     server::Server,
     site::{DEAD, Site, WORK, letters, queue},
     support::{
         eventually,
+        ledger::Publishing,
         proxy::{Flow, Proxy, Way},
     },
 };
@@ -158,7 +158,7 @@ async fn handles_ids_that_are_no_text() {
     let engine = site.engine_on(broker, 3, once_more).await;
     eventually("it is handled", async || (site.ledger.handled().len() == 1).then_some(())).await;
     // And nobody else is disturbed.
-    let sent = Publishing::start(&engine.broker, WORK, 1, 1, 5).end().await;
+    let sent = Publishing::start(&engine.broker, &Address::queue(WORK), 1, 1, 5).end().await;
     assert!(site.ledger.handles(&sent).await.is_empty());
     engine.stop().await;
     assert!(site.ledger.calls().values().all(|attempts| *attempts == [1, 2]), "{:?}", site.ledger.calls());

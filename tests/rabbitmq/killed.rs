@@ -5,14 +5,16 @@ use std::time::Duration;
 use helixmq::{
     broker::rabbitmq::topology::QueueKind::{self, Classic, Quorum},
     handler::Call,
-    message::Outcome,
+    message::{Address, Outcome},
 };
 
 use crate::{
-    ledger::{Publishing, send},
     server::Server,
     site::{DEAD, Site, WORK, ids},
-    support::eventually,
+    support::{
+        eventually,
+        ledger::{Publishing, send},
+    },
 };
 
 /// Where a message waits that is to come again in two seconds.
@@ -30,7 +32,7 @@ async fn loses_nothing(kind: QueueKind) {
     let engine = site.handling().await;
     site.vhost.remembers(kind, WORK).await;
     site.vhost.remembers(kind, DEAD).await;
-    let publishing = Publishing::start(&engine.broker, WORK, PUBLISHERS, BATCHES, BATCH);
+    let publishing = Publishing::start(&engine.broker, &Address::queue(WORK), PUBLISHERS, BATCHES, BATCH);
     let total = PUBLISHERS * BATCHES * BATCH;
     for part in [total / 4, total / 2] {
         let half_way = async || (publishing.confirmed() >= part && !site.ledger.handled().is_empty()).then_some(());
@@ -65,12 +67,12 @@ async fn retries_outlive_the_server(kind: QueueKind) {
     let retry = move |_: &Call<'_>| Outcome::Retry { reason: "not yet".into(), delay };
     let engine = site.engine(3, retry).await;
     // So that the queue they wait in is there before it matters.
-    let mut sent = send(&engine.broker, WORK, 1).await;
+    let mut sent = send(&engine.broker, &Address::queue(WORK), 1).await;
     eventually("it waits", async || (site.ledger.calls().len() == 1).then_some(())).await;
     site.vhost.remembers(Quorum, RUNG).await;
     site.vhost.remembers(kind, WORK).await;
     site.vhost.remembers(kind, DEAD).await;
-    sent.extend(send(&engine.broker, WORK, 40).await);
+    sent.extend(send(&engine.broker, &Address::queue(WORK), 40).await);
     let raw = site.raw().await;
     // They leave together when the first has waited for long enough.
     eventually("they wait", async || raw.depth(RUNG).await.filter(|depth| *depth >= 40)).await;

@@ -9,11 +9,13 @@ use helixmq::{
 };
 
 use crate::{
-    ledger::{message, send},
     reader,
     server::Server,
     site::{Site, WORK},
-    support::soon,
+    support::{
+        ledger::{message, send},
+        soon,
+    },
 };
 
 /// Bytes that are not all the same.
@@ -78,7 +80,7 @@ async fn says_what_the_server_takes_at_most_and_publishes_the_others() {
             panic!("{size}: {failures:?}");
         };
         assert!(*bytes >= size && !error.is_retryable() && error.code() == ReasonCode::MessageTooLarge);
-        let sent = others.into_iter().chain(send(&broker, WORK, 10).await).collect();
+        let sent = others.into_iter().chain(send(&broker, &Address::queue(WORK), 10).await).collect();
         // Those that went over the channel before it was closed may be there twice: nobody knows which the server took.
         assert_eq!(taken(&broker, 12).await, sent);
     }

@@ -20,7 +20,6 @@ mod foreign;
 mod host;
 mod killed;
 mod large;
-mod ledger;
 mod management;
 mod network;
 mod proxied;

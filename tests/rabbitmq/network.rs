@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use helixmq::{
     broker::rabbitmq::topology::QueueKind::{Classic, Quorum},
-    message::Outcome,
+    message::{Address, Outcome},
 };
 
 use crate::{
-    ledger::{Publishing, send},
     server::Server,
     site::{Site, WORK},
     support::{
         eventually,
+        ledger::{Publishing, send},
         proxy::{Cut, Flow, Proxy, Way},
     },
 };
@@ -33,7 +33,7 @@ async fn survives(break_it: impl AsyncFn(&mut Proxy), heal: impl AsyncFn(&mut Pr
     };
     let engine = site.engine(3, slowly).await;
     let (publishers, batches, count) = MUCH;
-    let publishing = Publishing::start(&engine.broker, WORK, publishers, batches, count);
+    let publishing = Publishing::start(&engine.broker, &Address::queue(WORK), publishers, batches, count);
     let some = async || (publishing.confirmed() > 100 && site.ledger.handled().len() > 50).then_some(());
     eventually("messages are on their way", some).await;
     break_it(&mut proxy).await;
@@ -112,7 +112,7 @@ async fn goes_on_over_a_slow_network() {
     proxy.set(Way::ToServer, Flow::Late(Duration::from_millis(50)));
     proxy.set(Way::ToClient, Flow::Slow(200_000));
     let connections = proxy.accepted();
-    let sent = Publishing::start(&engine.broker, WORK, 4, 2, 25).end().await;
+    let sent = Publishing::start(&engine.broker, &Address::queue(WORK), 4, 2, 25).end().await;
     site.ends(engine, &sent).await;
     assert_eq!(proxy.accepted(), connections, "it connected again");
     let calls = site.ledger.calls();
@@ -128,7 +128,7 @@ async fn starts_while_the_server_is_away_and_works_once_it_is_there() {
     let engine = site.handling().await;
     let reason = engine.degraded().await;
     assert!(reason.contains("away"), "{reason}");
-    let publishing = Publishing::start(&engine.broker, WORK, 2, 2, 10);
+    let publishing = Publishing::start(&engine.broker, &Address::queue(WORK), 2, 2, 10);
     proxy.accept().await;
     let sent = publishing.end().await;
     site.ends(engine, &sent).await;
@@ -141,11 +141,11 @@ async fn repairs_idle_connections() {
     let proxy = Proxy::start(server.amqp()).await;
     let site = Site::new(&server, Quorum).await.through(&proxy);
     let engine = site.handling().await;
-    let mut sent = send(&engine.broker, WORK, 10).await;
+    let mut sent = send(&engine.broker, &Address::queue(WORK), 10).await;
     assert!(site.ledger.handles(&sent).await.is_empty());
     for cut in [Cut::Reset, Cut::Finish, Cut::Reset] {
         proxy.cut(cut);
-        sent.extend(send(&engine.broker, WORK, 10).await);
+        sent.extend(send(&engine.broker, &Address::queue(WORK), 10).await);
         assert!(site.ledger.handles(&sent).await.is_empty(), "after {cut:?}");
     }
     site.ends(engine, &sent).await;

@@ -5,16 +5,16 @@ use std::time::Duration;
 use helixmq::{
     broker::rabbitmq::topology::QueueKind::{self, Classic, Quorum},
     handler::Call,
-    message::{Outcome, ReasonCode, Settlement},
+    message::{Address, Outcome, ReasonCode, Settlement},
 };
 
 use crate::{
-    ledger::send,
     reader,
     server::Server,
     site::{Site, WORK, ids, letters},
     support::{
         eventually,
+        ledger::send,
         proxy::{Cut, Proxy},
     },
 };
@@ -25,7 +25,7 @@ async fn tries_exactly_as_often_as_allowed(kind: QueueKind, delay_ms: u64) {
     let delay = Some(Duration::from_millis(delay_ms));
     let retry = move |_: &Call<'_>| Outcome::Retry { reason: "not yet".into(), delay };
     let engine = site.engine(4, retry).await;
-    let sent = send(&engine.broker, WORK, 50).await;
+    let sent = send(&engine.broker, &Address::queue(WORK), 50).await;
     let last = async || {
         let calls = site.ledger.calls();
         (calls.len() == 50 && calls.values().all(|attempts| attempts.contains(&4))).then_some(())
@@ -66,7 +66,7 @@ async fn counts_only_what_was_being_tried(kind: QueueKind) {
     let proxy = Proxy::start(server.amqp()).await;
     let site = Site::new(&server, kind).await.through(&proxy);
     let broker = site.broker_with_queues().await;
-    let sent = send(&broker, WORK, 20).await;
+    let sent = send(&broker, &Address::queue(WORK), 20).await;
     let mut subscription = reader::subscribe(&broker, WORK).await;
     let mut out = Vec::new();
     while out.is_empty() {
@@ -112,7 +112,7 @@ async fn pays_at_most_one_attempt_for_a_stop(kind: QueueKind) {
     let is_exact = kind == Quorum && server.management().version() >= (4, 3);
     let site = Site::new(&server, kind).await;
     let broker = site.broker_with_queues().await;
-    let sent = send(&broker, WORK, 200).await;
+    let sent = send(&broker, &Address::queue(WORK), 200).await;
     drop(broker);
     for _ in 0..STOPS {
         let before = site.ledger.handled().len();

@@ -18,12 +18,12 @@ use lapin::message::Delivery;
 use tempfile::TempDir;
 
 use crate::{
-    ledger::Ledger,
     raw::Raw,
     server::{Server, Vhost},
     support::{
         engine::{self, Parts},
         eventually,
+        ledger::Ledger,
         proxy::Proxy,
         soon,
     },

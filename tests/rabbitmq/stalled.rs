@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use helixmq::broker::rabbitmq::topology::QueueKind::{Classic, Quorum};
+use helixmq::{
+    broker::rabbitmq::topology::QueueKind::{Classic, Quorum},
+    message::Address,
+};
 
 use crate::{
-    ledger::send,
     raw::cancel_frame,
     server::Server,
     site::{Site, WORK},
-    support::{eventually, proxy::Proxy},
+    support::{eventually, ledger::send, proxy::Proxy},
 };
 
 /// Its consumer is cancelled behind the engine's back, as the proxy says so and the answer is waived.
@@ -21,7 +23,7 @@ async fn begins_to_read_anew_when_messages_wait_and_none_comes() {
         let mut site = Site::new(&server, kind).await.through(&proxy);
         site.settings.stalled_after = Duration::from_millis(500);
         let engine = site.handling().await;
-        let mut sent = send(&engine.broker, WORK, 10).await;
+        let mut sent = send(&engine.broker, &Address::queue(WORK), 10).await;
         assert!(site.ledger.handles(&sent).await.is_empty());
         let (connections, vhost) = (proxy.accepted(), site.vhost.name());
         let consumers = || server.management().consumer_tags(vhost, WORK);
@@ -30,7 +32,7 @@ async fn begins_to_read_anew_when_messages_wait_and_none_comes() {
         let ((port, channel), tag, _) = eventually("there is a consumer", lasting).await;
         proxy.slip_in(port, &cancel_frame(channel, &tag));
         eventually("it is gone", async || consumers().iter().all(|(_, other, _)| *other != tag).then_some(())).await;
-        sent.extend(send(&engine.broker, WORK, 10).await);
+        sent.extend(send(&engine.broker, &Address::queue(WORK), 10).await);
         assert!(site.ends(engine, &sent).await.is_empty(), "{kind:?}");
         assert_eq!(proxy.accepted(), connections, "{kind:?}: the connections are the same");
         assert_eq!(site.ledger.attempt_max(), 1, "{kind:?}: nothing was tried in vain");

@@ -29,6 +29,8 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("tower_http", "src/admin"),
     ("notify", "src/hub"),
     ("rusqlite", "src/store"),
+    ("lapin", "src/broker/rabbitmq"),
+    ("rdkafka", "src/broker/kafka"),
     ("saphyr_parser", "src/config"),
     ("toml", "src/config"),
 ];

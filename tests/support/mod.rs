@@ -11,6 +11,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod http;
+pub(crate) mod ledger;
 pub(crate) mod proxy;
 
 use std::{future::Future, time::Duration};

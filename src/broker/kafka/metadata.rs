@@ -2,7 +2,7 @@
 //! for again, so that a topic that appears later is found. Nothing here makes one.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,19 +12,21 @@ use rdkafka::{
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use super::{
     client::{Query, Watched},
     condition::Condition,
 };
-use crate::{
-    broker::BrokerError,
-    message::{Address, ReasonCode},
-};
+use crate::{broker::BrokerError, message::ReasonCode};
 
 /// For so long nobody asks again for a topic that is not there.
 const MISSING_FOR: Duration = Duration::from_millis(200);
+/// How many may look at topics at once: each has a thread and a connection.
+const TURNS: usize = 4;
 /// Most topics that are remembered as missing.
 const MISSING_MAX: usize = 1024;
 
@@ -37,6 +39,8 @@ pub(super) struct Topics {
     known: SyncMutex<Known>,
     /// One asks, the others wait for what it learns.
     asking: Mutex<()>,
+    /// For those who look at a topic.
+    turns: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -48,12 +52,30 @@ struct Known {
 impl Topics {
     /// `timeout` is how long servers have to answer.
     pub(super) fn new(query: Query, condition: Arc<Condition>, timeout: Duration) -> Self {
-        Self { query, condition, timeout, known: SyncMutex::default(), asking: Mutex::default() }
+        Self {
+            query,
+            condition,
+            timeout,
+            known: SyncMutex::default(),
+            asking: Mutex::default(),
+            turns: Semaphore::new(TURNS),
+        }
     }
 
     /// The client that asks.
     pub(super) fn query(&self) -> &Query {
         &self.query
+    }
+
+    /// How servers are doing.
+    pub(super) fn condition(&self) -> &Arc<Condition> {
+        &self.condition
+    }
+
+    /// Waits until it is one's turn to look at a topic.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.acquire().await.ok()
     }
 
     /// How long servers have to answer.
@@ -117,15 +139,6 @@ impl Topics {
         known.partitions.clone_from(&topics);
         known.missing.clear();
         Ok(topics)
-    }
-
-    /// Those of `topics` that are not there, as the server says now.
-    pub(super) async fn missing<'a>(&self, topics: impl Iterator<Item = &'a str>) -> Result<Vec<Address>, BrokerError> {
-        let there = self.all().await?;
-        let missing: HashSet<&str> = topics.filter(|topic| !there.contains_key(*topic)).collect();
-        let mut missing: Vec<_> = missing.into_iter().map(Address::topic).collect();
-        missing.sort_unstable();
-        Ok(missing)
     }
 
     /// The server says that it is not there any more, or has changed.

@@ -7,14 +7,17 @@
 mod client;
 mod condition;
 mod group;
-mod making;
+#[cfg(all(test, feature = "real-brokers"))]
+mod live;
 mod metadata;
 mod patrol;
 mod places;
 mod publisher;
+mod reader;
 pub mod settings;
 mod starts;
 mod threads;
+pub mod topology;
 mod wire;
 
 use std::{
@@ -34,6 +37,7 @@ use self::{
     metadata::Topics,
     places::Places,
     publisher::Publisher,
+    reader::AssignedSubscription,
     threads::Threads,
 };
 use super::{
@@ -42,7 +46,7 @@ use super::{
 };
 use crate::message::{Address, Kind, Message};
 
-pub use settings::Settings;
+pub use settings::{Settings, TopicPlan};
 
 /// How long the first question may take. A server that does not answer is away; it is no reason to fail.
 const FIRST: Duration = Duration::from_secs(5);
@@ -151,7 +155,13 @@ impl Shared {
     async fn declare_configured(&self) -> Result<(), BrokerError> {
         let settings = &self.common.settings;
         let wanted = settings.topics.iter().map(|(name, plan)| (Arc::clone(name), plan.clone())).collect();
-        making::declare(settings, &self.common.condition, wanted).await
+        self.declare(wanted).await
+    }
+
+    /// Makes what is not there, and compares what is.
+    async fn declare(&self, wanted: Vec<(Arc<str>, TopicPlan)>) -> Result<(), BrokerError> {
+        let settings = &self.common.settings;
+        topology::declare(settings, &self.topics, &wanted, settings.accept_differences).await
     }
 
     /// Whether a topic is there; makes it where that is allowed. A server that is away says nothing.
@@ -159,8 +169,8 @@ impl Shared {
         match self.topics.partitions(topic).await {
             Ok(Some(_)) | Err(_) => Ok(()),
             Ok(None) if self.common.settings.auto_create => {
-                let plan = making::plan_of(&super::TopicSettings::default());
-                making::declare(&self.common.settings, &self.common.condition, vec![(Arc::clone(topic), plan)]).await
+                let plan = topology::plan_of(topic, &super::TopicSettings::default(), &self.common.settings);
+                self.declare(vec![(Arc::clone(topic), plan)]).await
             }
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
         }
@@ -210,19 +220,24 @@ impl Broker for Kafka {
     }
 
     async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {
+        if self.stop.is_cancelled() {
+            return Err(BrokerError::Closed);
+        }
         let mut wanted = Vec::new();
         for declaration in what {
             match declaration {
                 Declaration::Queue(..) => return Err(no_queues()),
                 Declaration::Topic(name, _) if self.shared.common.settings.topics.contains_key(name) => {}
-                Declaration::Topic(name, settings) => wanted.push((Arc::clone(name), making::plan_of(settings))),
+                Declaration::Topic(name, settings) => {
+                    wanted.push((Arc::clone(name), topology::plan_of(name, settings, &self.shared.common.settings)))
+                }
             }
             self.shared.common.places.known(&declaration.address().name);
         }
         if wanted.is_empty() {
             return Ok(());
         }
-        making::declare(&self.shared.common.settings, &self.shared.common.condition, wanted).await
+        self.shared.declare(wanted).await
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
@@ -238,7 +253,8 @@ impl Broker for Kafka {
             self.shared.common.places.known(&name);
         }
         if request.group.is_empty() {
-            return Err(no_queues());
+            let begun = AssignedSubscription::begin(&self.shared.common, &self.shared.topics, &request, &self.threads);
+            return Ok(Box::new(begun.await?));
         }
         let starts = starts::resolve(&self.shared, &name, request.start).await?;
         let reading = Reading::new(name, request.group, request.start, starts);
@@ -253,7 +269,7 @@ impl Broker for Kafka {
             return Err(no_queues());
         }
         self.shared.common.places.known(&request.from.name);
-        Err(no_queues())
+        reader::page(&self.shared.common.settings, &self.shared.topics, &request).await
     }
 
     fn stats(&self) -> Vec<AddressStats> {

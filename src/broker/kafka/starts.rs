@@ -25,7 +25,7 @@ pub(super) async fn resolve(
     place: &Arc<str>,
     start: Start,
 ) -> Result<HashMap<(Arc<str>, i32), i64>, BrokerError> {
-    if matches!(start, Start::Earliest | Start::Offset(_)) {
+    if start == Start::Earliest {
         return Ok(HashMap::new());
     }
     let of = Arc::clone(place);
@@ -51,8 +51,12 @@ fn ask(
         let name: Arc<str> = topic.name().into();
         let mut times = TopicPartitionList::new();
         for partition in topic.partitions() {
-            let (_, end) = consumer.fetch_watermarks(&name, partition.id(), QUESTION)?;
-            starts.insert((Arc::clone(&name), partition.id()), end);
+            let (low, end) = consumer.fetch_watermarks(&name, partition.id(), QUESTION)?;
+            let begin = match start {
+                Start::Offset(offset) => i64::try_from(offset).unwrap_or(i64::MAX).clamp(low, end),
+                _ => end,
+            };
+            starts.insert((Arc::clone(&name), partition.id()), begin);
             if let Start::Time(at) = start {
                 let at = i64::try_from(at).unwrap_or(i64::MAX);
                 times.add_partition_offset(&name, partition.id(), Offset::Offset(at))?;

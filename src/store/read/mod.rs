@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub(super) use self::pool::Pool;
 pub use self::queue::Page;
 use super::{
-    LedgerKey, Note, QueueKey, StoreError, note,
+    LedgerKey, Mark, MarkKey, Note, QueueKey, StoreError, note,
     note::note_columns,
     record::{self, Columns},
 };
@@ -83,6 +83,24 @@ impl<'a> Reader<'a> {
             Ok((message, note?))
         })
         .collect()
+    }
+
+    /// The marks of all partitions at a place of another broker.
+    ///
+    /// # Errors
+    /// As the other questions.
+    pub fn marks(&self, place: &str) -> Result<Vec<(MarkKey, Mark)>, StoreError> {
+        let failed = |cause| StoreError::sqlite("reading the marks", cause);
+        let sql = "SELECT topic, partition, low, high FROM mark WHERE place = ?1 ORDER BY topic, partition";
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let place: Arc<str> = place.into();
+        let rows = statement.query_map([&*place], |row| {
+            let topic: String = row.get(0)?;
+            let topic = (!topic.is_empty()).then(|| topic.into());
+            let (low, high) = (row.get::<_, i64>(2)?.unsigned_abs(), row.get::<_, i64>(3)?.unsigned_abs());
+            Ok((MarkKey { place: Arc::clone(&place), topic, partition: row.get(1)? }, Mark { low, high }))
+        });
+        rows.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
     }
 }
 

@@ -10,7 +10,8 @@ pub(super) const APPLICATION_ID: i64 = 0x686d_7131;
 pub(super) type Migration = &'static str;
 
 /// All of them: the first makes an empty file a store.
-pub(super) const MIGRATIONS: &[Migration] = &[concat!(include_str!("1.sql"), include_str!("1-views.sql"))];
+pub(super) const MIGRATIONS: &[Migration] =
+    &[concat!(include_str!("1.sql"), include_str!("1-views.sql")), include_str!("2.sql")];
 
 /// The layout that this version reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -99,7 +99,7 @@ fn a_store_of_a_newer_version_is_left_alone() {
         .execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE)")
         .unwrap();
     let error = refused(directory.path());
-    assert!(error.to_string().contains("newer helixmq (layout 99, this one knows 1); start that version"), "{error}");
+    assert!(error.to_string().contains("newer helixmq (layout 99, this one knows 2); start that version"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::support::{ask, commit, message, open, put, texts};
 use crate::{
     message::{FailedAttempt, Headers, Message, MessageId, ReasonCode},
-    store::{Change, GroupId, LANE_LATER, LaneId, LedgerKey, Note, Noted, PartitionId, record},
+    store::{Change, GroupId, LANE_LATER, LaneId, LedgerKey, Mark, MarkKey, Note, Noted, PartitionId, record},
 };
 
 fn append(partition: PartitionId, offset: u64, timestamp: u64, appended: u64) -> Change {
@@ -173,4 +173,23 @@ fn the_ledger_keeps_attempts_on_messages_of_others() {
     commit(&store, vec![Change::Attempts { of: key.clone(), note: None }]);
     assert_eq!(attempts(&store), None);
     assert_eq!(store.catalog().unwrap().groups.iter().map(|group| group.id).collect::<Vec<GroupId>>(), []);
+}
+
+#[test]
+fn marks_say_what_may_be_out_of_logs_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let key = |topic: Option<&str>, partition| {
+        let place = "kafka/topic:events.*/engine".into();
+        MarkKey { place, topic: topic.map(Into::into), partition }
+    };
+    let mark = |topic, partition, low, high| Change::Mark { of: key(topic, partition), mark: Some(Mark { low, high }) };
+    let marks = |store: &crate::store::Store| ask(store, |reader| reader.marks("kafka/topic:events.*/engine"));
+    commit(&store, vec![mark(None, 0, 1, 5), mark(Some("a"), 0, 7, 9), mark(Some("b"), 3, 0, 1 << 60)]);
+    commit(&store, vec![mark(None, 0, 5, 9), Change::Mark { of: key(Some("a"), 0), mark: None }]);
+    drop(store);
+    let store = open(directory.path());
+    let left = vec![(key(None, 0), Mark { low: 5, high: 9 }), (key(Some("b"), 3), Mark { low: 0, high: 1 << 60 })];
+    assert_eq!(marks(&store), left);
+    assert_eq!(ask(&store, |reader| reader.marks("kafka/topic:other/engine")), []);
 }

@@ -9,7 +9,7 @@ use super::{TIME_OFFSETS, pending::size, sums::Sums};
 use crate::{
     message::{Message, MessageId, UnixMs},
     store::{
-        Batch, Change, GroupId, LedgerKey, LogKey, Note, Noted, PartitionId, QueueKey,
+        Batch, Change, GroupId, LedgerKey, LogKey, Mark, MarkKey, Note, Noted, PartitionId, QueueKey,
         note::{self, time},
     },
 };
@@ -28,6 +28,7 @@ pub(super) struct Commit<'a> {
     unkept: Vec<LogKey>,
     retries: Vec<(GroupId, LogKey, Option<&'a Note>)>,
     attempts: Vec<(&'a LedgerKey, Option<&'a Note>)>,
+    marks: Vec<(&'a MarkKey, Option<Mark>)>,
     sums: Sums<'a>,
     pub(super) changes: usize,
     /// About what is written.
@@ -108,6 +109,7 @@ impl<'a> Commit<'a> {
                 self.retries.push((*group, LogKey::new(*partition, *offset), note.as_ref()));
             }
             Change::Attempts { of, note } => self.attempts.push((of, note.as_ref())),
+            Change::Mark { of, mark } => self.marks.push((of, *mark)),
         }
     }
 
@@ -225,8 +227,28 @@ impl<'a> Commit<'a> {
                 }
             }
         }
+        for (of, mark) in &self.marks {
+            let (place, topic) = (&*of.place, of.topic.as_deref().unwrap_or_default());
+            match mark {
+                Some(Mark { low, high }) => {
+                    let sql = "INSERT OR REPLACE INTO mark (place, topic, partition, low, high) \
+                               VALUES (?1, ?2, ?3, ?4, ?5)";
+                    let values = params![place, topic, of.partition, offset(*low), offset(*high)];
+                    connection.prepare_cached(sql)?.execute(values)?;
+                }
+                None => {
+                    let sql = "DELETE FROM mark WHERE place = ?1 AND topic = ?2 AND partition = ?3";
+                    connection.prepare_cached(sql)?.execute(params![place, topic, of.partition])?;
+                }
+            }
+        }
         Ok(())
     }
+}
+
+/// An offset as the database has it: no broker counts further than 63 bits.
+fn offset(of: u64) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
 }
 
 impl Forget<'_> {

@@ -204,7 +204,8 @@ impl Share {
     pub(super) fn settle(&self, settled: Vec<(Delivery, Settlement)>, now: Now) -> bool {
         let mut state = self.lock();
         let mut all = true;
-        let mut again = false;
+        // Whoever waits for room is told when there is some.
+        let mut again = state.out >= self.prefetch;
         for (delivery, how) in settled {
             let (id, offset) = named(delivery.tag);
             state.out = state.out.saturating_sub(1);
@@ -252,6 +253,7 @@ impl Share {
         let again = settled.iter().filter(|(delivery, _)| !done.contains(&named(delivery.tag)));
         let again = again.map(|(delivery, how)| (copied(delivery), Settlement::clone(how))).collect();
         let mut state = self.lock();
+        let was_full = state.out >= self.prefetch;
         for (id, offset) in done {
             state.out = state.out.saturating_sub(1);
             if let Some(part) = state.part_mut(*id) {
@@ -267,6 +269,9 @@ impl Share {
         let dead = settled.iter().filter(|(_, how)| matches!(how, Settlement::DeadLetter { .. })).count();
         state.dead_lettered += dead as u64;
         drop(state);
+        if was_full {
+            self.some.notify_one();
+        }
         self.settle(again, now);
     }
 

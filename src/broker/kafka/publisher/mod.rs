@@ -167,10 +167,22 @@ impl Publisher {
             }
         }
         for (first, sizes, report) in sent {
-            for failure in report.failures().await {
+            for mut failure in report.failures().await {
+                let at = failure.place;
                 let bytes = sizes.get(failure.place).copied().unwrap_or(0);
-                failed.push((first + failure.place, self.error(to, &failure, bytes, was_away)));
-                self.learn(&topic, failure.code).await;
+                let code = failure.code;
+                let shared = failure.shared.take();
+                let error = match shared {
+                    Some(record) => self.send_alone(&topic, *record, bytes).await,
+                    None => Some(Ok(failure)),
+                };
+                let error = match error {
+                    None => continue,
+                    Some(Ok(failure)) => self.error(to, &failure, bytes, was_away),
+                    Some(Err(closed)) => closed,
+                };
+                failed.push((first + at, error));
+                self.learn(&topic, code).await;
             }
         }
         failures(failed)
@@ -186,6 +198,19 @@ impl Publisher {
         };
         let producer = self.lock().clone()?;
         Some(send_within(&producer, topic, chunk, Some(room)))
+    }
+
+    /// A record whose request was too large is sent once more, with no others of its publish.
+    async fn send_alone(
+        &self,
+        topic: &Arc<str>,
+        record: Record,
+        bytes: usize,
+    ) -> Option<Result<Failure, PublishError>> {
+        match self.send(topic, vec![record], bytes).await {
+            Some(report) => report.failures().await.pop().map(Ok),
+            None => Some(Err(PublishError::Closed)),
+        }
     }
 
     /// What a failure says beside its record.

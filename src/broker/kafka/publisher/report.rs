@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use rdkafka::{
     ClientContext, Message, Statistics,
     config::RDKafkaLogLevel,
     error::KafkaError,
-    message::DeliveryResult,
+    message::{BorrowedHeaders, BorrowedMessage, DeliveryResult},
     producer::{BaseRecord, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode,
 };
@@ -32,7 +33,7 @@ pub(in crate::broker::kafka) struct Ticket {
 }
 
 /// Why a record was not published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(in crate::broker::kafka) struct Failure {
     /// The record's place in the call.
     pub(in crate::broker::kafka) place: usize,
@@ -40,6 +41,8 @@ pub(in crate::broker::kafka) struct Failure {
     pub(in crate::broker::kafka) code: RDKafkaErrorCode,
     /// Whether it never left: the client library did not take it.
     pub(in crate::broker::kafka) is_unsent: bool,
+    /// The record, where the server found what it came in too large: that may have been others that shared its request.
+    pub(in crate::broker::kafka) shared: Option<Box<Record>>,
 }
 
 /// Records on their way.
@@ -109,7 +112,7 @@ pub(super) fn send_within(
             delivery_opaque: ticket,
         };
         if let Err((error, _)) = producer.send(offered) {
-            report.failed(place, code(&error), true);
+            report.failed(Failure { place: place as usize, code: code(&error), is_unsent: true, shared: None });
             report.one_less(|_, _, _| {});
         }
     }
@@ -128,8 +131,8 @@ impl Sent {
 }
 
 impl Report {
-    fn failed(&self, place: u32, code: RDKafkaErrorCode, is_unsent: bool) {
-        self.lock().failures.push(Failure { place: place as usize, code, is_unsent });
+    fn failed(&self, failure: Failure) {
+        self.lock().failures.push(failure);
     }
 
     /// One more of which all is known.
@@ -174,9 +177,24 @@ impl ProducerContext for Reports {
                     }
                 }
             }
-            Err((error, _)) => report.failed(place, code(error), false),
+            Err((error, record)) => {
+                let code = code(error);
+                let shared = (code == RDKafkaErrorCode::MessageSizeTooLarge).then(|| Box::new(again(record)));
+                report.failed(Failure { place: place as usize, code, is_unsent: false, shared });
+            }
         }
         report.one_less(|topic, partition, end| (self.on_published)(topic, partition, end));
+    }
+}
+
+/// The same record, to the partition that was chosen for it.
+fn again(record: &BorrowedMessage<'_>) -> Record {
+    Record {
+        key: record.key().map(Bytes::copy_from_slice),
+        value: record.payload().map(Bytes::copy_from_slice),
+        headers: record.headers().map(BorrowedHeaders::detach).unwrap_or_default(),
+        timestamp: record.timestamp().to_millis().unwrap_or(0),
+        partition: Some(record.partition()).filter(|partition| *partition >= 0),
     }
 }
 

@@ -8,7 +8,8 @@ use super::Step;
 use crate::{
     message::{Message, UnixMs},
     store::{
-        Change, GroupId, LANE_LATER, LaneId, LedgerKey, Note, Noted, PartitionId, PlaceId, QueueKey, Store, record,
+        Change, GroupId, LANE_LATER, LaneId, LedgerKey, Mark, MarkKey, Note, Noted, PartitionId, PlaceId, QueueKey,
+        Store, record,
         tests::support::{ask, message},
     },
 };
@@ -26,6 +27,7 @@ pub(super) struct Memory {
     progress: BTreeMap<PartitionId, u64>,
     retries: BTreeMap<(PartitionId, u64), Note>,
     ledger: BTreeMap<u8, Note>,
+    marks: BTreeMap<u8, Mark>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ impl Memory {
             progress: BTreeMap::new(),
             retries: BTreeMap::new(),
             ledger: BTreeMap::new(),
+            marks: BTreeMap::new(),
         }
     }
 
@@ -93,6 +96,12 @@ impl Memory {
                 self.ledger.remove(message);
                 self.ledger.extend(note.clone().map(|note| (*message, note)));
                 vec![Change::Attempts { of: ledger_key(*message), note }]
+            }
+            Step::Mark { partition, mark } => {
+                let mark = mark.map(|(low, high)| Mark { low, high });
+                self.marks.remove(partition);
+                self.marks.extend(mark.map(|mark| (*partition, mark)));
+                vec![Change::Mark { of: mark_key(*partition), mark }]
             }
             step => self.apply_to_topic(step),
         }
@@ -227,6 +236,9 @@ impl Memory {
             let found = ask(store, move |reader| reader.attempts(&ledger_key(message)));
             prop_assert_eq!(found.as_ref(), self.ledger.get(&message));
         }
+        let marks = ask(store, |reader| reader.marks("kafka/topic:orders/engine"));
+        let wanted: Vec<_> = self.marks.iter().map(|(partition, mark)| (mark_key(*partition), *mark)).collect();
+        prop_assert_eq!(marks, wanted);
         Ok(())
     }
 
@@ -263,4 +275,8 @@ impl Memory {
 
 fn ledger_key(message: u8) -> LedgerKey {
     LedgerKey { place: "rabbitmq/queue:orders".into(), message: message.to_string() }
+}
+
+fn mark_key(partition: u8) -> MarkKey {
+    MarkKey { place: "kafka/topic:orders/engine".into(), topic: None, partition: partition.into() }
 }

@@ -62,6 +62,10 @@ pub(super) enum Step {
         message: u8,
         noted: bool,
     },
+    Mark {
+        partition: u8,
+        mark: Option<(u64, u64)>,
+    },
     /// What was gathered is submitted.
     Submit,
     /// What was gathered finds no room.
@@ -88,6 +92,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_usize..3, any::<Index>(), any::<bool>())
             .prop_map(|(partition, which, noted)| Step::Retry { partition, which, noted }),
         1 => (0_u8..3, any::<bool>()).prop_map(|(message, noted)| Step::Attempts { message, noted }),
+        1 => (0_u8..3, option::of((0_u64..900, 0_u64..900)))
+            .prop_map(|(partition, mark)| Step::Mark { partition, mark }),
         6 => Just(Step::Submit),
         1 => Just(Step::NoRoom),
         1 => Just(Step::Reopen),

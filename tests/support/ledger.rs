@@ -1,5 +1,5 @@
 //! An account of messages that knows nothing of the engine: what was sent, what handlers were called with, what lies in
-//! queues. The sum must hold: *sent = handled ∪ dead ∪ pending*.
+//! queues and topics. The sum must hold: *sent = handled ∪ dead ∪ pending*.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,7 +78,7 @@ pub(crate) fn message(number: usize) -> Message {
     Message::new("test.message", format!("{{\"number\":{number}}}"), now_ms())
 }
 
-/// Messages on their way to a queue, from several publishers at once. Each publishes what was not confirmed again, under
+/// Messages on their way to a queue or topic, from several publishers at once. Each publishes what was not confirmed again, under
 /// the same id, until it is: what a careful client does.
 #[derive(Debug)]
 pub(crate) struct Publishing {
@@ -88,11 +88,17 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     /// `publishers` with `batches` each, of `count` messages.
-    pub(crate) fn start(broker: &Arc<dyn Broker>, to: &str, publishers: usize, batches: usize, count: usize) -> Self {
+    pub(crate) fn start(
+        broker: &Arc<dyn Broker>,
+        to: &Address,
+        publishers: usize,
+        batches: usize,
+        count: usize,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         let confirmed = Arc::new(Mutex::new(0));
         for _ in 0..publishers {
-            let (broker, to, confirmed) = (Arc::clone(broker), Address::queue(to), Arc::clone(&confirmed));
+            let (broker, to, confirmed) = (Arc::clone(broker), to.clone(), Arc::clone(&confirmed));
             tasks.spawn(async move {
                 let mut sent = BTreeSet::new();
                 for _ in 0..batches {
@@ -136,7 +142,7 @@ async fn publish(broker: &Arc<dyn Broker>, to: &Address, mut batch: Vec<Arc<Mess
     }
 }
 
-/// Publishes so many to a queue, all of them confirmed at once.
-pub(crate) async fn send(broker: &Arc<dyn Broker>, to: &str, count: usize) -> BTreeSet<String> {
+/// Publishes so many, all of them confirmed at once.
+pub(crate) async fn send(broker: &Arc<dyn Broker>, to: &Address, count: usize) -> BTreeSet<String> {
     Publishing::start(broker, to, 1, 1, count).end().await
 }

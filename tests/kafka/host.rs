@@ -1,0 +1,169 @@
+//! The engine itself is killed, again and again, as its own binary: a message that takes it down uses up its own attempts,
+//! exactly, and nobody else's.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    raw::{Raw, Record},
+    server::Server,
+    support::eventually,
+};
+
+const ATTEMPTS_MAX: u64 = 4;
+/// Lives after which it is held for endless: one for each attempt, and those to take up what is left.
+const LIVES_MAX: u64 = ATTEMPTS_MAX + 4;
+const INNOCENT: usize = 50;
+const PARTITIONS: i32 = 2;
+
+/// Where engines run one after the other.
+struct Place {
+    directory: TempDir,
+    work: String,
+    handled: String,
+    runs: String,
+    dead: String,
+    group: String,
+}
+
+impl Place {
+    /// `member`: more lines of the section `kafka`.
+    async fn new(server: &Server, member: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [work, handled, runs, dead, group] =
+            ["work", "handled", "runs", "dead", "group"].map(|base| server.name(base));
+        let raw = Raw::new(server);
+        for (topic, partitions) in [(&work, PARTITIONS), (&handled, 1), (&runs, 1), (&dead, 1)] {
+            raw.topic(topic, partitions).await;
+        }
+        let place = Self { directory, work, handled, runs, dead, group };
+        let Self { work, handled, runs, dead, group, .. } = &place;
+        let brokers = server.bootstrap();
+        let config = format!(
+            "http: {{listen: '127.0.0.1:0', token: killed-again-and-again}}\nplugins: {{directory: plugins}}\n\
+             engine: {{data_directory: data}}\ntelemetry: {{filter: warn, format: json}}\n\
+             kafka:\n  brokers: ['{brokers}']\n  {member}\n\
+             routes:\n  - {{name: work, topic: {work}, group: {group}, handler: witness-event, concurrency: 2, \
+             destinations: {{out: 'topic:{handled}', runs: 'topic:{runs}'}}, dead_letter: 'topic:{dead}', \
+             retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10}}}}\n"
+        );
+        let path = place.directory.path();
+        fs::write(path.join("messaging.yaml"), config).expect("written");
+        fs::create_dir(path.join("plugins")).expect("made");
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plugins/target/plugins/witness-event.wasm");
+        let copied = fs::copy(&file, path.join("plugins/witness-event.wasm"));
+        copied.unwrap_or_else(|error| panic!("{}: {error}; build it: cargo xtask plugins", file.display()));
+        place
+    }
+
+    fn start(&self) -> Host {
+        let path = self.directory.path();
+        let log = File::options().create(true).append(true).open(path.join("log")).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
+        command.args(["--config", "messaging.yaml", "serve"]).current_dir(path).env_clear();
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).stdin(Stdio::null()).stdout(Stdio::null());
+        Host(command.stderr(log).spawn().expect("started"))
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        log.lines().rev().take(12).map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// A running engine. Killed when it is dropped.
+struct Host(Child);
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// What witnesses wrote to a topic by now: id and attempt.
+async fn said(raw: &Raw, topic: &str) -> Vec<(String, u64)> {
+    let words = raw.read(topic).await.into_iter();
+    words
+        .map(|one| {
+            let json: Value = serde_json::from_slice(&one.value.expect("a value")).expect("a witness's words");
+            (json["id"].as_str().expect("an id").to_owned(), json["attempt"].as_u64().expect("an attempt"))
+        })
+        .collect()
+}
+
+async fn gives_up_only_the_killer(member: &str) {
+    let server = Server::shared();
+    let place = Place::new(&server, member).await;
+    let raw = Raw::new(&server);
+    let record = |id: &str, number: usize| {
+        Record::new("{}").header("x-helix-id", id).on(i32::try_from(number).expect("few") % PARTITIONS)
+    };
+    let mut records: Vec<_> = (0..INNOCENT).map(|number| record(&format!("innocent.{number}"), number)).collect();
+    records.insert(INNOCENT / 2, record("killer", 0).header("ends", "linger"));
+    raw.publish(&place.work, records).await;
+
+    let attempts = async |of_killer: bool| -> Vec<u64> {
+        let runs = said(&raw, &place.runs).await.into_iter();
+        runs.filter(|(id, _)| (id == "killer") == of_killer).map(|(_, attempt)| attempt).collect()
+    };
+    let mut host = place.start();
+    let (mut lives, mut begun) = (1, 0);
+    let dead = loop {
+        let (runs, dead) = eventually(&format!("it begins again, or is given up\n{}", place.log()), async || {
+            let (runs, (dead, _)) = (attempts(true).await.len(), raw.ids(&place.dead).await);
+            (runs > begun || !dead.is_empty()).then_some((runs, dead))
+        })
+        .await;
+        if !dead.is_empty() {
+            break dead;
+        }
+        begun = runs;
+        drop(host);
+        lives += 1;
+        assert!(lives <= LIVES_MAX, "it takes the engine down for ever, begun {begun} times");
+        host = place.start();
+    };
+    let killer = attempts(true).await;
+    assert_eq!(dead, BTreeSet::from(["killer".to_owned()]), "dead because of another; its attempts: {killer:?}");
+    assert_eq!(killer, (1..=ATTEMPTS_MAX).collect::<Vec<_>>(), "N attempts mean N");
+
+    eventually("all others are handled", async || {
+        let handled: BTreeSet<_> = said(&raw, &place.handled).await.into_iter().map(|(id, _)| id).collect();
+        (handled.len() == INNOCENT).then_some(())
+    })
+    .await;
+    raw.commits_all(&place.group, &place.work).await;
+    let (dead, letters) = raw.ids(&place.dead).await;
+    assert_eq!((dead.len(), letters), (1, 1), "dead because of another, or twice: {dead:?}");
+    let others = attempts(false).await;
+    let worst = others.iter().copied().max();
+    assert!(worst <= Some(2), "others were out once, and paid with more than one attempt: {worst:?}");
+    drop(host);
+}
+
+/// One that comes back under another name: its partitions are free once the one that is gone has been silent for too long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_kills_the_engine_is_given_up_alone() {
+    gives_up_only_the_killer("session_timeout: 2s\n  heartbeat_interval: 300ms").await;
+}
+
+/// One that comes back as the same member: its partitions are its own at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_kills_a_member_by_name_is_given_up_alone() {
+    gives_up_only_the_killer("group_instance_id: one").await;
+}
+
+/// Servers decide about membership, and the rest is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_kills_a_member_of_the_new_protocol_is_given_up_alone() {
+    gives_up_only_the_killer("group_protocol: consumer").await;
+}
