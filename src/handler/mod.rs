@@ -73,6 +73,8 @@ pub struct Call<'a> {
     pub message: &'a Arc<Message>,
     /// Where it was read.
     pub source: &'a Address,
+    /// Topics: which one, where `source` is a pattern.
+    pub topic: Option<&'a str>,
     /// Topics: where it lies.
     pub position: Option<Position>,
     /// Which attempt this is, counted from 1.

@@ -49,6 +49,7 @@ fn call<'a>(shared: &'a Parts, delivery: &'a Delivery) -> Call<'a> {
     Call {
         message: &delivery.message,
         source: &shared.route.source.address,
+        topic: delivery.topic.as_deref(),
         position: delivery.position,
         attempt: delivery.attempt,
         attempts_max: shared.route.retry.attempts_for(delivery.message.retries_max),

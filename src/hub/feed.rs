@@ -4,21 +4,19 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use rustc_hash::FxBuildHasher;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState},
-    held::{Sequence, sequence},
+    inbox::{Backlog, Inbox},
+    lane::BATCH_MAX,
+    places::Places,
 };
 use crate::{
     broker::{BatchMax, Broker, BrokerError, Deliveries, KeepAlive, Subscribe, Subscription},
@@ -27,8 +25,6 @@ use crate::{
     route::{Order, Route},
 };
 
-/// Batches that wait in front of a lane.
-const INBOX_BATCHES: usize = 2;
 /// First pause before subscribing again; doubles up to the longest, spread by full jitter.
 const RESUBSCRIBE_MIN: Duration = Duration::from_millis(100);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(5);
@@ -51,8 +47,8 @@ pub(super) struct Feed {
     routes: Vec<Arc<Route>>,
     /// For each route, whether its lanes take messages now.
     gates: Vec<Gate>,
-    /// For each route the inboxes of its lanes; one for all of them where it keeps no order.
-    inboxes: Vec<Vec<Inbox>>,
+    /// For each route what leads to its lanes.
+    ways: Vec<Way>,
     stop: CancellationToken,
 }
 
@@ -73,12 +69,24 @@ struct Part {
     deliveries: Deliveries,
 }
 
+/// What leads to the lanes of one route.
 #[derive(Debug)]
-struct Inbox {
-    send: async_channel::Sender<Deliveries>,
-    receive: async_channel::Receiver<Deliveries>,
-    /// It was full for as long as a source waits, and has not been seen with room since.
-    stuck: AtomicBool,
+struct Way {
+    /// One for each lane; one for all of them where it keeps no order.
+    inboxes: Vec<Arc<Inbox>>,
+    backlog: Arc<Backlog>,
+    /// Where it keeps order on several lanes.
+    places: Option<Arc<Places>>,
+}
+
+impl Way {
+    fn to(route: &Route) -> Self {
+        let is_ordered = route.order != Order::None;
+        let count = if is_ordered { route.concurrency.max(1) } else { 1 };
+        let inboxes = (0..count).map(|_| Arc::new(Inbox::new(is_ordered))).collect();
+        let places = (count > 1).then(|| Arc::new(Places::new(route.order, count)));
+        Self { inboxes, backlog: Arc::default(), places }
+    }
 }
 
 /// Whether the lanes of a route take messages: they wait while nothing serves, and while the brake is on.
@@ -104,7 +112,8 @@ pub(super) struct Seat {
     pub(super) route: usize,
     /// Place of its inbox among those of the route.
     inbox: usize,
-    receive: async_channel::Receiver<Deliveries>,
+    mine: Arc<Inbox>,
+    backlog: Arc<Backlog>,
 }
 
 /// What a lane got.
@@ -127,21 +136,11 @@ impl Feed {
         gates: Vec<Gate>,
         stop: CancellationToken,
     ) -> Self {
-        let inbox = || {
-            let (send, receive) = async_channel::bounded(INBOX_BATCHES);
-            Inbox { send, receive, stuck: AtomicBool::new(false) }
-        };
         let keep_alive = ArcSwap::from_pointee(subscription.keep_alive());
-        let inboxes = routes
-            .iter()
-            .map(|route| {
-                let count = if route.order == Order::None { 1 } else { route.concurrency.max(1) };
-                (0..count).map(|_| inbox()).collect()
-            })
-            .collect();
+        let ways = routes.iter().map(|route| Way::to(route)).collect();
         let lead = Mutex::new(Lead { subscription: Some(subscription), rest: VecDeque::new() });
         let taken = Notify::new();
-        Self { broker, request, lead, taken, keep_alive, routes, gates, inboxes, stop }
+        Self { broker, request, lead, taken, keep_alive, routes, gates, ways, stop }
     }
 
     /// What keeps the leases of everything that is out.
@@ -151,12 +150,12 @@ impl Feed {
 
     /// The seats of one route, one a lane.
     pub(super) fn seats(&self, route: usize) -> Vec<Seat> {
-        let (Some(inboxes), Some(of)) = (self.inboxes.get(route), self.routes.get(route)) else { return Vec::new() };
+        let (Some(way), Some(of)) = (self.ways.get(route), self.routes.get(route)) else { return Vec::new() };
         (0..of.concurrency.max(1))
             .filter_map(|lane| {
-                let inbox = lane % inboxes.len();
-                let receive = inboxes.get(inbox)?.receive.clone();
-                Some(Seat { route, inbox, receive })
+                let inbox = lane % way.inboxes.len();
+                let mine = Arc::clone(way.inboxes.get(inbox)?);
+                Some(Seat { route, inbox, mine, backlog: Arc::clone(&way.backlog) })
             })
             .collect()
     }
@@ -170,11 +169,14 @@ impl Feed {
             let mut lead = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Taken::End,
-                Ok(batch) = seat.receive.recv() => return self.took(batch),
+                () = seat.mine.arrived() => match seat.mine.pop(&seat.backlog) {
+                    Some(batch) => return self.took(batch),
+                    None => continue,
+                },
                 lead = self.lead.lock() => lead,
             };
             // Inboxes are filled under the lead only: what is in ours now came before what we would fetch.
-            if let Ok(batch) = seat.receive.try_recv() {
+            if let Some(batch) = seat.mine.pop(&seat.backlog) {
                 return self.took(batch);
             }
             if let Some(taken) = self.hand_out(seat, &mut lead.rest).await {
@@ -190,7 +192,7 @@ impl Feed {
             let fetched = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Taken::End,
-                fetched = subscription.next(max) => fetched,
+                fetched = subscription.next(self.for_all(seat, max)) => fetched,
             };
             match fetched {
                 Ok(Some(deliveries)) if self.is_for_one() => return Taken::Batch(deliveries),
@@ -208,6 +210,12 @@ impl Feed {
                 }
             }
         }
+    }
+
+    /// What one lane asks for, for as many as share what is fetched.
+    fn for_all(&self, seat: &Seat, max: BatchMax) -> BatchMax {
+        let sharing = self.ways.get(seat.route).map_or(1, |way| way.inboxes.len());
+        BatchMax { count: max.count.saturating_mul(sharing).min(BATCH_MAX.max(max.count)), ..max }
     }
 
     fn took(&self, batch: Deliveries) -> Taken {
@@ -252,22 +260,28 @@ impl Feed {
     /// What was fetched, by the inboxes it belongs to.
     fn split(&self, deliveries: Deliveries) -> VecDeque<Part> {
         let mut owners = vec![None];
-        let mut offsets = Vec::with_capacity(self.inboxes.len());
-        for (route, inboxes) in self.inboxes.iter().enumerate() {
+        let mut offsets = Vec::with_capacity(self.ways.len());
+        for (route, way) in self.ways.iter().enumerate() {
             offsets.push(owners.len());
-            owners.extend((0..inboxes.len()).map(|inbox| Some((route, inbox))));
+            owners.extend((0..way.inboxes.len()).map(|inbox| Some((route, inbox))));
         }
-        let mut spread = 0_usize;
         let parts = deliveries.split(owners.len(), |delivery| {
             let Some(place) = self.routes.iter().position(|route| route.matches.takes(&delivery.message)) else {
                 return 0;
             };
-            let (Some(route), Some(offset)) = (self.routes.get(place), offsets.get(place)) else { return 0 };
-            let lanes = self.inboxes.get(place).map_or(1, Vec::len);
-            offset + lane_of(sequence(route.order, delivery).as_ref(), lanes, &mut spread)
+            let (Some(way), Some(offset)) = (self.ways.get(place), offsets.get(place)) else { return 0 };
+            offset + way.places.as_ref().map_or(0, |places| places.place(delivery))
         });
-        let parts = owners.into_iter().zip(parts).map(|(to, deliveries)| Part { to, deliveries });
-        parts.filter(|part| !part.deliveries.is_empty()).collect()
+        let parts = owners.into_iter().zip(parts).filter(|(_, deliveries)| !deliveries.is_empty());
+        let placed = |(to, deliveries): (Option<(usize, usize)>, Deliveries)| {
+            let places = to.and_then(|(route, _)| self.ways.get(route)?.places.as_ref());
+            let deliveries = match places {
+                Some(places) => places.settled(deliveries),
+                None => deliveries,
+            };
+            Part { to, deliveries }
+        };
+        parts.map(placed).collect()
     }
 
     /// Hands out what was fetched to the lanes it belongs to, and gives the leading lane its own. `None`: nothing was.
@@ -276,58 +290,86 @@ impl Feed {
     /// Cancel safe: what was not handed out is still in `rest`, unless it was to be put off.
     async fn hand_out(&self, seat: &Seat, rest: &mut VecDeque<Part>) -> Option<Taken> {
         let own = Some((seat.route, seat.inbox));
-        let others = |part: &Part| part.to.filter(|_| part.to != own);
-        while let Some((place, (route, inbox))) =
-            rest.iter().enumerate().find_map(|(place, part)| Some((place, others(part)?)))
-        {
-            let inbox = self.inboxes.get(route).and_then(|inboxes| inboxes.get(inbox))?;
+        let mut patience = None;
+        loop {
+            // Whoever has room gets theirs: none waits for one that is busy.
+            let mut full = None;
+            for mut part in std::mem::take(rest) {
+                let to = part.to.filter(|_| part.to != own).and_then(|to| Some((to, self.inbox(to)?)));
+                match to {
+                    Some((_, (inbox, backlog))) if inbox.has_room(backlog) => {
+                        let deliveries = std::mem::replace(&mut part.deliveries, Deliveries::none());
+                        inbox.stuck.store(false, Ordering::Relaxed);
+                        inbox.push(deliveries, backlog);
+                        continue;
+                    }
+                    Some((to, _)) => full = full.or(Some((rest.len(), to))),
+                    None => {}
+                }
+                rest.push_back(part);
+            }
+            let mut taken = (None, None);
+            let others = std::mem::take(rest).into_iter().filter_map(|part| match part.to {
+                None => {
+                    taken.0 = Some(part.deliveries);
+                    None
+                }
+                to if to == own => {
+                    taken.1 = Some(part.deliveries);
+                    None
+                }
+                _ => Some(part),
+            });
+            *rest = others.collect();
+            match taken {
+                // What is left is for whoever leads next.
+                (Some(unrouted), mine) => return Some(Taken::Unrouted(unrouted, mine)),
+                (None, Some(mine)) => return Some(Taken::Batch(mine)),
+                (None, None) => {}
+            }
+            let (_, to) = full?;
             let has_room = tokio::select! {
                 () = self.stop.cancelled() => {
                     // They go back to the broker.
                     rest.clear();
                     return Some(Taken::End);
                 }
-                has_room = self.has_room(inbox, route) => has_room,
+                has_room = self.has_room(to, &mut patience) => has_room,
             };
-            let Some(part) = rest.remove(place) else { continue };
-            if !has_room {
+            if !has_room && let Some(place) = rest.iter().position(|part| part.to == Some(to)) {
+                let Some(part) = rest.remove(place) else { continue };
                 self.put_off(part.deliveries).await;
-            } else if inbox.send.try_send(part.deliveries).is_err() {
-                // Whoever leads is the only one to send, so it has room: its lane is gone, and they go back.
-                tracing::debug!(source = %self.request.from, "a lane has ended before the others");
             }
-        }
-        let mut taken = (None, None);
-        for part in rest.drain(..) {
-            *(if part.to.is_some() { &mut taken.1 } else { &mut taken.0 }) = Some(part.deliveries);
-        }
-        match taken {
-            (Some(unrouted), mine) => Some(Taken::Unrouted(unrouted, mine)),
-            (None, Some(mine)) => Some(Taken::Batch(mine)),
-            (None, None) => None,
         }
     }
-}
 
-impl Feed {
-    /// Waits until an inbox takes something. While it is full the whole source waits: for long only where no other route
+    fn inbox(&self, (route, inbox): (usize, usize)) -> Option<(&Inbox, &Backlog)> {
+        let way = self.ways.get(route)?;
+        Some((way.inboxes.get(inbox)?, &way.backlog))
+    }
+
+    /// Waits until an inbox may take something. While it is full the whole source waits: for long only where no other route
     /// shares it, or where the route keeps order, as what is put off could be overtaken. A route that is busy, whose handler
     /// is away or keeps crashing does not hold up the others: no.
-    async fn has_room(&self, inbox: &Inbox, route: usize) -> bool {
+    /// `since`: what was waited for until now, and until when it is.
+    async fn has_room(&self, to: (usize, usize), since: &mut Option<((usize, usize), Instant)>) -> bool {
+        let route = to.0;
+        let Some((inbox, _)) = self.inbox(to) else { return false };
         let waits = self.routes.len() == 1 || self.routes.get(route).is_some_and(|route| route.order != Order::None);
+        if waits {
+            self.taken.notified().await;
+            return true;
+        }
         let is_open = self.gates.get(route).is_none_or(Gate::is_open);
         let patience = if is_open && !inbox.stuck.load(Ordering::Relaxed) { BUSY } else { Duration::ZERO };
-        let until = Instant::now() + patience;
-        while inbox.send.is_full() {
-            if waits {
-                self.taken.notified().await;
-            } else if tokio::time::timeout_at(until.into(), self.taken.notified()).await.is_err() {
-                inbox.stuck.store(true, Ordering::Relaxed);
-                return false;
-            }
-        }
-        inbox.stuck.store(false, Ordering::Relaxed);
-        true
+        let until = match *since {
+            Some((waited, until)) if waited == to => until,
+            _ => Instant::now() + patience,
+        };
+        *since = Some((to, until));
+        let is_told = tokio::time::timeout_at(until.into(), self.taken.notified()).await.is_ok();
+        inbox.stuck.store(!is_told, Ordering::Relaxed);
+        is_told
     }
 
     /// Gives deliveries back for a while, as the same attempt.
@@ -335,23 +377,6 @@ impl Feed {
         let later = deliveries.as_slice().iter().map(|_| Settlement::Release { after: PUT_OFF }).collect();
         if let Err(error) = deliveries.settle(later).await {
             tracing::warn!(source = %self.request.from, "messages of a waiting route could not be put off and come again: {error}");
-        }
-    }
-}
-
-/// The same sequence always goes to the same lane; what has none is spread.
-fn lane_of(sequence: Option<&Sequence>, lanes: usize, spread: &mut usize) -> usize {
-    use std::hash::BuildHasher;
-    if lanes <= 1 {
-        return 0;
-    }
-    match sequence {
-        Some(Sequence::Partition(partition)) => *partition as usize % lanes,
-        // The upper half: the lower bits of this hash are the weaker ones.
-        Some(Sequence::Key(key)) => (FxBuildHasher.hash_one(key) >> 32) as usize % lanes,
-        None => {
-            *spread += 1;
-            *spread % lanes
         }
     }
 }

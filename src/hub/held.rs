@@ -1,7 +1,7 @@
 //! What waits on a lane that keeps order: for each key (or partition) a retrying delivery with those behind it. Others
 //! go on. The deliveries stay unsettled and their leases are kept, so that nobody else gets the followers first.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -19,7 +19,8 @@ pub(super) const HELD_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Sequence {
     Key(Bytes),
-    Partition(u32),
+    /// Its topic, where the route reads several.
+    Partition(Option<Arc<str>>, u32),
 }
 
 /// The sequences of one lane that wait.
@@ -53,7 +54,10 @@ pub(super) fn sequence(order: Order, delivery: &Delivery) -> Option<Sequence> {
     match order {
         Order::None => None,
         Order::Key => delivery.message.key.clone().map(Sequence::Key),
-        Order::Partition => Some(Sequence::Partition(delivery.position.map_or(0, |position| position.partition))),
+        Order::Partition => {
+            let partition = delivery.position.map_or(0, |position| position.partition);
+            Some(Sequence::Partition(delivery.topic.clone(), partition))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     broker::{Deliveries, Delivery},
     handler::Version,
-    message::{FailedAttempt, Outcome, ReasonCode, Settlement, UnixMs, now_ms},
+    message::{Address, FailedAttempt, Outcome, ReasonCode, Settlement, UnixMs, now_ms},
     settle::{DeadLetter, Decision},
     telemetry::metrics,
 };
@@ -37,13 +37,18 @@ pub(super) fn letter(
     if outcome.is_some() {
         attempts.push(FailedAttempt { attempt: delivery.attempt, at: now, code, text: text.clone() });
     }
+    // Where the route reads several topics, the one that it came from.
+    let source = match &delivery.topic {
+        Some(topic) => &Address::topic(Arc::clone(topic)),
+        None => &shared.route.source.address,
+    };
     DeadLetter {
         code,
         text,
         handler_code,
         at: now,
-        broker: shared.broker.name_of(&shared.route.source.address).to_owned(),
-        source: shared.route.source.address.to_string(),
+        broker: shared.broker.name_of(source).to_owned(),
+        source: source.to_string(),
         partition: delivery.position.map(|position| position.partition),
         offset: delivery.position.map(|position| position.offset),
         route: Some(shared.route.name.to_string()),

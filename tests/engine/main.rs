@@ -20,6 +20,7 @@ mod loading;
 mod logs;
 mod misbehaving;
 mod order;
+mod places;
 mod quakes;
 mod reload;
 mod results;

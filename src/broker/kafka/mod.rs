@@ -13,6 +13,7 @@ mod metadata;
 mod patrol;
 mod places;
 mod publisher;
+mod reader;
 pub mod settings;
 mod starts;
 mod threads;
@@ -36,6 +37,7 @@ use self::{
     metadata::Topics,
     places::Places,
     publisher::Publisher,
+    reader::AssignedSubscription,
     threads::Threads,
 };
 use super::{
@@ -251,7 +253,8 @@ impl Broker for Kafka {
             self.shared.common.places.known(&name);
         }
         if request.group.is_empty() {
-            return Err(no_queues());
+            let begun = AssignedSubscription::begin(&self.shared.common, &self.shared.topics, &request, &self.threads);
+            return Ok(Box::new(begun.await?));
         }
         let starts = starts::resolve(&self.shared, &name, request.start).await?;
         let reading = Reading::new(name, request.group, request.start, starts);
@@ -266,7 +269,7 @@ impl Broker for Kafka {
             return Err(no_queues());
         }
         self.shared.common.places.known(&request.from.name);
-        Err(no_queues())
+        reader::page(&self.shared.common.settings, &self.shared.topics, &request).await
     }
 
     fn stats(&self) -> Vec<AddressStats> {

@@ -41,7 +41,7 @@ fn message<'a>(
     types::MessageParam {
         id: message.id.as_str(&mut id.id),
         type_: &message.kind,
-        source: &call.source.name,
+        source: call.topic.unwrap_or(&call.source.name),
         payload: &message.payload,
         content_type: message.content_type.as_deref(),
         key: message.key.as_deref(),

@@ -1,6 +1,7 @@
 //! Tests of the parts of this folder on the Kafka that `scripts/brokers run` has started.
 
 mod publishing;
+mod reading;
 mod topics;
 
 use std::{env, sync::Arc, time::Duration};
