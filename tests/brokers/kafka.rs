@@ -108,6 +108,8 @@ impl System for Server {
             "divide a partition",
             "let readers come and go many times a second",
             "count only what was handed over",
+            "try suspects apart",
+            "hand out suspects side by side",
         ]
     }
 }

@@ -215,7 +215,8 @@ pub(crate) fn settings(server: &Server, listener: Listener) -> Settings {
         brokers: vec![server.address(listener).to_string()],
         connect_timeout: Duration::from_secs(3),
         publish_timeout: Duration::from_secs(5),
-        session_timeout: Duration::from_secs(6),
+        // Longer than a server that is killed takes to come back.
+        session_timeout: Duration::from_secs(30),
         heartbeat_interval: Duration::from_millis(300),
         metadata_interval: Duration::from_secs(1),
         statistics_interval: Duration::from_millis(200),

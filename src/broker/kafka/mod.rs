@@ -42,7 +42,7 @@ use self::{
 };
 use super::{
     AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, Subscribe, Subscription,
+    PublishFailures, Subscribe, Subscription, TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -169,7 +169,7 @@ impl Shared {
         match self.topics.partitions(topic).await {
             Ok(Some(_)) | Err(_) => Ok(()),
             Ok(None) if self.common.settings.auto_create => {
-                let plan = topology::plan_of(topic, &super::TopicSettings::default(), &self.common.settings);
+                let plan = topology::plan_of(topic, &TopicSettings::default(), &self.common.settings);
                 self.declare(vec![(Arc::clone(topic), plan)]).await
             }
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
@@ -227,6 +227,9 @@ impl Broker for Kafka {
         for declaration in what {
             match declaration {
                 Declaration::Queue(..) => return Err(no_queues()),
+                Declaration::Topic(name, TopicSettings { partitions: 0, .. }) => {
+                    return Err(BrokerError::Invalid(format!("topic {name} has no partitions: give it at least 1")));
+                }
                 Declaration::Topic(name, _) if self.shared.common.settings.topics.contains_key(name) => {}
                 Declaration::Topic(name, settings) => {
                     wanted.push((Arc::clone(name), topology::plan_of(name, settings, &self.shared.common.settings)))
