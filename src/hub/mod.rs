@@ -2,12 +2,13 @@
 //! What a message costs, what becomes of it and who may run are decided elsewhere; here it is carried out.
 //!
 //! One message: a [`feed`] takes batches from a subscription, a [`lane`] carries each through ([`lane::Lane::deliver`]
-//! is the heart of the engine), [`effects`] publishes what it caused. [`supervisor`] starts and stops them, and
+//! is the heart of the engine), [`effects`] publishes what it caused, or [`transaction`] where that is settled in one. [`supervisor`] starts and stops them, and
 //! [`watch`] tells when files change.
 
 mod brake;
 mod calls;
 mod condition;
+mod decided;
 mod effects;
 mod feed;
 mod held;
@@ -22,6 +23,7 @@ mod plugins;
 mod running;
 mod supervisor;
 mod sweep;
+mod transaction;
 mod verdict;
 pub mod watch;
 
