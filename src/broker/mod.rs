@@ -14,6 +14,7 @@ mod error;
 mod hybrid;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub mod topology;
@@ -26,6 +27,7 @@ pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
 pub use hybrid::Hybrid;
+pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
 
 use crate::message::{Address, Message, Position, UnixMs};
 

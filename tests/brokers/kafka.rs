@@ -106,7 +106,10 @@ impl System for Server {
             "priority",
             "forget message by message",
             "divide a partition",
+            "let readers come and go many times a second",
             "count only what was handed over",
+            "try suspects apart",
+            "hand out suspects side by side",
         ]
     }
 }

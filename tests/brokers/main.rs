@@ -19,6 +19,7 @@ mod forgetful;
 mod interrupting;
 #[cfg(feature = "real-brokers")]
 mod kafka;
+mod queueless;
 mod queues;
 #[cfg(feature = "real-brokers")]
 mod rabbitmq;

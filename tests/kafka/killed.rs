@@ -101,7 +101,8 @@ async fn progress_is_neither_lost_nor_ahead_of_itself_when_a_commit_is_cut_off()
     let more = send(&engine.broker, &site.work, 10).await;
     assert!(site.ledger.handles(&more).await.is_empty());
     engine.stop().await;
-    let again: Vec<_> = site.ledger.calls().into_iter().filter(|(id, of)| calls.get(id).is_some_and(|before| before != of)).collect();
+    let again: Vec<_> =
+        site.ledger.calls().into_iter().filter(|(id, of)| calls.get(id).is_some_and(|before| before != of)).collect();
     assert!(again.is_empty(), "handled again after everything was settled: {again:?}");
 }
 

@@ -14,6 +14,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod host;
+mod killed;
+mod network;
 mod raw;
+mod security;
 mod server;
+mod site;
 mod tools;

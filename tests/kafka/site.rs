@@ -9,7 +9,8 @@ use std::{
 
 use helixmq::{
     broker::{
-        Broker, BrokerStatus, Counted, Declaration, Storage, TopicSettings,
+        Broker, BrokerStatus, Counted, Declaration, Hybrid, Storage, TopicSettings,
+        embedded::{self, Embedded},
         kafka::{Kafka, Settings},
     },
     handler::Call,
@@ -89,10 +90,12 @@ impl Site {
         self
     }
 
-    /// A connection of the engine's kind.
+    /// A connection of the engine's kind: topics on Kafka, queues in memory.
     pub(crate) async fn broker(&self) -> Arc<dyn Broker> {
         let kafka = soon("a connection", Kafka::connect("kafka", self.settings.clone())).await;
-        Arc::new(Counted::new(Arc::new(kafka.expect("a broker")), Arc::clone(&self.store)))
+        let counted = Counted::new(Arc::new(kafka.expect("a broker")), Arc::clone(&self.store));
+        let queues = Embedded::new("embedded", embedded::Settings::default()).expect("a broker in memory");
+        Arc::new(Hybrid::new(Arc::new(queues), Arc::new(counted)))
     }
 
     /// An engine whose handler does as `ends` says.
@@ -212,7 +215,8 @@ pub(crate) fn settings(server: &Server, listener: Listener) -> Settings {
         brokers: vec![server.address(listener).to_string()],
         connect_timeout: Duration::from_secs(3),
         publish_timeout: Duration::from_secs(5),
-        session_timeout: Duration::from_secs(6),
+        // Longer than a server that is killed takes to come back.
+        session_timeout: Duration::from_secs(30),
         heartbeat_interval: Duration::from_millis(300),
         metadata_interval: Duration::from_secs(1),
         statistics_interval: Duration::from_millis(200),

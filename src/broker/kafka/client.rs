@@ -138,12 +138,15 @@ impl Query {
     }
 }
 
-/// Callbacks run only while somebody polls; without a group no message can come.
+/// Events that are heard at a time: figures, which come by the clock, and errors behind them.
+const EVENTS: usize = 64;
+
+/// Callbacks run only while somebody polls; without a group no message can come. An event that a callback has had looks like
+/// none, so that nothing tells when there are no more.
 pub(super) fn serve(consumer: &BaseConsumer<Watched>) {
-    for _ in 0..100 {
-        if consumer.poll(std::time::Duration::ZERO).is_none() {
-            break;
-        }
+    for _ in 0..EVENTS {
+        // An error is told by the callback, too.
+        drop(consumer.poll(std::time::Duration::ZERO));
     }
 }
 

@@ -62,6 +62,14 @@ impl Condition {
                 );
                 known.refuse(reason);
             }
+            // The server ends the connection with the reason, and the client library has no word of its own for that.
+            _ if reason.contains("SSL alert number") => {
+                let reason = format!(
+                    "Kafka at {} does not take our certificate, or demands one ({reason}): correct kafka.tls.cert_file and key_file",
+                    self.endpoint
+                );
+                known.refuse(reason);
+            }
             RDKafkaErrorCode::AllBrokersDown => {
                 let reason = match (&known.refusal, &known.last) {
                     (Some(refusal), _) => refusal.reason.clone(),

@@ -12,7 +12,10 @@ use rdkafka::{
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use super::{
     client::{Query, Watched},
@@ -22,6 +25,8 @@ use crate::{broker::BrokerError, message::ReasonCode};
 
 /// For so long nobody asks again for a topic that is not there.
 const MISSING_FOR: Duration = Duration::from_millis(200);
+/// How many may look at topics at once: each has a thread and a connection.
+const TURNS: usize = 4;
 /// Most topics that are remembered as missing.
 const MISSING_MAX: usize = 1024;
 
@@ -34,6 +39,8 @@ pub(super) struct Topics {
     known: SyncMutex<Known>,
     /// One asks, the others wait for what it learns.
     asking: Mutex<()>,
+    /// For those who look at a topic.
+    turns: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -45,12 +52,30 @@ struct Known {
 impl Topics {
     /// `timeout` is how long servers have to answer.
     pub(super) fn new(query: Query, condition: Arc<Condition>, timeout: Duration) -> Self {
-        Self { query, condition, timeout, known: SyncMutex::default(), asking: Mutex::default() }
+        Self {
+            query,
+            condition,
+            timeout,
+            known: SyncMutex::default(),
+            asking: Mutex::default(),
+            turns: Semaphore::new(TURNS),
+        }
     }
 
     /// The client that asks.
     pub(super) fn query(&self) -> &Query {
         &self.query
+    }
+
+    /// How servers are doing.
+    pub(super) fn condition(&self) -> &Arc<Condition> {
+        &self.condition
+    }
+
+    /// Waits until it is one's turn to look at a topic.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.acquire().await.ok()
     }
 
     /// How long servers have to answer.

@@ -13,6 +13,7 @@ mod metadata;
 mod patrol;
 mod places;
 mod publisher;
+mod reader;
 pub mod settings;
 mod starts;
 mod threads;
@@ -36,11 +37,12 @@ use self::{
     metadata::Topics,
     places::Places,
     publisher::Publisher,
+    reader::AssignedSubscription,
     threads::Threads,
 };
 use super::{
     AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, Subscribe, Subscription,
+    PublishFailures, Subscribe, Subscription, TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -167,7 +169,7 @@ impl Shared {
         match self.topics.partitions(topic).await {
             Ok(Some(_)) | Err(_) => Ok(()),
             Ok(None) if self.common.settings.auto_create => {
-                let plan = topology::plan_of(topic, &super::TopicSettings::default(), &self.common.settings);
+                let plan = topology::plan_of(topic, &TopicSettings::default(), &self.common.settings);
                 self.declare(vec![(Arc::clone(topic), plan)]).await
             }
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
@@ -225,6 +227,9 @@ impl Broker for Kafka {
         for declaration in what {
             match declaration {
                 Declaration::Queue(..) => return Err(no_queues()),
+                Declaration::Topic(name, TopicSettings { partitions: 0, .. }) => {
+                    return Err(BrokerError::Invalid(format!("topic {name} has no partitions: give it at least 1")));
+                }
                 Declaration::Topic(name, _) if self.shared.common.settings.topics.contains_key(name) => {}
                 Declaration::Topic(name, settings) => {
                     wanted.push((Arc::clone(name), topology::plan_of(name, settings, &self.shared.common.settings)))
@@ -251,7 +256,8 @@ impl Broker for Kafka {
             self.shared.common.places.known(&name);
         }
         if request.group.is_empty() {
-            return Err(no_queues());
+            let begun = AssignedSubscription::begin(&self.shared.common, &self.shared.topics, &request, &self.threads);
+            return Ok(Box::new(begun.await?));
         }
         let starts = starts::resolve(&self.shared, &name, request.start).await?;
         let reading = Reading::new(name, request.group, request.start, starts);
@@ -266,7 +272,7 @@ impl Broker for Kafka {
             return Err(no_queues());
         }
         self.shared.common.places.known(&request.from.name);
-        Err(no_queues())
+        reader::page(&self.shared.common.settings, &self.shared.topics, &request).await
     }
 
     fn stats(&self) -> Vec<AddressStats> {

@@ -1,5 +1,7 @@
 //! `doctor`: what on this machine, or in this configuration, would keep the engine from doing its work.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
 mod store;
@@ -89,6 +91,8 @@ fn examine(context: &Context) -> Vec<Finding> {
     findings.extend(store::examine(&config));
     #[cfg(feature = "rabbitmq")]
     findings.extend(rabbitmq::examine(&config));
+    #[cfg(feature = "kafka")]
+    findings.extend(kafka::examine(&config));
     findings.extend(port(&config));
     findings.extend([
         engine(),

@@ -1,6 +1,6 @@
 //! Topics: the standard ones, and the operator's over and beside them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::super::{
     embedded::{KEEP_MS, PARTITIONS_MAX},
@@ -12,15 +12,13 @@ use super::super::{
 };
 use crate::{
     broker::{
+        QUEUE_PARTITIONS, QUEUE_RETENTION,
         kafka::{Settings, settings::TopicPlan},
         topology,
     },
     message::{Address, Kind as AddressKind},
 };
 
-/// Parts of a topic that stands for a queue, and how long what waits there is kept.
-const QUEUE_PARTITIONS: u32 = 4;
-const QUEUE_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Parts of a topic of the operator's that does not say.
 const PARTITIONS: u32 = 3;
 /// Most copies. Source: Kafka, which counts them in 16 bits.

@@ -46,7 +46,10 @@ use crate::{
     message::ReasonCode,
 };
 
-pub(super) use self::{part::PartFigures, subscription::GroupSubscription};
+pub(super) use self::{
+    part::PartFigures,
+    subscription::{GroupSubscription, NoLease},
+};
 
 /// What a member of a group reads.
 #[derive(Debug)]

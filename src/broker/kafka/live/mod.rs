@@ -1,6 +1,15 @@
 //! Tests of the parts of this folder on the Kafka that `scripts/brokers run` has started.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod publishing;
+mod reading;
 mod topics;
 
 use std::{env, sync::Arc, time::Duration};

@@ -98,6 +98,7 @@ async fn starting_up_refuses_what_differs_unless_it_is_accepted() {
     }
     declare(&settings, &topics, &wanted, true).await.unwrap();
     assert_eq!(topics.partitions(&new).await.unwrap(), Some(2));
+    assert_eq!(topics.partitions(&unique("missing")).await.unwrap(), None);
 }
 
 #[tokio::test]
