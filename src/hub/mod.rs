@@ -10,6 +10,7 @@ mod calls;
 mod condition;
 mod decided;
 mod effects;
+mod error;
 mod feed;
 mod held;
 mod inbox;
@@ -28,5 +29,6 @@ mod verdict;
 pub mod watch;
 
 pub use brake::BrakeState;
+pub use error::StartError;
 pub use running::RouteStatus;
-pub use supervisor::{Hub, Settings, StartError};
+pub use supervisor::{Hub, Settings};
