@@ -141,11 +141,11 @@ impl Line {
         // Bindings are made each time, and nobody can say whether they were there.
         let state = if self.state == "bound" { "made" } else { self.state };
         let mut value = json!({ "system": self.system, "what": self.what, "name": self.name, "state": state });
-        if !self.differences.is_empty() {
+        if let (Some(value), false) = (value.as_object_mut(), self.differences.is_empty()) {
             let differences = self.differences.iter().map(
                 |[field, configured, current]| json!({ "field": field, "configured": configured, "current": current }),
             );
-            value["differences"] = differences.collect();
+            value.insert("differences".to_owned(), differences.collect());
         }
         value
     }
