@@ -162,7 +162,7 @@ fn explain(args: &Explain, context: &Context) -> Result<Exit, Failure> {
 /// The routes of the source, up to the one that takes the message.
 fn ask(loaded: &Loaded, source: &Address, message: &Message) -> Vec<Asked> {
     let mut asked = Vec::new();
-    for route in loaded.config.routes.of(source) {
+    for route in loaded.config.routes.reading(source) {
         let objection = route.matches.objection(message);
         let takes = objection.is_none();
         asked.push(Asked { route: Arc::clone(route), objection });

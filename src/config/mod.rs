@@ -39,6 +39,8 @@ pub use crate::{
     message::Secret,
 };
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
+#[cfg(feature = "kafka")]
+pub use kafka::standard as standard_kafka;
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
 pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;

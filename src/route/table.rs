@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Order, Route, Source};
+use super::{Order, Pattern, Route, Source};
 use crate::message::{Address, Message};
 
 /// The routes in force. Replaced as a whole when the configuration changes.
@@ -70,6 +70,19 @@ impl RouteTable {
     #[must_use]
     pub fn of(&self, source: &Address) -> &[Arc<Route>] {
         self.by_source.get(source).map_or(&[], Vec::as_slice)
+    }
+
+    /// The routes that get what is published to an address: those of the source of that name, else of the first whose name
+    /// is a pattern that matches it. Groups of their own may read it besides.
+    #[must_use]
+    pub fn reading(&self, address: &Address) -> &[Arc<Route>] {
+        let matches = |source: &Address| {
+            source.kind == address.kind
+                && source.name.contains(['*', '#'])
+                && source.name.parse::<Pattern>().is_ok_and(|pattern| pattern.matches(&address.name))
+        };
+        let by_pattern = || self.by_source.iter().find(|(source, _)| matches(source)).map(|(_, routes)| routes);
+        self.by_source.get(address).or_else(by_pattern).map_or(&[], Vec::as_slice)
     }
 
     /// Every source with its routes.

@@ -1,4 +1,4 @@
-//! RabbitMQ's topology without a server: what is exported, and what is said where there is nothing to compare with.
+//! The topology without a server: what is exported, and what is said where there is nothing to compare with.
 
 use std::fs;
 
@@ -14,9 +14,66 @@ fn the_standard_topology_is_exported_as_committed() {
 }
 
 #[test]
-fn without_rabbitmq_there_is_nothing_to_compare_with() {
+fn the_standard_topics_are_exported_as_committed() {
+    let sandbox = Sandbox::with_config(ANY_PORT);
+    for (format, file) in [("kafka-init", "configs/kafka/topics.sh"), ("strimzi", "configs/kafka/topics.yaml")] {
+        let committed = fs::read_to_string(file).unwrap();
+        assert_eq!(sandbox.run(&["topology", "export", "--format", format]).ended(0).stdout, committed);
+        let written = sandbox.run(&["topology", "export", "--format", format, "--file", "written"]).ended(0);
+        assert!(written.stdout.contains("18 topics"), "{}", written.stdout);
+        assert_eq!(fs::read_to_string(sandbox.path("written")).unwrap(), committed);
+    }
+}
+
+#[test]
+fn topics_of_the_configuration_are_exported_as_both_files() {
+    let kafka = "kafka:\n  standard_topology: false\n  replication_factor: 3\n  topics:\n    \
+                 My_Topic: {partitions: 2, retention: 1h, min_insync_replicas: 2, config: {cleanup.policy: \"compact,delete\", x: \"a b\"}}\n";
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{kafka}"));
+    // Where only Kafka is configured, its own tools are what is meant.
+    let script = sandbox.run(&["topology", "export"]).ended(0).stdout;
+    let line = "topic My_Topic 2 --replication-factor 3 --config retention.ms=3600000 --config min.insync.replicas=2 \
+                --config cleanup.policy=compact,delete --config 'x=a b'\n";
+    assert!(script.ends_with(line), "{script}");
+    let resources = sandbox.run(&["topology", "export", "--format", "strimzi"]).ended(0).stdout;
+    let wanted = "  name: my-topic\n  labels:\n    strimzi.io/cluster: helixagent\nspec:\n  topicName: My_Topic\n  \
+                  partitions: 2\n  replicas: 3\n  config:\n    retention.ms: 3600000\n    min.insync.replicas: 2\n    \
+                  cleanup.policy: \"compact,delete\"\n    x: \"a b\"\n";
+    assert!(resources.ends_with(wanted), "{resources}");
+}
+
+#[test]
+fn a_kafka_that_is_not_there_is_said() {
+    let kafka = "kafka: {brokers: \"127.0.0.1:1\", connect_timeout: 1s}\n";
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{kafka}"));
+    for verb in ["plan", "apply"] {
+        let ended = sandbox.run(&["topology", verb]).ended(4);
+        assert!(ended.sentence().contains("127.0.0.1:1"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn what_a_route_asks_of_kafka_is_explained() {
+    let routes = "kafka: {}\nroutes:\n  - {name: r, topic: \"orders.*\", handler: h, delivery: transactional}\n  \
+                  - {name: s, topic: other, handler: h, retry: {wait: topic}}\n";
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{routes}"));
+    let said = |source: &str| sandbox.run(&["route", "explain", "--topic", source]).ended(0).stdout;
+    let has = |text: &str, path: &str, value: &str| {
+        let words = |line: &str| line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+        assert!(text.lines().any(|line| words(line) == [path, value]), "{path} is not {value}:\n{text}");
+    };
+    // By a topic that the pattern takes.
+    let orders = said("orders.placed");
+    has(&orders, "delivery", "transactional");
+    has(&orders, "topic", "orders.*");
+    has(&orders, "dead_letter", "topic:helixagent.dlq.events");
+    has(&said("other"), "retry.wait", "topic");
+}
+
+#[test]
+fn without_a_system_there_is_nothing_to_compare_with() {
     let ended = Sandbox::with_config(ANY_PORT).run(&["topology", "plan"]).ended(3);
-    assert!(ended.sentence().contains("add a section `rabbitmq:`"), "{}", ended.stderr);
+    assert!(ended.sentence().contains("add a section `rabbitmq:` or `kafka:`"), "{}", ended.stderr);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn each_example_loads() {
         if file.extension().is_some_and(|extension| extension == "yaml") {
             let text = fs::read_to_string(&file).unwrap();
             let env = |name: &str| match name {
-                "RABBITMQ_PASSWORD" => text.contains(name).then(|| "p@ss".replace('@', "%40")),
+                "RABBITMQ_PASSWORD" | "KAFKA_SASL_PASSWORD" => text.contains(name).then(|| "p@ss".replace('@', "%40")),
                 _ => env(name),
             };
             let loaded = config::load(Some(&file), &env).unwrap_or_else(|errors| panic!("{errors}"));

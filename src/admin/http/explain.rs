@@ -79,8 +79,8 @@ fn answer(hub: &Hub, question: &[u8]) -> Result<Value, Problem> {
     let message = Message { key, headers, ..Message::new(question.kind, bytes::Bytes::new(), 0) };
 
     let settings = hub.settings();
-    let routes = settings.routes.of(&source);
-    let found = settings.routes.find(&source, &message);
+    let routes = settings.routes.reading(&source);
+    let found = routes.iter().find(|route| route.matches.takes(&message));
     let mut taken: Option<&Route> = None;
     let considered: Vec<Value> = routes
         .iter()

@@ -145,6 +145,9 @@ pub(super) async fn compare(
     wanted: &[(Arc<str>, TopicPlan)],
     how: How,
 ) -> Result<Vec<Compared>, BrokerError> {
+    if let Some((name, _)) = wanted.iter().find(|(_, plan)| plan.partitions == 0) {
+        return Err(BrokerError::Invalid(format!("topic {name:?} has no partitions; it needs at least 1")));
+    }
     let there = there(topics).await?;
     let plans: HashMap<Arc<str>, TopicPlan> = wanted.iter().cloned().collect();
     let (missing, found): (Vec<_>, Vec<_>) = plans.keys().cloned().partition(|name| !there.contains_key(name));

@@ -122,6 +122,17 @@ fn disk(config: &Config) -> Option<embedded::DiskSettings> {
     wanted.then(|| embedded.disk.clone())
 }
 
+/// Kafka's settings but its topics: new ones are made at once. Without passwords, which a restart takes over, too.
+fn kafka(config: &Config) -> String {
+    #[cfg(feature = "kafka")]
+    if let Some(settings) = config.kafka_in_use() {
+        let topics = std::collections::BTreeMap::new();
+        return format!("{:?}", crate::broker::kafka::Settings { topics, ..settings.clone() });
+    }
+    let _ = config;
+    String::new()
+}
+
 /// What changed that only the next start takes over, by its path in the configuration.
 pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let embedded = |config: &Config| {
@@ -136,6 +147,7 @@ pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str
         ("http.body_bytes_max", before.http.body_bytes_max != after.http.body_bytes_max),
         ("embedded", embedded(before) != embedded(after)),
         ("embedded.disk", disk(before) != disk(after)),
+        ("kafka", kafka(before) != kafka(after)),
         ("telemetry.format", before.telemetry.format != after.telemetry.format),
     ]
     .into_iter()

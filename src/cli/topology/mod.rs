@@ -1,103 +1,164 @@
-//! `topology`: the exchanges, queues and bindings of RabbitMQ as configured, beside those that the server has.
+//! `topology`: what of RabbitMQ and Kafka is configured, beside what the servers have, and as files that others make it from.
 
+#[cfg(feature = "rabbitmq")]
 mod bindings;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+#[cfg(feature = "kafka")]
+mod script;
+#[cfg(feature = "kafka")]
+mod strimzi;
 
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
-use serde_json::json;
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
 
-use super::{Context, Exit, Failure, store::sentence};
-use crate::{
-    broker::rabbitmq::{
-        Settings,
-        topology::{
-            AtServerError, DeclareError, Entity, How, QueueKind, State, Topology, What, at_server, export, standard,
-        },
-    },
-    message::ReasonCode,
-};
+use super::{Context, Exit, Failure};
+use crate::config::Config;
 
 /// What can be asked of the topology.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show what the server lacks, and what it has otherwise, field by field; nothing is changed
+    /// Show what the servers lack, and what they have otherwise, field by field; nothing is changed
     Plan,
     /// Make what is missing; what is there is neither changed nor deleted
-    Apply,
-    /// Print it as definitions that the server imports
+    Apply {
+        /// Also add partitions to topics that have too few; keys change places then
+        #[arg(long)]
+        #[cfg(feature = "kafka")]
+        grow: bool,
+    },
+    /// Print it as a file that makes it elsewhere
     Export {
+        /// What kind of file; RabbitMQ's definitions, unless only Kafka is configured
+        #[arg(long, value_enum)]
+        format: Option<Format>,
         /// Write it there instead
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
 }
 
+/// Files that others make a topology from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Definitions that RabbitMQ imports
+    #[cfg(feature = "rabbitmq")]
+    Rabbitmq,
+    /// A shell script for Kafka's own tools
+    #[cfg(feature = "kafka")]
+    KafkaInit,
+    /// KafkaTopic resources of Kubernetes, for Strimzi
+    #[cfg(feature = "kafka")]
+    Strimzi,
+}
+
+/// What is to be done about what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apply {
+    Nothing,
+    Make,
+    #[cfg(feature = "kafka")]
+    Grow,
+}
+
+/// One thing that is configured, beside what a server has.
+struct Line {
+    system: &'static str,
+    what: &'static str,
+    name: String,
+    state: &'static str,
+    /// Each: the field, as configured, as the server has it.
+    differences: Vec<[String; 3]>,
+}
+
 pub(super) fn run(command: &Command, context: &Context) -> Result<Exit, Failure> {
     match command {
-        Command::Plan => compare(How::Look, context),
-        Command::Apply => compare(How::Make, context),
-        Command::Export { file } => write(file.as_deref(), context),
+        Command::Plan => compare(Apply::Nothing, context),
+        #[cfg(feature = "kafka")]
+        Command::Apply { grow } => compare(if *grow { Apply::Grow } else { Apply::Make }, context),
+        #[cfg(not(feature = "kafka"))]
+        Command::Apply {} => compare(Apply::Make, context),
+        Command::Export { format, file } => export(*format, file.as_deref(), context),
     }
 }
 
-/// RabbitMQ as it is configured, with the warnings that are about it.
-fn configured(context: &Context) -> Result<Option<Settings>, Failure> {
+/// As it is configured, with the warnings that are about it.
+fn configured(context: &Context) -> Result<Config, Failure> {
     let loaded = context.load()?;
-    loaded
-        .warnings
-        .iter()
-        .filter(|warning| warning.path.starts_with("rabbitmq"))
-        .for_each(|warning| context.warn(warning));
-    Ok(loaded.config.rabbitmq)
+    let about = |path: &str| path.starts_with("rabbitmq") || path.starts_with("kafka");
+    loaded.warnings.iter().filter(|warning| about(&warning.path)).for_each(|warning| context.warn(warning));
+    Ok(loaded.config)
 }
 
-fn compare(how: How, context: &Context) -> Result<Exit, Failure> {
-    let Some(settings) = configured(context)? else {
-        let hint = "add a section `rabbitmq:`, set RABBITMQ_URL, or name another file with --config";
-        let message = "the configuration has no RabbitMQ to compare with";
-        return Err(Failure::new(Exit::Refused, "NO_RABBITMQ", message, hint));
-    };
+fn compare(apply: Apply, context: &Context) -> Result<Exit, Failure> {
+    let config = configured(context)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Failure::new(Exit::Failed, "NO_RUNTIME", format!("the runtime cannot start: {error}"), "see `helixmq doctor`")
     })?;
-    let mut entities = runtime.block_on(at_server(&settings, how)).map_err(|error| not_compared(&error))?;
-    if how == How::Look {
-        look_at_bindings(&settings, &mut entities, context);
-    }
-    let found = Found::of(&entities);
+    let lines = runtime.block_on(lines(&config, apply, context))?;
+    let Some(lines) = lines else {
+        let hint = "add a section `rabbitmq:` or `kafka:`, set RABBITMQ_URL or KAFKA_BROKERS, or name another file with --config";
+        let message = "the configuration has no RabbitMQ and no Kafka to compare with";
+        return Err(Failure::new(Exit::Refused, "NOTHING_TO_COMPARE", message, hint));
+    };
+    let found = Found::of(&lines);
     if context.output.json() {
         let counts = json!({
             "same": found.same, "made": found.made, "missing": found.missing, "differ": found.differ,
             "unknown": found.unknown,
         });
+        let entities: Vec<_> = lines.iter().map(Line::value).collect();
         context.output.value(&json!({ "entities": entities, "counts": counts }))?;
     } else {
-        show(&entities, context)?;
+        let rows: Vec<_> = lines.iter().flat_map(Line::rows).collect();
+        context.output.table(["", "NAME", "STATE", "FIELD", "CONFIGURED", "SERVER"], &rows)?;
     }
-    context.output.note(found.sentence(how));
+    context.output.note(found.sentence(apply));
     Ok(if found.missing + found.differ > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// AMQP has no question for them; the management API has.
-fn look_at_bindings(settings: &Settings, entities: &mut [Entity], context: &Context) {
-    if settings.management_url.is_none() {
-        let bindings = settings.topology.bindings.len();
-        context.output.note(format_args!(
-            "AMQP cannot list bindings: {bindings} are not compared, and `topology apply` makes them; set \
-             rabbitmq.management_url to compare them"
-        ));
-        return;
+/// Of every system that is configured; `None`: none is.
+async fn lines(config: &Config, apply: Apply, context: &Context) -> Result<Option<Vec<Line>>, Failure> {
+    let mut all: Option<Vec<Line>> = None;
+    #[cfg(feature = "rabbitmq")]
+    if let Some(settings) = &config.rabbitmq {
+        all.get_or_insert_default().extend(rabbitmq::compare(settings, apply, context).await?);
     }
-    match bindings::of(settings) {
-        Ok(there) => {
-            for entity in entities.iter_mut().filter(|entity| entity.what == What::Binding) {
-                // Both are named by the same function.
-                let is_there = there.contains(&entity.name);
-                entity.state = if is_there { State::Same } else { State::Missing };
-            }
+    #[cfg(feature = "kafka")]
+    if let Some(settings) = &config.kafka {
+        all.get_or_insert_default().extend(kafka::compare(settings, apply).await?);
+    }
+    let _ = context;
+    Ok(all)
+}
+
+impl Line {
+    fn value(&self) -> Value {
+        // Bindings are made each time, and nobody can say whether they were there.
+        let state = if self.state == "bound" { "made" } else { self.state };
+        let mut value = json!({ "system": self.system, "what": self.what, "name": self.name, "state": state });
+        if !self.differences.is_empty() {
+            let differences = self.differences.iter().map(
+                |[field, configured, current]| json!({ "field": field, "configured": configured, "current": current }),
+            );
+            value["differences"] = differences.collect();
         }
-        Err(error) => context.output.note(format_args!("warning: bindings are not compared: {error}")),
+        value
+    }
+
+    fn rows(&self) -> Vec<[String; 6]> {
+        let row = |[field, configured, current]: [&str; 3]| {
+            let state = if self.state == "unknown" { "not compared" } else { self.state };
+            [self.what, &self.name, state, field, configured, current].map(str::to_owned)
+        };
+        if self.differences.is_empty() {
+            return vec![row([""; 3])];
+        }
+        self.differences.iter().map(|fields| row(fields.each_ref().map(String::as_str))).collect()
     }
 }
 
@@ -112,21 +173,21 @@ struct Found {
 }
 
 impl Found {
-    fn of(entities: &[Entity]) -> Self {
+    fn of(lines: &[Line]) -> Self {
         let mut found = Self::default();
-        for entity in entities {
-            *match entity.state {
-                State::Same => &mut found.same,
-                State::Made => &mut found.made,
-                State::Missing => &mut found.missing,
-                State::Differs(_) => &mut found.differ,
-                State::Unknown => &mut found.unknown,
+        for line in lines {
+            *match line.state {
+                "same" => &mut found.same,
+                "missing" => &mut found.missing,
+                "differs" => &mut found.differ,
+                "unknown" => &mut found.unknown,
+                _ => &mut found.made,
             } += 1;
         }
         found
     }
 
-    fn sentence(&self, how: How) -> String {
+    fn sentence(&self, apply: Apply) -> String {
         let Self { same, made, missing, differ, unknown } = self;
         let mut parts = vec![format!("{same} as configured")];
         for (count, word) in
@@ -137,7 +198,7 @@ impl Found {
             }
         }
         let mut text = parts.join(", ");
-        if *missing > 0 && how == How::Look {
+        if *missing > 0 && apply == Apply::Nothing {
             text.push_str("; `helixmq topology apply` makes what is missing");
         }
         if *differ > 0 {
@@ -149,72 +210,45 @@ impl Found {
     }
 }
 
-fn show(entities: &[Entity], context: &Context) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    for entity in entities {
-        let row = |state: &str, field: &str, configured: &str, current: &str| {
-            [entity.what.as_str(), &entity.name, state, field, configured, current].map(str::to_owned)
-        };
-        match &entity.state {
-            State::Same => rows.push(row("same", "", "", "")),
-            State::Made if entity.what == What::Binding => rows.push(row("bound", "", "", "")),
-            State::Made => rows.push(row("made", "", "", "")),
-            State::Missing => rows.push(row("missing", "", "", "")),
-            State::Unknown => rows.push(row("not compared", "", "", "")),
-            State::Differs(differences) => {
-                rows.extend(differences.iter().map(|one| row("differs", &one.field, &one.configured, &one.current)));
-            }
-        }
-    }
-    context.output.table(["", "NAME", "STATE", "FIELD", "CONFIGURED", "SERVER"], &rows)
-}
-
-fn not_compared(error: &AtServerError) -> Failure {
-    let (message, hint) = sentence(error);
-    match error {
-        AtServerError::Connect { code, .. } => {
-            let exit = match code {
-                ReasonCode::AuthenticationFailed => Exit::NotAllowed,
-                ReasonCode::InvalidConfig => Exit::Refused,
-                _ => Exit::Unreachable,
-            };
-            Failure::new(exit, code.as_str(), message, hint)
-        }
-        AtServerError::Declare(refused) => {
-            let (exit, code) = match refused {
-                DeclareError::Unreachable { .. } => (Exit::Unreachable, "BROKER_UNAVAILABLE"),
-                DeclareError::NotAllowed { .. } => (Exit::NotAllowed, "NOT_ALLOWED"),
-                DeclareError::Locked { .. } | DeclareError::Refused { .. } => (Exit::Failed, "NOT_DECLARED"),
-            };
-            Failure::new(exit, code, message, hint)
-        }
-    }
-}
-
-/// What is configured; without a RabbitMQ in the configuration, what every installation has.
-fn write(file: Option<&Path>, context: &Context) -> Result<Exit, Failure> {
-    let settings = configured(context)?;
-    let standard = || (standard(QueueKind::Classic), "/".to_owned());
-    let (topology, vhost): (Topology, String) =
-        settings.map_or_else(standard, |settings| (settings.topology, settings.vhost));
-    let mut text = serde_json::to_string_pretty(&export(&topology, &vhost)).unwrap_or_default();
+/// What is configured; without the system in the configuration, what every installation has.
+fn export(format: Option<Format>, file: Option<&Path>, context: &Context) -> Result<Exit, Failure> {
+    let config = configured(context)?;
+    let format = format.unwrap_or_else(|| default_format(&config));
+    let (text, summary) = match format {
+        #[cfg(feature = "rabbitmq")]
+        Format::Rabbitmq => rabbitmq::definitions(config.rabbitmq),
+        #[cfg(feature = "kafka")]
+        Format::KafkaInit => kafka::file(config.kafka, script::print),
+        #[cfg(feature = "kafka")]
+        Format::Strimzi => kafka::file(config.kafka, strimzi::print),
+    };
     let Some(file) = file else {
-        context.output.line(text)?;
+        context.output.line(text.trim_end())?;
         return Ok(Exit::Done);
     };
-    text.push('\n');
     std::fs::write(file, text).map_err(|error| {
         let message = format!("{} cannot be written: {error}", file.display());
         Failure::new(Exit::Failed, "NOT_WRITTEN", message, "name a file that this user may write")
     })?;
-    let (exchanges, queues, bindings) = (topology.exchanges.len(), topology.queues.len(), topology.bindings.len());
     if context.output.json() {
-        let value = json!({ "file": file, "exchanges": exchanges, "queues": queues, "bindings": bindings });
-        context.output.value(&value)?;
+        context.output.value(&json!({ "file": file, "has": summary }))?;
     } else {
-        let file = file.display();
-        let text = format!("{file}: {exchanges} exchanges, {queues} queues, {bindings} bindings");
-        context.output.line(text)?;
+        context.output.line(format!("{}: {summary}", file.display()))?;
     }
     Ok(Exit::Done)
+}
+
+#[cfg(all(feature = "rabbitmq", feature = "kafka"))]
+fn default_format(config: &Config) -> Format {
+    if config.kafka.is_some() && config.rabbitmq.is_none() { Format::KafkaInit } else { Format::Rabbitmq }
+}
+
+#[cfg(all(feature = "rabbitmq", not(feature = "kafka")))]
+fn default_format(_: &Config) -> Format {
+    Format::Rabbitmq
+}
+
+#[cfg(all(feature = "kafka", not(feature = "rabbitmq")))]
+fn default_format(_: &Config) -> Format {
+    Format::KafkaInit
 }

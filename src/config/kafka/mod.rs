@@ -54,6 +54,12 @@ pub(super) fn no_transactions(settings: &Settings) -> Option<(&'static str, &'st
     }
 }
 
+/// Kafka as it is without any configuration: the standard topics.
+#[must_use]
+pub fn standard() -> Settings {
+    topics::standard()
+}
+
 /// Reads it. `group` is that of the environment or the default.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, group: (String, Origin)) -> Read {
     let mut settings = Settings::default();

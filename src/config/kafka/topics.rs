@@ -81,6 +81,14 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, q
     settings.topics = all;
 }
 
+/// What every installation has, without any configuration.
+pub(super) fn standard() -> Settings {
+    let mut settings = Settings::default();
+    let base = TopicPlan { partitions: PARTITIONS, ..TopicPlan::default() };
+    add_standard(&mut settings.topics, &base, &settings.retry_topic, false);
+    settings
+}
+
 fn too_few(copies: u16) -> String {
     format!("is more than there are copies ({copies}): nothing could ever be published")
 }

@@ -6,6 +6,7 @@ use crate::{
     broker::Aside,
     config::{
         Config,
+        finding::Origin,
         kind::{self, Kind, Wrong},
         section::{Reader, Section},
         words::{join, quoted},
@@ -128,6 +129,9 @@ pub(super) fn topic(on_kafka: bool) -> Kind<Address> {
     kind::parsed(TAKES, read, |address| address.name.to_string())
 }
 
+/// What is shown of a route that does not say where its retries wait.
+const WAIT_UNSAID: &str = "local, unless another route of this topic says topic";
+
 /// Where what is tried again later waits.
 pub(super) fn wait(section: &mut Section<'_, '_, '_>, on_kafka: bool, order: Order) -> Said<Aside> {
     if !on_kafka {
@@ -143,7 +147,11 @@ pub(super) fn wait(section: &mut Section<'_, '_, '_>, on_kafka: bool, order: Ord
         }
         .to_owned()
     });
-    let given = section.optional("wait", &kind, "local")?;
+    let Some(given) = section.optional("wait", &kind, "local") else {
+        let path = section.path_of("wait");
+        section.reader.show(&path, WAIT_UNSAID.to_owned(), Origin::Default);
+        return None;
+    };
     if given.value == Aside::Topic && order != Order::None {
         let problem = "is topic, and this route keeps order: what is tried again holds those behind it, in its lane";
         refuse(section, "wait", problem, "remove it, or write order: none");
