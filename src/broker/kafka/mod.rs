@@ -21,7 +21,7 @@ pub mod topology;
 mod wire;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -70,6 +70,8 @@ struct Shared {
     common: Common,
     topics: Arc<Topics>,
     publisher: Arc<Publisher>,
+    /// What is to be made, or compared, once a server answers.
+    pending: Mutex<Vec<(Arc<str>, TopicPlan)>>,
 }
 
 impl Kafka {
@@ -90,15 +92,14 @@ impl Kafka {
         let publisher =
             Publisher::start(&settings, Arc::clone(&condition), Arc::clone(&topics), Arc::new(on_published))?;
         let common = Common { settings, condition, places };
-        let shared = Arc::new(Shared { common, topics, publisher: Arc::new(publisher) });
-        let mut pending = !shared.common.settings.topics.is_empty();
-        if is_there && pending {
-            shared.declare_configured().await?;
-            pending = false;
+        let pending = common.settings.topics.iter().map(|(name, plan)| (Arc::clone(name), plan.clone())).collect();
+        let shared = Arc::new(Shared { common, topics, publisher: Arc::new(publisher), pending: Mutex::new(pending) });
+        if is_there {
+            shared.declare_pending().await?;
         }
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(patrol::run(Arc::clone(&shared), pending, stop.clone()));
+        tasks.spawn(patrol::run(Arc::clone(&shared), stop.clone()));
         Ok(Self { name: name.to_owned(), shared, threads: Threads::default(), stop, tasks: Mutex::new(tasks) })
     }
 
@@ -151,11 +152,19 @@ async fn reach(query: &Query, condition: &Arc<Condition>, at_most: Duration) -> 
 }
 
 impl Shared {
-    /// What the configuration names.
-    async fn declare_configured(&self) -> Result<(), BrokerError> {
-        let settings = &self.common.settings;
-        let wanted = settings.topics.iter().map(|(name, plan)| (Arc::clone(name), plan.clone())).collect();
-        self.declare(wanted).await
+    /// What could not be made, or compared, before; it stays to be until it is.
+    async fn declare_pending(&self) -> Result<(), BrokerError> {
+        let wanted = self.pending().clone();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.declare(wanted.clone()).await?;
+        self.pending().retain(|one| !wanted.contains(one));
+        Ok(())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Vec<(Arc<str>, TopicPlan)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes what is not there, and compares what is.
@@ -240,7 +249,14 @@ impl Broker for Kafka {
         if wanted.is_empty() {
             return Ok(());
         }
-        self.shared.declare(wanted).await
+        match self.shared.declare(wanted.clone()).await {
+            // As soon as a server answers.
+            Err(BrokerError::Unreachable { .. }) => {
+                self.shared.pending().extend(wanted);
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
@@ -259,7 +275,7 @@ impl Broker for Kafka {
             let begun = AssignedSubscription::begin(&self.shared.common, &self.shared.topics, &request, &self.threads);
             return Ok(Box::new(begun.await?));
         }
-        let starts = starts::resolve(&self.shared, &name, request.start).await?;
+        let starts = starts::resolve(&self.shared, &name, request.start).await;
         let reading = Reading::new(name, request.group, request.start, starts);
         let (common, publisher) = (&self.shared.common, &self.shared.publisher);
         let begun =

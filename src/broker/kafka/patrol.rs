@@ -19,8 +19,8 @@ const COUNT: Duration = Duration::from_secs(2);
 /// Name of what is wrong with topics.
 const TOPICS: &str = "topics";
 
-/// Runs until `stop`. `pending`: what the configuration names has yet to be made.
-pub(super) async fn run(shared: Arc<Shared>, mut pending: bool, stop: CancellationToken) {
+/// Runs until `stop`.
+pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turn = 0_u32;
@@ -36,12 +36,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut pending: bool, stop: Cancellati
         if shared.topics.query().ask(super::client::serve).await.is_err() || condition.why_away().is_some() {
             continue;
         }
-        if pending {
-            match shared.declare_configured().await {
-                Ok(()) => {
-                    pending = false;
-                    condition.well(&name);
-                }
+        if !shared.pending().is_empty() {
+            match shared.declare_pending().await {
+                Ok(()) => condition.well(&name),
                 Err(error @ (BrokerError::Mismatch { .. } | BrokerError::Refused { .. })) => {
                     condition.trouble(&name, error.to_string());
                 }

@@ -5,48 +5,43 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
 };
 
 use super::{
     Shared,
-    client::Watched,
     group::{is_pattern, matches},
 };
-use crate::broker::{BrokerError, Start};
+use crate::broker::Start;
 
 /// How long each question may take.
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// Offsets by topic and partition; empty where the server knows.
-pub(super) async fn resolve(
-    shared: &Shared,
-    place: &Arc<str>,
-    start: Start,
-) -> Result<HashMap<(Arc<str>, i32), i64>, BrokerError> {
+/// Offsets by topic and partition.
+pub(super) type Starts = HashMap<(Arc<str>, i32), i64>;
+
+/// Where a group begins; `None`: no server can say it now, so that it is found out when there are partitions.
+pub(super) async fn resolve(shared: &Shared, place: &Arc<str>, start: Start) -> Option<Starts> {
     if start == Start::Earliest {
-        return Ok(HashMap::new());
+        return Some(Starts::new());
     }
     let of = Arc::clone(place);
-    let found = shared.topics.query().ask(move |consumer| ask(consumer, &of, start)).await?;
-    found.map_err(|error| BrokerError::Unreachable {
-        endpoint: shared.common.condition.endpoint().to_owned(),
-        timeout: QUESTION,
-        cause: error.into(),
-    })
+    let found = shared.topics.query().ask(move |consumer| ask(consumer, &of, start)).await.ok()?;
+    found.inspect_err(|error| tracing::warn!("where to begin in {place} is not known yet: {error}")).ok()
 }
 
-fn ask(
-    consumer: &BaseConsumer<Watched>,
+/// The same; waits for the server.
+pub(super) fn ask<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     place: &str,
     start: Start,
-) -> Result<HashMap<(Arc<str>, i32), i64>, KafkaError> {
+) -> Result<Starts, KafkaError> {
     let all = consumer.fetch_metadata((!is_pattern(place)).then_some(place), QUESTION)?;
     let topics = all.topics().iter().filter(|topic| {
         topic.error().is_none() && if is_pattern(place) { matches(place, topic.name()) } else { topic.name() == place }
     });
-    let mut starts = HashMap::new();
+    let mut starts = Starts::new();
     for topic in topics {
         let name: Arc<str> = topic.name().into();
         let mut times = TopicPartitionList::new();

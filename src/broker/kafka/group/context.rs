@@ -120,7 +120,7 @@ impl GroupContext {
                 (Some(commit), _) => Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX)),
                 // Nobody could say: the client library asks again, and reads from there.
                 (None, Err(_)) => Offset::Stored,
-                (None, Ok(_)) => self.reading.start(topic, partition),
+                (None, Ok(_)) => self.reading.start(consumer, topic, partition),
             };
             let at = match begin {
                 Offset::Offset(offset) => u64::try_from(offset).ok(),

@@ -20,9 +20,8 @@ mod subscription;
 mod transaction;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -39,6 +38,7 @@ use super::{
     condition::Condition,
     places::Places,
     settings::{Assignment, GroupProtocol, OffsetReset, Settings},
+    starts::{self, Starts},
     wire,
 };
 use crate::{
@@ -62,7 +62,7 @@ pub(super) struct Reading {
     /// Whether `place` is a pattern.
     is_pattern: bool,
     /// Where partitions begin in which the group has no place yet; those that are not here begin by `begin`.
-    starts: HashMap<(Arc<str>, i32), i64>,
+    starts: OnceLock<Starts>,
     begin: Start,
     /// Of which source these are the copies that wait: only of those is the retry topic read.
     copies_of: Option<Arc<Reading>>,
@@ -94,7 +94,7 @@ pub(super) struct Figures {
 }
 
 impl Reading {
-    pub(super) fn new(place: Arc<str>, group: Arc<str>, begin: Start, starts: HashMap<(Arc<str>, i32), i64>) -> Self {
+    pub(super) fn new(place: Arc<str>, group: Arc<str>, begin: Start, starts: Option<Starts>) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
             id: LAST.fetch_add(1, Relaxed),
@@ -102,7 +102,7 @@ impl Reading {
             meters: Meters::new(&place, &group),
             place,
             group,
-            starts,
+            starts: starts.map(OnceLock::from).unwrap_or_default(),
             begin,
             copies_of: None,
             transacts: AtomicBool::new(false),
@@ -110,14 +110,21 @@ impl Reading {
         }
     }
 
-    /// Where a partition begins in which the group has no place.
-    fn start(&self, topic: &str, partition: i32) -> Offset {
-        let found = self.starts.iter().find(|((of, number), _)| **of == *topic && *number == partition);
-        match (found, self.begin) {
-            (Some((_, offset)), _) => Offset::Offset(*offset),
-            (None, Start::Offset(offset)) => Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+    /// Where a partition begins in which the group has no place. Asks a server, where none could be asked before.
+    fn start(&self, consumer: &BaseConsumer<GroupContext>, topic: &str, partition: i32) -> Offset {
+        if self.starts.get().is_none() {
+            match starts::ask(consumer, &self.place, self.begin) {
+                // Somebody else cannot have been faster: only this thread asks.
+                Ok(found) => drop(self.starts.set(found)),
+                Err(error) => tracing::warn!("where to begin in {} could not be found out: {error}", self.place),
+            }
+        }
+        let starts = self.starts.get();
+        match starts.and_then(|starts| starts.get(&(topic.into(), partition))) {
+            Some(offset) => Offset::Offset(*offset),
+            None if starts.is_none() && self.begin == Start::Latest => Offset::End,
             // A partition that was not there when reading began: all of it is new.
-            (None, _) => Offset::Beginning,
+            None => Offset::Beginning,
         }
     }
 

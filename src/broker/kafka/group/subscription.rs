@@ -150,12 +150,8 @@ impl Reading {
     /// The copies of these messages in the retry topic: read by a group of their own, from the beginning.
     fn copies(of: &Arc<Self>, settings: &crate::broker::kafka::Settings) -> Self {
         let group = format!("{}.retry.{}", of.group, of.place);
-        let reading = Self::new(
-            Arc::clone(&settings.retry_topic),
-            group.into(),
-            Start::Earliest,
-            std::collections::HashMap::new(),
-        );
+        let reading =
+            Self::new(Arc::clone(&settings.retry_topic), group.into(), Start::Earliest, Some(super::Starts::new()));
         Self { copies_of: Some(Arc::clone(of)), ..reading }
     }
 }
