@@ -14,17 +14,36 @@ use crate::{
 };
 
 /// Messages for one address, and which delivery of the batch each belongs to.
-struct Group<'a> {
-    to: Address,
-    messages: Vec<Arc<Message>>,
-    owners: Vec<usize>,
-    route: &'a Route,
+pub(super) struct Group {
+    pub(super) to: Address,
+    pub(super) messages: Vec<Arc<Message>>,
+    pub(super) owners: Vec<usize>,
+}
+
+impl Group {
+    pub(super) fn to(to: Address) -> Self {
+        Self { to, messages: Vec::new(), owners: Vec::new() }
+    }
+
+    /// What belongs to some of the deliveries.
+    pub(super) fn only(&self, owned: impl Fn(&usize) -> bool) -> Self {
+        let both = self.messages.iter().zip(&self.owners).filter(|(_, owner)| owned(owner));
+        let (messages, owners) = both.map(|(message, owner)| (Arc::clone(message), *owner)).unzip();
+        Self { to: self.to.clone(), messages, owners }
+    }
 }
 
 /// Publishes what the calls of a batch returned. A delivery one of whose results was not confirmed has failed: it will
 /// be tried again, and then repeats the ids of the results that did get through.
 pub(super) async fn publish_results(broker: &dyn Broker, route: &Route, batch: &Deliveries, verdicts: &mut [Verdict]) {
-    let mut groups: SmallVec<[Group<'_>; 2]> = SmallVec::new();
+    for group in results(route, batch, verdicts) {
+        publish(broker, route, group, verdicts).await;
+    }
+}
+
+/// Takes what the calls of a batch returned, by where it goes.
+pub(super) fn results(route: &Route, batch: &Deliveries, verdicts: &mut [Verdict]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for (owner, verdict) in verdicts.iter_mut().enumerate() {
         let Verdict::Ran(Outcome::Done(results)) = verdict else { continue };
         if results.is_empty() {
@@ -45,7 +64,7 @@ pub(super) async fn publish_results(broker: &dyn Broker, route: &Route, batch: &
             let group = match groups.iter_mut().find(|group| group.to == to) {
                 Some(group) => group,
                 None => {
-                    groups.push(Group { to, messages: Vec::with_capacity(batch.len()), owners: Vec::new(), route });
+                    groups.push(Group { messages: Vec::with_capacity(batch.len()), ..Group::to(to) });
                     let Some(group) = groups.last_mut() else { continue };
                     group
                 }
@@ -54,36 +73,41 @@ pub(super) async fn publish_results(broker: &dyn Broker, route: &Route, batch: &
             group.owners.push(owner);
         }
     }
-    for group in groups {
-        publish(broker, group, verdicts).await;
-    }
+    groups
 }
 
-async fn publish(broker: &dyn Broker, group: Group<'_>, verdicts: &mut [Verdict]) {
+async fn publish(broker: &dyn Broker, route: &Route, group: Group, verdicts: &mut [Verdict]) {
     let count = group.messages.len();
     let failures = match broker.publish(&group.to, group.messages).await {
         Ok(()) => Vec::new(),
         Err(failures) => failures.0,
     };
-    let destination = group.to.to_string();
-    let confirmed = u64::try_from(count.saturating_sub(failures.len())).unwrap_or(u64::MAX);
-    metrics().published.with_label_values(&[broker.name_of(&group.to), &destination]).inc_by(confirmed);
+    count_published(broker, &group.to, count.saturating_sub(failures.len()));
     for (place, error) in failures {
         count_failure(broker, &group.to, &error);
-        tracing::debug!(route = %group.route.name, destination, "a result was not published: {error}");
+        tracing::debug!(route = %route.name, destination = %group.to, "a result was not published: {error}");
         if let Some(verdict) = group.owners.get(place).and_then(|owner| verdicts.get_mut(*owner)) {
-            let is_away = matches!(error, PublishError::NoSpace { .. } | PublishError::Unavailable(_));
-            if is_away {
-                // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker.
-                *verdict = Verdict::NotTried(SETBACK);
-                continue;
-            }
-            *verdict = Verdict::Ran(Outcome::failed(
-                FailureKind::PublishFailed,
-                format!("a result was not published: {error}"),
-            ));
+            *verdict = unpublished(&error);
         }
     }
+}
+
+/// What is known of a delivery one of whose results was not published.
+pub(super) fn unpublished(error: &PublishError) -> Verdict {
+    match error {
+        // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker.
+        PublishError::NoSpace { .. } | PublishError::Unavailable(_) => Verdict::NotTried(SETBACK),
+        _ => {
+            let text = format!("a result was not published: {error}");
+            Verdict::Ran(Outcome::failed(FailureKind::PublishFailed, text))
+        }
+    }
+}
+
+pub(super) fn count_published(broker: &dyn Broker, to: &Address, count: usize) {
+    let destination = to.to_string();
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    metrics().published.with_label_values(&[broker.name_of(to), &destination]).inc_by(count);
 }
 
 /// Keeps dead letters. Returns, for each, whether it is confirmed; one that is not must not be settled.
@@ -119,7 +143,7 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
     kept
 }
 
-fn count_failure(broker: &dyn Broker, to: &Address, error: &PublishError) {
+pub(super) fn count_failure(broker: &dyn Broker, to: &Address, error: &PublishError) {
     let code: ReasonCode = error.code();
     metrics().publish_failures.with_label_values(&[broker.name_of(to), code.as_str()]).inc();
 }

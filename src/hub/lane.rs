@@ -10,18 +10,22 @@ use std::{
 use super::{
     brake::{BrakeState, Permit, Probe},
     calls::{self, Watch},
+    decided::{self, Divided},
     effects,
     feed::{Feed, Seat, Taken},
-    held::{Due, Held, Sequence, sequence},
+    held::{Due, Held, sequence},
     letters,
+    meters::oldest,
     parts::{Parts, SETBACK},
+    transaction::Transaction,
     verdict::Verdict,
 };
 use crate::{
-    broker::{BatchMax, Deliveries, Delivery},
+    broker::{BatchMax, Deliveries},
     handler::{Runner, Version},
-    message::{FailedAttempt, Message, Outcome, Settlement, UnixMs, now_ms},
-    settle::{self, Decision},
+    message::{Message, Outcome, UnixMs, now_ms},
+    route,
+    settle::Decision,
     telemetry::metrics,
 };
 
@@ -94,8 +98,16 @@ impl Lane {
         let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
         self.shared.meters.in_flight.add(count);
         let mut verdicts = self.handle(&batch, now, &turn);
+        if self.shared.route.delivery == route::Delivery::Transactional {
+            let version = self.runner.as_ref().map(|(version, _)| &**version);
+            // Invariants 1 and 2: all of it at once, or nothing.
+            Transaction::new(&self.shared, version, &batch, verdicts, now).run(batch, &mut self.held);
+            self.count_held();
+            self.shared.meters.in_flight.sub(count);
+            return;
+        }
         self.publish_results(&batch, &mut verdicts); // Invariant 2: confirmed before settled.
-        let mut decisions = self.decide(&batch, &verdicts, now);
+        let mut decisions = decided::decide(&self.shared, &batch, &verdicts, now);
         self.keep_dead_letters(&batch, &verdicts, &mut decisions, now); // Invariant 2.
         self.settle(batch, verdicts, decisions, now); // Invariant 1: each once.
         self.shared.meters.in_flight.sub(count);
@@ -240,7 +252,7 @@ impl Lane {
                 .filter(|sequence| self.held.holds(sequence));
             match waits {
                 Some(sequence) => self.held.park(sequence, one, Instant::now(), None),
-                None => rest = joined(rest, one),
+                None => rest = decided::joined(rest, one),
             }
         }
         self.count_held();
@@ -323,51 +335,14 @@ impl Lane {
         if any {
             let shared = &self.shared;
             shared.context.runtime.block_on(effects::publish_results(&*shared.broker, &shared.route, batch, verdicts));
-            self.keep_order(batch, verdicts);
+            decided::keep_order(shared.route.order, batch, verdicts);
         }
-    }
-
-    /// On a route that keeps order, what came behind a delivery whose results were not published waits behind it.
-    fn keep_order(&self, batch: &Deliveries, verdicts: &mut [Verdict]) {
-        let mut failed: Vec<Sequence> = Vec::new();
-        for (delivery, verdict) in batch.as_slice().iter().zip(verdicts) {
-            let Some(sequence) = sequence(self.shared.route.order, delivery) else { continue };
-            if failed.contains(&sequence) {
-                *verdict = Verdict::Behind(sequence);
-            } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_)) | Verdict::NotTried(_)) {
-                failed.push(sequence);
-            }
-        }
-    }
-
-    fn decide(&self, batch: &Deliveries, verdicts: &[Verdict], now: UnixMs) -> Vec<Decision> {
-        let retry = &self.shared.route.retry;
-        let decisions = batch.as_slice().iter().zip(verdicts).map(|(delivery, verdict)| match verdict {
-            Verdict::Ran(Outcome::Done(_)) => Decision { settlement: Settlement::Accept, cause: None },
-            Verdict::Ran(outcome) => {
-                let attempts_max = retry.attempts_for(delivery.message.retries_max);
-                settle::decide(outcome, delivery.attempt, attempts_max, retry, now, crate::message::random())
-            }
-            Verdict::Dead(code, text) => {
-                Decision { settlement: Settlement::DeadLetter { code: *code }, cause: Some(text.clone()) }
-            }
-            Verdict::NotTried(after) => Decision { settlement: Settlement::Release { after: *after }, cause: None },
-            Verdict::Behind(_) => Decision { settlement: Settlement::Release { after: Duration::ZERO }, cause: None },
-        });
-        decisions.collect()
     }
 
     /// Keeps the dead letters of a batch. A delivery whose letter is not confirmed is not settled, but goes back: as the
     /// next attempt if its handler ran, so that it does not run more often than it may.
     fn keep_dead_letters(&self, batch: &Deliveries, verdicts: &[Verdict], decisions: &mut [Decision], now: UnixMs) {
-        let dead: Vec<usize> = (0..decisions.len())
-            .filter(|place| {
-                matches!(
-                    decisions.get(*place).map(|decision| &decision.settlement),
-                    Some(Settlement::DeadLetter { .. })
-                )
-            })
-            .collect();
+        let dead = decided::dead(decisions);
         if dead.is_empty() {
             return;
         }
@@ -376,10 +351,7 @@ impl Lane {
             .filter_map(|place| {
                 let delivery = batch.as_slice().get(*place)?;
                 let decision = decisions.get(*place)?;
-                let outcome = match verdicts.get(*place)? {
-                    Verdict::Ran(outcome) => Some(outcome),
-                    _ => None,
-                };
+                let outcome = verdicts.get(*place)?.outcome();
                 let letter = letters::letter(&self.shared, self.version(), delivery, decision, outcome, now);
                 Some(Arc::new(letter.wrap(&delivery.message)))
             })
@@ -391,91 +363,34 @@ impl Lane {
             letters,
         ));
         for (place, kept) in dead.into_iter().zip(kept) {
-            let (Some(decision), Some(delivery), false) = (decisions.get_mut(place), batch.as_slice().get(place), kept)
-            else {
-                continue;
-            };
-            decision.settlement = match (verdicts.get(place), &decision.settlement) {
-                (Some(Verdict::Ran(_)), Settlement::DeadLetter { code }) => Settlement::Redeliver {
-                    after: SETBACK,
-                    failure: Box::new(FailedAttempt {
-                        attempt: delivery.attempt,
-                        at: now,
-                        code: *code,
-                        text: decision.cause.clone().unwrap_or_default(),
-                    }),
-                },
-                _ => Settlement::Release { after: SETBACK },
-            };
+            if let (Some(decision), Some(delivery), false) =
+                (decisions.get_mut(place), batch.as_slice().get(place), kept)
+            {
+                decided::unkept(delivery, verdicts.get(place), decision, now);
+            }
         }
     }
 
     /// Tells the broker what became of each delivery, and holds those of an ordered route that are tried again.
     fn settle(&mut self, batch: Deliveries, verdicts: Vec<Verdict>, decisions: Vec<Decision>, now: UnixMs) {
-        self.shared.meters.count(&self.shared.route.name, &batch, &verdicts, &decisions, now);
-        let (batch, settlements) = self.hold_back(batch, verdicts, decisions);
-        if batch.is_empty() {
+        let shared = &self.shared;
+        shared.meters.count(&shared.route.name, oldest(&batch), &verdicts, &decisions, now);
+        let Divided { settled, settlements, waiting } =
+            decided::divide(shared.route.order, batch, &verdicts, decisions);
+        if !waiting.is_empty() {
+            decided::park(waiting, &mut self.held);
+            self.count_held();
+        }
+        if settled.is_empty() {
             return;
         }
-        let settled = self.shared.context.runtime.block_on(batch.settle(settlements));
-        if let Err(error) = settled {
-            metrics().settle_failures.with_label_values(&[self.shared.broker.name()]).inc();
-            tracing::warn!(route = %self.shared.route.name, "a batch was not settled and will be delivered again: {error}");
+        if let Err(error) = shared.context.runtime.block_on(settled.settle(settlements)) {
+            metrics().settle_failures.with_label_values(&[shared.broker.name()]).inc();
+            tracing::warn!(route = %shared.route.name, "a batch was not settled and will be delivered again: {error}");
         }
-    }
-
-    /// Takes out of a batch what waits on this lane to keep its order.
-    fn hold_back(
-        &mut self,
-        batch: Deliveries,
-        verdicts: Vec<Verdict>,
-        decisions: Vec<Decision>,
-    ) -> (Deliveries, Vec<Settlement>) {
-        let order = self.shared.route.order;
-        let waits = |delivery: &Delivery, verdict: &Verdict, decision: &Decision| match verdict {
-            Verdict::Behind(sequence) => Some((sequence.clone(), Duration::ZERO, None)),
-            _ => match &decision.settlement {
-                Settlement::Redeliver { after, failure } => {
-                    Some((sequence(order, delivery)?, *after, Some((**failure).clone())))
-                }
-                Settlement::Release { after } if !after.is_zero() => Some((sequence(order, delivery)?, *after, None)),
-                _ => None,
-            },
-        };
-        let mut waiting: Vec<Option<(Sequence, Duration, Option<FailedAttempt>)>> = batch
-            .as_slice()
-            .iter()
-            .zip(&verdicts)
-            .zip(&decisions)
-            .map(|((delivery, verdict), decision)| waits(delivery, verdict, decision))
-            .collect();
-        if waiting.iter().all(Option::is_none) {
-            return (batch, decisions.into_iter().map(|decision| decision.settlement).collect());
-        }
-        let mut settlements = Vec::with_capacity(decisions.len());
-        let mut kept = Deliveries::none();
-        let now = Instant::now();
-        for ((delivery, decision), wait) in batch.into_each().zip(decisions).zip(waiting.drain(..)) {
-            match wait {
-                Some((sequence, after, failure)) => self.held.park(sequence, delivery, now + after, failure),
-                None => {
-                    settlements.push(decision.settlement);
-                    kept = joined(kept, delivery);
-                }
-            }
-        }
-        self.count_held();
-        (kept, settlements)
     }
 
     fn count_held(&self) {
         self.shared.meters.held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
     }
-}
-
-/// Deliveries of one batch, together again.
-fn joined(mut first: Deliveries, more: Deliveries) -> Deliveries {
-    // Only deliveries of different subscriptions cannot be joined, and a batch has one: those would go back.
-    drop(first.append(more));
-    first
 }

@@ -54,11 +54,11 @@ impl Meters {
         }
     }
 
-    /// What became of a batch.
+    /// What became of a batch, of which the oldest message has this time.
     pub(super) fn count(
         &self,
         name: &str,
-        batch: &Deliveries,
+        oldest: Option<UnixMs>,
         verdicts: &[Verdict],
         decisions: &[Decision],
         now: UnixMs,
@@ -86,10 +86,13 @@ impl Meters {
         }
         self.done.inc_by(done);
         self.consumed.inc_by(consumed);
-        // What somebody published without a time says nothing about it.
-        let times = batch.as_slice().iter().map(|delivery| delivery.message.timestamp).filter(|at| *at > 0);
-        if let Some(oldest) = times.min() {
+        if let Some(oldest) = oldest {
             self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
         }
     }
+}
+
+/// The time of the oldest message of a batch; what somebody published without a time says nothing.
+pub(super) fn oldest(batch: &Deliveries) -> Option<UnixMs> {
+    batch.as_slice().iter().map(|delivery| delivery.message.timestamp).filter(|at| *at > 0).min()
 }

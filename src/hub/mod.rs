@@ -2,13 +2,15 @@
 //! What a message costs, what becomes of it and who may run are decided elsewhere; here it is carried out.
 //!
 //! One message: a [`feed`] takes batches from a subscription, a [`lane`] carries each through ([`lane::Lane::deliver`]
-//! is the heart of the engine), [`effects`] publishes what it caused. [`supervisor`] starts and stops them, and
+//! is the heart of the engine), [`effects`] publishes what it caused, or [`transaction`] where that is settled in one. [`supervisor`] starts and stops them, and
 //! [`watch`] tells when files change.
 
 mod brake;
 mod calls;
 mod condition;
+mod decided;
 mod effects;
+mod error;
 mod feed;
 mod held;
 mod inbox;
@@ -22,9 +24,11 @@ mod plugins;
 mod running;
 mod supervisor;
 mod sweep;
+mod transaction;
 mod verdict;
 pub mod watch;
 
 pub use brake::BrakeState;
+pub use error::StartError;
 pub use running::RouteStatus;
-pub use supervisor::{Hub, Settings, StartError};
+pub use supervisor::{Hub, Settings};

@@ -192,7 +192,7 @@ mod tests {
         let end = |key: &str| places.ended([Name::Sequence(Sequence::Key(key.to_owned().into()))]);
         end("a");
         assert_eq!(lane(5, "a"), 0, "one of them is still out");
-        ["a", "a", "c"].map(end);
+        ["a", "a", "c"].into_iter().for_each(end);
         assert_eq!([lane(6, "x"), lane(7, "a"), lane(8, "b")], [2, 0, 1]);
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     condition::Condition,
+    error::StartError,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
@@ -54,26 +55,6 @@ pub struct Settings {
     pub dead_letter: Address,
     /// How long a drain waits for calls that are running.
     pub grace: Duration,
-}
-
-/// The engine could not be started, or not be changed: nothing was.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// See the broker's own error.
-    #[error("the {broker} broker: {error}")]
-    Broker {
-        /// Which.
-        broker: String,
-        /// What it said.
-        #[source]
-        error: BrokerError,
-    },
-    /// The machine refuses address space or threads.
-    #[error("WebAssembly cannot be run here: {0}")]
-    Engine(String),
-    /// The hub has stopped.
-    #[error("the engine is stopping")]
-    Stopping,
 }
 
 /// Handle on a running engine.
@@ -142,7 +123,10 @@ impl Hub {
             condition: Condition::new(failure, stop.clone()),
         };
         let table = supervisor.current().routes;
-        supervisor.start_missing(&table).await?;
+        if let Err(error) = supervisor.start_missing(&table).await {
+            supervisor.running.values().for_each(Running::stop_taking);
+            return Err(error);
+        }
         supervisor.show();
         let loader = Loader {
             engine,
@@ -383,6 +367,8 @@ impl Supervisor {
     }
 
     async fn start_missing(&mut self, routes: &RouteTable) -> Result<(), StartError> {
+        // All that is not there is named at once.
+        let mut missing = Vec::new();
         for (source, of_source) in routes.sources() {
             if self.running.contains_key(&source.address) {
                 continue;
@@ -393,12 +379,15 @@ impl Supervisor {
                 .iter()
                 .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), context(route)))
                 .collect();
-            let running = Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended)
-                .await
-                .map_err(|error| StartError::Broker { broker: self.broker.name().to_owned(), error })?;
-            self.running.insert(source.address.clone(), running);
+            match Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended).await {
+                Ok(running) => drop(self.running.insert(source.address.clone(), running)),
+                Err(BrokerError::NotFound(address)) => {
+                    missing.push((address, of_source.iter().map(|route| Arc::clone(&route.name)).collect()));
+                }
+                Err(error) => return Err(StartError::Broker { broker: self.broker.name().to_owned(), error }),
+            }
         }
-        Ok(())
+        if missing.is_empty() { Ok(()) } else { Err(StartError::Missing(missing)) }
     }
 
     /// Says that everything that is out is being worked on. Returns when to say so again.

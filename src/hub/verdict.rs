@@ -17,3 +17,13 @@ pub(super) enum Verdict {
     /// It waits here behind one of its sequence.
     Behind(Sequence),
 }
+
+impl Verdict {
+    /// How the handler ended, if it was called.
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            Self::Ran(outcome) => Some(outcome),
+            Self::Dead(..) | Self::NotTried(_) | Self::Behind(_) => None,
+        }
+    }
+}

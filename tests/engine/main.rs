@@ -27,3 +27,4 @@ mod results;
 mod routes;
 mod support;
 mod sweep;
+mod transactions;

@@ -261,7 +261,7 @@ async fn settings_that_cannot_be_applied_change_nothing() {
     settings.routes = RouteTable::new(routes).expect("routes");
     let refused = engine.hub.apply(settings).await;
     assert!(
-        matches!(&refused, Err(StartError::Broker { error, .. }) if error.to_string().contains("zz.missing")),
+        matches!(&refused, Err(error @ StartError::Missing(_)) if error.to_string().contains("zz.missing")),
         "{refused:?}"
     );
     assert_eq!(engine.hub.settings().routes.iter().count(), 1);

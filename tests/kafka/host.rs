@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     raw::{Raw, Record},
     server::Server,
-    support::eventually,
+    support::PATIENCE,
 };
 
 const ATTEMPTS_MAX: u64 = 4;
@@ -73,9 +74,22 @@ impl Place {
         Host(command.stderr(log).spawn().expect("started"))
     }
 
-    fn log(&self) -> String {
-        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-        log.lines().rev().take(12).map(|line| format!("{line}\n")).collect()
+    /// Asks until there is an answer; where none comes, the engine's last words are shown.
+    async fn eventually<T>(&self, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+        let asking = async {
+            loop {
+                if let Some(answer) = ask().await {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let answer = tokio::time::timeout(PATIENCE, asking).await;
+        answer.unwrap_or_else(|_| {
+            let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().rev().take(12).collect();
+            panic!("never happened: {what}; {}", lines.join("\n"))
+        })
     }
 }
 
@@ -118,11 +132,12 @@ async fn gives_up_only_the_killer(member: &str) {
     let mut host = place.start();
     let (mut lives, mut begun) = (1, 0);
     let dead = loop {
-        let (runs, dead) = eventually(&format!("it begins again, or is given up\n{}", place.log()), async || {
-            let (runs, (dead, _)) = (attempts(true).await.len(), raw.ids(&place.dead).await);
-            (runs > begun || !dead.is_empty()).then_some((runs, dead))
-        })
-        .await;
+        let (runs, dead) = place
+            .eventually("it begins again, or is given up", async || {
+                let (runs, (dead, _)) = (attempts(true).await.len(), raw.ids(&place.dead).await);
+                (runs > begun || !dead.is_empty()).then_some((runs, dead))
+            })
+            .await;
         if !dead.is_empty() {
             break dead;
         }
@@ -136,11 +151,11 @@ async fn gives_up_only_the_killer(member: &str) {
     assert_eq!(dead, BTreeSet::from(["killer".to_owned()]), "dead because of another; its attempts: {killer:?}");
     assert_eq!(killer, (1..=ATTEMPTS_MAX).collect::<Vec<_>>(), "N attempts mean N");
 
-    eventually("all others are handled", async || {
+    let all = async || {
         let handled: BTreeSet<_> = said(&raw, &place.handled).await.into_iter().map(|(id, _)| id).collect();
         (handled.len() == INNOCENT).then_some(())
-    })
-    .await;
+    };
+    place.eventually("all others are handled", all).await;
     raw.commits_all(&place.group, &place.work).await;
     let (dead, letters) = raw.ids(&place.dead).await;
     assert_eq!((dead.len(), letters), (1, 1), "dead because of another, or twice: {dead:?}");

@@ -34,7 +34,8 @@ fn assert_clean(account: &Account) {
     // A publish that was given up without an answer is tried again by its publisher, and may have been there: those that
     // were on their way, at each kill.
     assert!(account.published_twice <= 2 * PUBLISHERS * BATCH, "{account:?}");
-    assert!(account.called_again <= TOTAL / 4, "{account:?}");
+    // The session outlives the server: none of them, as long as the group is not shared out anew.
+    assert!(account.called_again <= TOTAL / 20, "{account:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,17 +128,3 @@ async fn repairs_idle_connections() {
     }
     site.ends(engine, &sent).await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn starts_while_the_server_is_away_and_works_once_it_is_there() {
-    let server = Server::shared();
-    let mut proxy = server.proxy().await;
-    proxy.refuse().await;
-    let site = Site::new(&server).await.through_the_proxy();
-    let engine = site.handling().await;
-    engine.degraded().await;
-    let publishing = Publishing::start(&engine.broker, &site.work, 2, 2, 10);
-    proxy.accept().await;
-    let sent = publishing.end().await;
-    site.ends(engine, &sent).await;
-}

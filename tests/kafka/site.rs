@@ -84,6 +84,19 @@ impl Site {
         }
     }
 
+    /// The same topics and group for another engine, which has a store of its own.
+    pub(crate) async fn elsewhere(&self) -> Self {
+        let other = Self::new(&self.server).await;
+        Self {
+            settings: self.settings.clone(),
+            ledger: Arc::clone(&self.ledger),
+            work: self.work.clone(),
+            dead: self.dead.clone(),
+            group: self.group.clone(),
+            ..other
+        }
+    }
+
     /// The same through the proxy of the server.
     pub(crate) fn through_the_proxy(mut self) -> Self {
         self.settings.brokers = vec![self.server.address(Listener::Proxy).to_string()];

@@ -32,6 +32,8 @@ pub(super) fn config(settings: &Settings) -> ClientConfig {
         .set("statistics.interval.ms", ms(settings.statistics_interval))
         .set("log.connection.close", "false")
         .set("allow.auto.create.topics", "false");
+    // Not by whether somebody wants to read it: that a commit has failed is heard of in a line.
+    config.set_log_level(RDKafkaLogLevel::Info);
     secure(&mut config, settings.tls.as_ref(), settings.sasl.as_ref());
     for (name, value) in &settings.extra {
         config.set(name, value);

@@ -93,7 +93,7 @@ impl Places {
             let stats = stats_of(&mut all, topic);
             stats.ready = partitions.values().map(|(low, end)| end.saturating_sub(*low)).sum();
         }
-        let mut groups: BTreeMap<(Arc<str>, Arc<str>), BTreeMap<(Arc<str>, i32), u64>> = BTreeMap::new();
+        let mut groups: BTreeMap<(Arc<str>, Arc<str>), Behind> = BTreeMap::new();
         let end = |part: &PartFigures| {
             let seen = known.ends.get(&part.topic).and_then(|partitions| partitions.get(&part.partition));
             seen.map_or(part.end, |(_, end)| part.end.max(*end))
@@ -126,6 +126,9 @@ impl Places {
         all.into_values().collect()
     }
 }
+
+/// How many messages are not done, by topic and partition.
+type Behind = BTreeMap<(Arc<str>, i32), u64>;
 
 fn stats_of<'a>(all: &'a mut BTreeMap<Arc<str>, AddressStats>, name: &Arc<str>) -> &'a mut AddressStats {
     all.entry(Arc::clone(name)).or_insert_with(|| AddressStats {

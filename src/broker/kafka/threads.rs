@@ -17,7 +17,9 @@ pub(super) trait Ends: Send + Sync + std::fmt::Debug {
 
 /// Threads, and what they work for.
 #[derive(Debug, Default)]
-pub(super) struct Threads(Mutex<Vec<(JoinHandle<()>, Arc<dyn Ends>)>>);
+pub(super) struct Threads(Mutex<Vec<Working>>);
+
+type Working = (JoinHandle<()>, Arc<dyn Ends>);
 
 impl Threads {
     /// Keeps one, and forgets those that have ended.

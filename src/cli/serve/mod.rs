@@ -374,7 +374,9 @@ fn not_started(error: &StartError) -> Failure {
         StartError::Broker { error: BrokerError::Refused { .. }, .. } => {
             (Exit::Refused, "correct it there, or in the configuration")
         }
-        StartError::Broker { .. } => (Exit::Refused, "correct the configuration of what it names"),
+        StartError::Broker { .. } | StartError::Missing(_) => {
+            (Exit::Refused, "correct the configuration of what it names")
+        }
         StartError::Engine(_) => (Exit::Failed, "see `helixmq doctor` for the limits of this machine"),
         StartError::Stopping => (Exit::Failed, "start it again"),
     };

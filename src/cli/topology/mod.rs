@@ -140,14 +140,12 @@ impl Line {
     fn value(&self) -> Value {
         // Bindings are made each time, and nobody can say whether they were there.
         let state = if self.state == "bound" { "made" } else { self.state };
-        let differences: Vec<_> = self
-            .differences
-            .iter()
-            .map(|[field, configured, current]| json!({ "field": field, "configured": configured, "current": current }))
-            .collect();
         let mut value = json!({ "system": self.system, "what": self.what, "name": self.name, "state": state });
-        if let Some(value) = value.as_object_mut().filter(|_| !differences.is_empty()) {
-            value.insert("differences".to_owned(), differences.into());
+        if let (Some(value), false) = (value.as_object_mut(), self.differences.is_empty()) {
+            let differences = self.differences.iter().map(
+                |[field, configured, current]| json!({ "field": field, "configured": configured, "current": current }),
+            );
+            value.insert("differences".to_owned(), differences.collect());
         }
         value
     }

@@ -57,6 +57,7 @@ pub(crate) trait RouteExt: Sized {
     fn named(self, name: &str) -> Self;
     fn ordered(self, order: Order) -> Self;
     fn lanes(self, concurrency: usize) -> Self;
+    fn transactional(self) -> Self;
     fn attempts(self, attempts_max: u32) -> Self;
     fn limits(self, set: impl FnOnce(&mut Limits)) -> Self;
     fn terms(self, set: impl FnOnce(&mut Terms)) -> Self;
@@ -85,6 +86,11 @@ impl RouteExt for Route {
 
     fn lanes(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
+        self
+    }
+
+    fn transactional(mut self) -> Self {
+        self.delivery = Delivery::Transactional;
         self
     }
 

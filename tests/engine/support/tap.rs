@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use helixmq::{
     broker::{
         AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries, Delivery,
-        KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag,
+        KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag, TransactionError,
         embedded::{self, Embedded},
     },
     message::{Address, FailedAttempt, Message, Settlement},
@@ -31,6 +31,10 @@ pub(crate) enum Passed {
     Settled(String, u32, Settlement),
     /// A delivery was dropped, and went back.
     Dropped,
+    /// A transaction was committed, with so many messages and settlements.
+    Committed(usize, usize),
+    /// A transaction was not.
+    Aborted,
 }
 
 type Refuse = Box<dyn FnMut(&Address, &Message) -> Option<PublishError> + Send>;
@@ -38,7 +42,7 @@ type Refuse = Box<dyn FnMut(&Address, &Message) -> Option<PublishError> + Send>;
 /// A broker in front of the embedded one: keeps a ledger of what passes, refuses what it is told to, breaks
 /// subscriptions, and stays open when an engine closes it.
 pub(crate) struct Tap {
-    pub(crate) inner: Embedded,
+    pub(crate) inner: Arc<Embedded>,
     shared: Arc<Shared>,
 }
 
@@ -46,6 +50,8 @@ struct Shared {
     ledger: Mutex<Vec<Passed>>,
     refuse: Mutex<Option<Refuse>>,
     breaks: AtomicU32,
+    aborts: AtomicU32,
+    topic: OnceLock<Arc<str>>,
 }
 
 impl Shared {
@@ -68,8 +74,15 @@ impl fmt::Debug for Shared {
 
 impl Tap {
     pub(crate) fn new(settings: embedded::Settings) -> Self {
-        let shared = Shared { ledger: Mutex::default(), refuse: Mutex::default(), breaks: AtomicU32::new(0) };
-        Self { inner: Embedded::new("embedded", settings).expect("settings that can work"), shared: Arc::new(shared) }
+        let shared = Shared {
+            ledger: Mutex::default(),
+            refuse: Mutex::default(),
+            breaks: AtomicU32::new(0),
+            aborts: AtomicU32::new(0),
+            topic: OnceLock::new(),
+        };
+        let inner = Embedded::new("embedded", settings).expect("settings that can work");
+        Self { inner: Arc::new(inner), shared: Arc::new(shared) }
     }
 
     /// Everything so far, in order.
@@ -123,6 +136,16 @@ impl Tap {
         self.shared.breaks.store(times, Ordering::SeqCst);
     }
 
+    /// The next so many transactions fail as a whole.
+    pub(crate) fn abort_transactions(&self, times: u32) {
+        self.shared.aborts.store(times, Ordering::SeqCst);
+    }
+
+    /// Every delivery says from here on that it is of this topic, as if a pattern were subscribed to.
+    pub(crate) fn say_topic(&self, topic: &str) {
+        self.shared.topic.set(topic.into()).expect("said once");
+    }
+
     /// What lies at an address, without taking it.
     pub(crate) async fn lies_at(&self, from: &Address) -> Vec<Arc<Message>> {
         let at = BrowseAt::Start(Start::Earliest);
@@ -168,7 +191,8 @@ impl Broker for Tap {
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
         let inner = self.inner.subscribe(request).await?;
         let shared = Arc::clone(&self.shared);
-        let settler = TapSettler { inner: OnceLock::new(), names: Mutex::default(), shared };
+        let broker = Arc::clone(&self.inner);
+        let settler = TapSettler { inner: OnceLock::new(), names: Mutex::default(), shared, broker };
         Ok(Box::new(TapSubscription { inner, settler: Arc::new(settler) }))
     }
 
@@ -202,6 +226,8 @@ impl Subscription for TapSubscription {
             let cause = "broken by the test".into();
             return Err(BrokerError::Unreachable { endpoint: "embedded".into(), timeout: Duration::ZERO, cause });
         }
+        let topic = self.settler.shared.topic.get();
+        let deliveries = deliveries.edited(|delivery| delivery.topic = topic.cloned());
         Ok(Some(deliveries.settled_by(|items, inner| {
             let names = items.iter().map(|item| (item.tag, (item.message.id.to_string(), item.attempt)));
             self.settler.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
@@ -222,6 +248,7 @@ struct TapSettler {
     inner: OnceLock<Arc<dyn Settler>>,
     names: Mutex<BTreeMap<Tag, (String, u32)>>,
     shared: Arc<Shared>,
+    broker: Arc<Embedded>,
 }
 
 impl TapSettler {
@@ -241,6 +268,50 @@ impl Settler for TapSettler {
         let passed: Vec<_> = named.map(|((id, attempt), how)| Passed::Settled(id, attempt, how)).collect();
         self.shared.ledger().extend(passed);
         self.inner().settle(settled).await
+    }
+
+    async fn transact(
+        &self,
+        published: &[(Address, Vec<Arc<Message>>)],
+        settled: &[(&Delivery, &Settlement)],
+    ) -> Result<(), TransactionError> {
+        let refused: Vec<_> = {
+            let mut refuse = self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut refuse = |to: &Address, message: &Message| refuse.as_mut().and_then(|refuse| refuse(to, message));
+            let mut refused = Vec::new();
+            for (group, (to, messages)) in published.iter().enumerate() {
+                let each = messages.iter().enumerate();
+                refused.extend(each.filter_map(|(place, message)| Some((group, place, refuse(to, message)?))));
+            }
+            refused
+        };
+        let fails = |left: u32| left.checked_sub(1);
+        let fails = self.shared.aborts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok();
+        if fails || !refused.is_empty() {
+            self.shared.ledger().push(Passed::Aborted);
+        }
+        if fails {
+            return Err(BrokerError::Lost("aborted by the test".to_owned()).into());
+        }
+        if !refused.is_empty() {
+            return Err(TransactionError::Publish(refused));
+        }
+        let count = published.iter().map(|(_, messages)| messages.len()).sum();
+        self.shared.ledger().push(Passed::Committed(count, settled.len()));
+        for (to, messages) in published {
+            self.broker.publish(to, messages.clone()).await.expect("what the broker takes");
+            self.shared
+                .ledger()
+                .extend(messages.iter().map(|message| Passed::Published(to.clone(), Arc::clone(message))));
+        }
+        let copy = |delivery: &Delivery| Delivery {
+            message: Arc::clone(&delivery.message),
+            topic: delivery.topic.clone(),
+            failures: delivery.failures.clone(),
+            ..*delivery
+        };
+        let settled = settled.iter().map(|(delivery, how)| (copy(delivery), (*how).clone())).collect();
+        self.settle(settled).await.map_err(TransactionError::Broker)
     }
 
     async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {

@@ -37,6 +37,10 @@ pub(super) struct GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // All that is ever heard of a commit that nobody waited for.
+        if facility == "COMMITFAIL" {
+            self.share.not_committed.store(true, Relaxed);
+        }
         client::log(level, facility, line);
     }
 
@@ -90,29 +94,6 @@ impl ConsumerContext for GroupContext {
             tracing::warn!(source = %self.reading.place, group = %self.reading.group, "a change of partitions did not go well: {error}");
         }
         self.reading.meters.assigned(self.share.lock().parts.len());
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut state = self.share.lock();
-        let mut failed = result.err();
-        for one in offsets.elements() {
-            match one.error() {
-                Ok(()) => {}
-                Err(error) => {
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        let Some(error) = failed else { return self.reading.meters.committed(true) };
-        // Committed again with the next.
-        for one in offsets.elements() {
-            if let Some(part) = state.of(one.topic(), one.partition()) {
-                part.committed = None;
-            }
-        }
-        drop(state);
-        self.reading.meters.committed(false);
-        tracing::debug!(source = %self.reading.place, group = %self.reading.group, "progress was not committed, it is with the next: {error}");
     }
 }
 
@@ -186,19 +167,26 @@ impl GroupContext {
         }
     }
 
-    /// Commits how far these partitions are, where the server does not know it yet.
+    /// Commits how far these partitions are, where the server does not know it yet; waiting for it, also where that is only
+    /// believed.
     pub(super) fn commit(&self, consumer: &BaseConsumer<Self>, ids: &[PartId], mode: CommitMode) {
         let mut offsets = TopicPartitionList::new();
         {
             let mut state = self.share.lock();
             state.done = 0;
             let transacts = self.reading.transacts.load(Relaxed);
+            let is_certain = matches!(mode, CommitMode::Sync) && !transacts;
+            if self.share.not_committed.swap(false, Relaxed) {
+                self.reading.meters.committed(false);
+                state.parts.iter_mut().for_each(|part| part.committed = None);
+            }
             for part in state.parts.iter_mut().filter(|part| ids.contains(&part.id)) {
                 if transacts && part.out > 0 {
                     // A transaction may be about to commit more: this would come later, and say less.
                     continue;
                 }
-                let Some(commit) = part.uncommitted() else { continue };
+                let commit = if is_certain { part.progress.commit() } else { part.uncommitted() };
+                let Some(commit) = commit else { continue };
                 let mut one = offsets.add_partition(&part.topic, part.partition);
                 one.set_metadata(commit.metadata.as_str());
                 if one.set_offset(Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX))).is_ok() {
@@ -210,10 +198,13 @@ impl GroupContext {
         if offsets.count() == 0 {
             return;
         }
-        if let Err(error) = consumer.commit(&offsets, mode) {
-            self.commit_callback(Err(error), &offsets);
-        } else if matches!(mode, CommitMode::Sync) {
-            self.reading.meters.committed(true);
+        match consumer.commit(&offsets, mode) {
+            Ok(()) => self.reading.meters.committed(true),
+            Err(error) => {
+                // Committed again with the next.
+                self.share.not_committed.store(true, Relaxed);
+                tracing::debug!(source = %self.reading.place, group = %self.reading.group, "progress was not committed: {error}");
+            }
         }
     }
 

@@ -157,7 +157,7 @@ impl Part {
                 self.again.insert(offset, ready);
             }
         }
-        !self.leaving && !(self.again.is_empty() && self.ready.is_empty())
+        !self.leaving && self.again.len() + self.ready.len() > 0
     }
 
     /// Hands out, up to `max` and at least one, into `into`; `bytes` is what is left of a batch.

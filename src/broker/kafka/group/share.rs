@@ -41,6 +41,8 @@ pub(super) struct Share {
     thread: OnceLock<Thread>,
     /// It waits for room.
     needs_room: AtomicBool,
+    /// A commit has failed: what was believed to be committed may not be.
+    pub(super) not_committed: AtomicBool,
     /// After how many it is to commit.
     commit_after: u64,
     /// Most deliveries out at a time.
@@ -89,6 +91,7 @@ impl Share {
             ended: Condvar::new(),
             thread: OnceLock::new(),
             needs_room: AtomicBool::new(false),
+            not_committed: AtomicBool::new(false),
             commit_after,
             prefetch: prefetch.max(1),
             names_topics,
