@@ -4,6 +4,7 @@
 //! ([`group`]) or without one ([`reader`]); [`wire`] knows what a message is as a record, [`topology`] what has to be there.
 //! Everything that waits for a server does so on a thread of its own, never on the runtime.
 
+pub(crate) mod baseline;
 mod client;
 mod condition;
 mod group;

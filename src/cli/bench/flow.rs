@@ -113,7 +113,7 @@ impl Bench {
     }
 
     /// On a broker that is there.
-    #[cfg(feature = "rabbitmq")]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
     pub(super) fn start_on(plan: &Plan, flow: Flow, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
         Self::start_in(plan, flow, directory(plan)?, runtime)
     }

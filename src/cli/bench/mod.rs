@@ -4,6 +4,8 @@
 mod compare;
 mod disk;
 mod flow;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod ledger;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
@@ -58,6 +60,18 @@ pub enum Scenario {
     /// The same work as `rabbitmq-json`, by a loop over the client library.
     #[cfg(feature = "rabbitmq")]
     RabbitmqJsonNative,
+    /// The same as `native-noop`, on a topic of Kafka that was filled before.
+    #[cfg(feature = "kafka")]
+    Kafka,
+    /// The same work as `kafka`, by a loop over the client library.
+    #[cfg(feature = "kafka")]
+    KafkaNative,
+    /// The same as `native-json`, between two topics of Kafka: each result is confirmed before its message is settled.
+    #[cfg(feature = "kafka")]
+    KafkaJson,
+    /// The same work as `kafka-json`, by a loop over the client library.
+    #[cfg(feature = "kafka")]
+    KafkaJsonNative,
 }
 
 /// Options of `bench`.
@@ -106,6 +120,9 @@ pub struct Args {
     #[cfg(feature = "rabbitmq")]
     #[command(flatten)]
     rabbitmq: rabbitmq::Options,
+    #[cfg(feature = "kafka")]
+    #[command(flatten)]
+    kafka: kafka::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,6 +150,8 @@ struct Plan {
     /// The broker, where it is not the embedded one.
     #[cfg(feature = "rabbitmq")]
     rabbitmq: Option<std::sync::Arc<rabbitmq::Target>>,
+    #[cfg(feature = "kafka")]
+    kafka: Option<std::sync::Arc<kafka::Target>>,
 }
 
 /// What a run showed. Source of the names: SPEC §12.
@@ -215,7 +234,15 @@ fn one(args: &Args, scenario: Scenario, context: &Context, runtime: &tokio::runt
         }
         plan.rabbitmq = Some(std::sync::Arc::new(target));
     }
-    #[cfg(not(feature = "rabbitmq"))]
+    #[cfg(feature = "kafka")]
+    if let Some(by_hand) = kafka_by_hand(scenario) {
+        plan.messages = args.messages.unwrap_or(kafka::MESSAGES);
+        if by_hand {
+            plan.lanes = 1;
+        }
+        plan.kafka = Some(std::sync::Arc::new(kafka::Target::new(&args.kafka, by_hand, context)?));
+    }
+    #[cfg(not(any(feature = "rabbitmq", feature = "kafka")))]
     let _ = context;
     if let Some(seconds) = args.seconds {
         let trial = run_once(&Plan { messages: plan.messages / 10, ..plan.clone() }, runtime)?;
@@ -234,10 +261,24 @@ fn by_hand(scenario: Scenario) -> Option<bool> {
     }
 }
 
+/// The same of one on Kafka.
+#[cfg(feature = "kafka")]
+fn kafka_by_hand(scenario: Scenario) -> Option<bool> {
+    match scenario {
+        Scenario::Kafka | Scenario::KafkaJson => Some(false),
+        Scenario::KafkaNative | Scenario::KafkaJsonNative => Some(true),
+        _ => None,
+    }
+}
+
 fn run_once(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Report> {
     #[cfg(feature = "rabbitmq")]
     if let Some(target) = &plan.rabbitmq {
         return rabbitmq::run(plan, target, runtime);
+    }
+    #[cfg(feature = "kafka")]
+    if let Some(target) = &plan.kafka {
+        return kafka::run(plan, target, runtime);
     }
     flow::run(plan, runtime)
 }
@@ -258,6 +299,14 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         Scenario::RabbitmqJson => ("rabbitmq-json", flow::Work::Json, Some("bench_json")),
         #[cfg(feature = "rabbitmq")]
         Scenario::RabbitmqJsonNative => ("rabbitmq-json-native", flow::Work::Json, None),
+        #[cfg(feature = "kafka")]
+        Scenario::Kafka => ("kafka", flow::Work::Noop, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaNative => ("kafka-native", flow::Work::Noop, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaJson => ("kafka-json", flow::Work::Json, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaJsonNative => ("kafka-json-native", flow::Work::Json, None),
         Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
     };
     let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
@@ -281,6 +330,8 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         },
         #[cfg(feature = "rabbitmq")]
         rabbitmq: None,
+        #[cfg(feature = "kafka")]
+        kafka: None,
     })
 }
 

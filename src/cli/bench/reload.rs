@@ -48,6 +48,8 @@ pub(super) fn run(handler: PathBuf, runtime: &tokio::runtime::Handle) -> anyhow:
         isolation: Isolation::Instance,
         #[cfg(feature = "rabbitmq")]
         rabbitmq: None,
+        #[cfg(feature = "kafka")]
+        kafka: None,
     };
     let compiled = one(&plan("reload-compiled"), &original, runtime, |reload| u64::try_from(reload).unwrap_or(0) + 1)?;
     // Two versions that take turns: after the first turn of each, their code is in the cache.
