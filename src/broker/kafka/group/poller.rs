@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use rdkafka::{
 };
 
 use super::{
+    Trouble,
     context::GroupContext,
     part::{Now, PartId, Ready},
     stalls::Stalls,
@@ -150,6 +151,7 @@ impl Poller {
         }
         if any {
             self.context.condition.is_up();
+            self.context.may_read();
         }
         any
     }
@@ -205,7 +207,7 @@ impl GroupContext {
                 ),
                 _ => format!("reading {} as {} ended: {error}", reading.place, reading.group),
             };
-            self.condition.trouble(&reading.place, reason.clone());
+            self.barred(reason.clone());
             return self.share.fail(BrokerError::Refused { reason, code: ReasonCode::ConsumeFailed });
         }
         match code {
@@ -220,20 +222,26 @@ impl GroupContext {
                     "Kafka does not let us read {} as group {}: allow the user Read on the {what}",
                     reading.place, reading.group
                 );
-                self.condition.trouble(&reading.place, reason);
+                self.barred(reason);
             }
             RDKafkaErrorCode::AutoOffsetReset => {
                 let reason = format!(
                     "the place where group {} left {} is not kept any more, and kafka.offset_reset is none: set it to earliest or latest, or reset the group",
                     reading.group, reading.place
                 );
-                self.condition.trouble(&reading.place, reason);
+                self.condition.trouble(&reading.trouble(Trouble::Place), reason);
             }
             RDKafkaErrorCode::PollExceeded => {
                 tracing::warn!(source = %reading.place, "the engine did not ask for messages in time, and joins the group anew");
             }
             _ => self.condition.failed(&KafkaError::Global(code), &error.to_string()),
         }
+    }
+
+    /// The servers do not let us read.
+    fn barred(&self, reason: String) {
+        self.reading.barred.store(true, Relaxed);
+        self.condition.trouble(&self.reading.trouble(Trouble::Rights), reason);
     }
 }
 

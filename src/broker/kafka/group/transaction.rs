@@ -211,8 +211,9 @@ impl Work {
         done: &[(PartId, u64)],
     ) -> Result<Vec<(PartId, Commit)>, TransactionError> {
         producer.begin_transaction().map_err(|error| self.failed("begin", &error))?;
-        let mut reports = Vec::new();
+        let (mut reports, mut counts) = (Vec::new(), Vec::new());
         for ToTopic { to, records, places } in sent {
+            counts.push((Arc::clone(&to.name), records.len()));
             let sizes: Vec<usize> =
                 records.iter().map(|record| record.value.as_ref().map_or(0, bytes::Bytes::len)).collect();
             reports.push((publisher::send(producer, &to.name, records), to, sizes, places));
@@ -222,6 +223,7 @@ impl Work {
             for failure in runtime.block_on(report.failures()) {
                 let bytes = sizes.get(failure.place).copied().unwrap_or_default();
                 let error = self.publisher.error(&to, &failure, bytes, false);
+                publisher::count_sent(&to.name, 0, std::iter::once(&error));
                 failures.push((places.get(failure.place).copied().flatten(), error));
             }
         }
@@ -239,6 +241,7 @@ impl Work {
         drop(consumer);
         self.retried("send its offsets", || producer.send_offsets_to_transaction(&offsets, &group, REQUEST))?;
         self.retried("commit", || producer.commit_transaction(REQUEST))?;
+        counts.iter().for_each(|(topic, count)| publisher::count_sent(topic, *count, std::iter::empty()));
         Ok(commits)
     }
 

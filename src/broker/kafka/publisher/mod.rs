@@ -32,6 +32,7 @@ use super::{
 use crate::{
     broker::{BrokerError, PublishError, PublishFailures},
     message::Address,
+    telemetry::metrics,
 };
 
 /// Most records of one publish that share a report.
@@ -144,6 +145,7 @@ impl Publisher {
         if let Some(error) = refused {
             return failures((0..count).map(|place| (place, error.clone())).collect());
         }
+        let _timer = metrics().kafka_publish_latency.start_timer();
         let topic: Arc<str> = topic.into();
         let was_away = self.condition.why_away().is_some();
         let mut sent = Vec::new();
@@ -185,6 +187,7 @@ impl Publisher {
                 self.learn(&topic, code).await;
             }
         }
+        count_sent(&topic, count, failed.iter().map(|(_, error)| error));
         failures(failed)
     }
 
@@ -306,6 +309,15 @@ impl Publisher {
     fn lock(&self) -> MutexGuard<'_, Option<ThreadedProducer<Reports>>> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts what became of so many records to a topic that is there.
+pub(super) fn count_sent<'a>(topic: &str, mut count: usize, failed: impl Iterator<Item = &'a PublishError>) {
+    for error in failed {
+        count = count.saturating_sub(1);
+        metrics().kafka_errors.with_label_values(&[topic, error.code().as_str()]).inc();
+    }
+    metrics().kafka_sent.with_label_values(&[topic]).inc_by(count as u64);
 }
 
 fn produce(
