@@ -12,6 +12,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Condition {
     last: BrokerStatus,
+    /// The system that it was about.
+    ill: Option<String>,
     failure: watch::Sender<Option<String>>,
     stop: CancellationToken,
 }
@@ -19,13 +21,14 @@ pub(super) struct Condition {
 impl Condition {
     /// `failure` is told why it failed, `stop` is cancelled then.
     pub(super) fn new(failure: watch::Sender<Option<String>>, stop: CancellationToken) -> Self {
-        Self { last: BrokerStatus::Ready, failure, stop }
+        Self { last: BrokerStatus::Ready, ill: None, failure, stop }
     }
 
     /// Looks, and acts on what has changed.
     pub(super) fn look(&mut self, broker: &dyn Broker) {
         let status = broker.status();
-        for system in broker.systems() {
+        let systems = broker.systems();
+        for system in &systems {
             metrics().broker_state.with_label_values(&[system.name.as_str()]).set(match &system.status {
                 BrokerStatus::Ready => 0,
                 BrokerStatus::Degraded { .. } => 1,
@@ -35,7 +38,11 @@ impl Condition {
         if status == self.last {
             return;
         }
-        let broker = broker.name();
+        // The one that it is about, or was.
+        let ill = systems.iter().find(|system| system.status != BrokerStatus::Ready).map(|system| &*system.name);
+        let broker = ill.or(self.ill.as_deref()).unwrap_or(broker.name()).to_owned();
+        self.ill = ill.map(str::to_owned);
+        let broker = &*broker;
         match (&status, &self.last) {
             (BrokerStatus::Failed { reason }, _) => {
                 // What it confirmed is safe; what it would confirm from here on might not be.

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{broker::BrokerError, message::Address};
+use crate::{
+    broker::{Broker, BrokerError},
+    message::Address,
+};
 
 /// The engine could not be started, or not be changed: nothing was.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +31,17 @@ pub enum StartError {
     /// The hub has stopped.
     #[error("the engine is stopping")]
     Stopping,
+}
+
+impl StartError {
+    /// What a broker said about that address, or about the one in the error: with several systems, which of them it was.
+    pub(super) fn of(broker: &dyn Broker, about: Option<&Address>, error: BrokerError) -> Self {
+        let about = match &error {
+            BrokerError::Mismatch { address, .. } | BrokerError::NotFound(address) => Some(address),
+            _ => about,
+        };
+        Self::Broker { broker: about.map_or(broker.name(), |about| broker.name_of(about)).to_owned(), error }
+    }
 }
 
 fn missing(all: &[(Address, Vec<Arc<str>>)]) -> String {

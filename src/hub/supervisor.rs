@@ -384,7 +384,7 @@ impl Supervisor {
                 Err(BrokerError::NotFound(address)) => {
                     missing.push((address, of_source.iter().map(|route| Arc::clone(&route.name)).collect()));
                 }
-                Err(error) => return Err(StartError::Broker { broker: self.broker.name().to_owned(), error }),
+                Err(error) => return Err(StartError::of(&*self.broker, Some(&source.address), error)),
             }
         }
         if missing.is_empty() { Ok(()) } else { Err(StartError::Missing(missing)) }
@@ -468,7 +468,7 @@ impl Supervisor {
 }
 
 async fn declare(broker: &dyn Broker, what: &[Declaration]) -> Result<(), StartError> {
-    broker.declare(what).await.map_err(|error| StartError::Broker { broker: broker.name().to_owned(), error })
+    broker.declare(what).await.map_err(|error| StartError::of(broker, None, error))
 }
 
 fn loader_settings(settings: &Settings, program: &std::path::Path) -> LoaderSettings {

@@ -1,8 +1,8 @@
 //! The engine itself is killed, again and again, as its own binary: a message that takes it down uses up its own attempts,
-//! exactly, and nobody else's.
+//! exactly, and nobody else's; what it returns in transactions is there once.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     path::Path,
     process::{Child, Command, Stdio},
@@ -35,8 +35,8 @@ struct Place {
 }
 
 impl Place {
-    /// `member`: more lines of the section `kafka`.
-    async fn new(server: &Server, member: &str) -> Self {
+    /// `member`: more lines of the section `kafka`. `delivery`: how the route has its results published.
+    async fn new(server: &Server, member: &str, delivery: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let [work, handled, runs, dead, group] =
             ["work", "handled", "runs", "dead", "group"].map(|base| server.name(base));
@@ -52,6 +52,7 @@ impl Place {
              engine: {{data_directory: data}}\ntelemetry: {{filter: warn, format: json}}\n\
              kafka:\n  brokers: ['{brokers}']\n  {member}\n\
              routes:\n  - {{name: work, topic: {work}, group: {group}, handler: witness-event, concurrency: 2, \
+             delivery: {delivery}, \
              destinations: {{out: 'topic:{handled}', runs: 'topic:{runs}'}}, dead_letter: 'topic:{dead}', \
              retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10}}}}\n"
         );
@@ -116,7 +117,7 @@ async fn said(raw: &Raw, topic: &str) -> Vec<(String, u64)> {
 
 async fn gives_up_only_the_killer(member: &str) {
     let server = Server::shared();
-    let place = Place::new(&server, member).await;
+    let place = Place::new(&server, member, "at_least_once").await;
     let raw = Raw::new(&server);
     let record = |id: &str, number: usize| {
         Record::new("{}").header("x-helix-id", id).on(i32::try_from(number).expect("few") % PARTITIONS)
@@ -181,4 +182,47 @@ async fn a_message_that_kills_a_member_by_name_is_given_up_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_kills_a_member_of_the_new_protocol_is_given_up_alone() {
     gives_up_only_the_killer("group_protocol: consumer").await;
+}
+
+/// Killed in the middle of transactions: what was begun is taken back, and what was committed is not done again. Readers of
+/// what is committed see one result for each message, whatever the attempt it came of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_result_is_there_once_whenever_the_engine_is_killed() {
+    const COUNT: usize = 2_000;
+    // Fewer than attempts: a message may be out each time.
+    const KILLS: u64 = ATTEMPTS_MAX - 1;
+    let server = Server::shared();
+    let id = server.name("host");
+    let member = format!("transactional_id: {id}\n  group_instance_id: {id}");
+    let place = Place::new(&server, &member, "transactional").await;
+    let raw = Raw::new(&server);
+    let record = |number: usize| {
+        let record = Record::new("{}").header("x-helix-id", format!("message.{number}")).header("quiet", "1");
+        record.on(i32::try_from(number).expect("few") % PARTITIONS)
+    };
+    raw.publish(&place.work, (0..COUNT).map(record).collect()).await;
+    let written = async || raw.ends(&place.handled).await.values().map(|(_, end)| *end).sum::<i64>();
+    for _ in 0..KILLS {
+        let before = written().await;
+        let host = place.start();
+        // Not waiting for a commit: there is something, and nobody can know yet whether it will hold.
+        place.eventually("it publishes", async || (written().await > before).then_some(())).await;
+        drop(host);
+    }
+    let host = place.start();
+    let results = async || {
+        let mut results = BTreeMap::<_, Vec<_>>::new();
+        for (id, attempt) in said(&raw, &place.handled).await {
+            results.entry(id).or_default().push(attempt);
+        }
+        results
+    };
+    place.eventually("all have a result", async || (results().await.len() == COUNT).then_some(())).await;
+    raw.commits_all(&place.group, &place.work).await;
+    drop(host);
+    let results = results().await;
+    let doubled: Vec<_> = results.iter().filter(|(_, attempts)| attempts.len() != 1).collect();
+    assert!(doubled.is_empty(), "{} have several results, as {:?}", doubled.len(), doubled.first());
+    let dead = raw.ids(&place.dead).await;
+    assert_eq!(dead.1, 0, "a kill used up all attempts of {:?}", dead.0);
 }
