@@ -16,6 +16,7 @@ mod support;
 
 mod host;
 mod killed;
+mod members;
 mod network;
 mod raw;
 mod retries;
