@@ -47,8 +47,11 @@ pub(super) struct Poller {
 
 impl Poller {
     pub(super) fn new(consumer: BaseConsumer<GroupContext>, context: Arc<GroupContext>) -> Self {
+        let consumer = Arc::new(consumer);
+        // Said once, before anything is polled.
+        context.consumer.set(Arc::downgrade(&consumer)).ok();
         Self {
-            consumer: Arc::new(consumer),
+            consumer,
             queues: BTreeMap::new(),
             fetched: Vec::with_capacity(RUN),
             commit_at: Instant::now(),
