@@ -179,7 +179,7 @@ impl GroupContext {
         let mut offsets = TopicPartitionList::new();
         {
             let mut state = self.share.lock();
-            state.done = 0;
+            (state.done, state.begun) = (0, false);
             let transacts = self.reading.transacts.load(Relaxed);
             let is_certain = matches!(mode, CommitMode::Sync) && !transacts;
             if self.share.not_committed.swap(false, Relaxed) {

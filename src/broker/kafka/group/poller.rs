@@ -72,7 +72,7 @@ impl Poller {
         loop {
             let (is_stopped, is_due) = {
                 let state = share.lock();
-                (state.stopped, state.done >= self.context.settings.commit_messages_max)
+                (state.stopped, state.begun || state.done >= self.context.settings.commit_messages_max)
             };
             if is_stopped {
                 break;

@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) failed: Option<BrokerError>,
     /// Done since the last commit.
     pub(super) done: u64,
+    /// A partition began where the group has no place: that is to be kept, before what comes is done.
+    pub(super) begun: bool,
     pub(super) dead_lettered: u64,
     pub(super) dropped: u64,
     /// The server has said that the topic is not there.
@@ -171,6 +173,7 @@ impl Share {
         let mut state = self.lock();
         state.last = id_after(state.last);
         let part = part(state.last);
+        state.begun |= part.committed.is_none() && part.progress.next().is_some();
         state.parts.retain(|other| (other.partition, &other.topic) != (part.partition, &part.topic));
         state.parts.push(part);
         state.last
