@@ -197,9 +197,18 @@ impl Share {
     /// Messages of one partition have come, in order. Leaves `fetched` empty.
     pub(super) fn fetched(&self, id: PartId, fetched: &mut Vec<Ready>, now: Now) {
         let mut state = self.lock();
+        let mut last = state.last;
         if let Some(part) = state.part_mut(id).filter(|part| !part.leaving) {
-            fetched.drain(..).for_each(|ready| part.fetched(ready, now));
+            for ready in fetched.drain(..) {
+                if part.goes_back(ready.offset) {
+                    tracing::warn!(topic = %part.topic, partition = part.partition, offset = ready.offset, "the topic was made anew, or cut off: reading goes back");
+                    last = id_after(last);
+                    part.begin_anew(last, ready.offset);
+                }
+                part.fetched(ready, now);
+            }
         }
+        state.last = last;
         fetched.clear();
         state.moved = Some(now.tick);
         drop(state);
