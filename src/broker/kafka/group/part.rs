@@ -59,6 +59,8 @@ pub(super) struct Part {
     pub(super) fetches: u64,
     /// Where reading began, until it is known whether something in front of the first message was lost.
     pub(super) expected: Option<u64>,
+    /// Why it cannot be read on until somebody decides.
+    pub(super) stuck: Option<String>,
     /// Fetched, and never handed out.
     ready: VecDeque<Ready>,
     /// Given back: ahead of those.
@@ -94,6 +96,7 @@ impl Part {
             fetches: 0,
             end: at.unwrap_or_default(),
             expected: at,
+            stuck: None,
             ready: VecDeque::new(),
             again: BTreeMap::new(),
             later: BinaryHeap::new(),
