@@ -2,7 +2,7 @@
 //! was committed, how everything is doing. All of it on the thread that fetches.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct GroupContext {
     pub(super) condition: Arc<Condition>,
     pub(super) share: Arc<Share>,
     pub(super) places: Arc<Places>,
+    /// Whose context this is, once it is known.
+    pub(super) consumer: OnceLock<Weak<BaseConsumer<Self>>>,
 }
 
 impl ClientContext for GroupContext {
@@ -127,6 +129,10 @@ impl GroupContext {
                 _ => None,
             };
             from.add_partition_offset(topic, partition, begin)?;
+            // Before anything of it is fetched: what lies with the events of all partitions would be overtaken.
+            if let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) {
+                drop(consumer.split_partition_queue(topic, partition));
+            }
             let topic = self.reading.name_of(topic);
             self.share.joined(|id| Part::new(id, topic, partition, at, commit));
         }
@@ -173,7 +179,7 @@ impl GroupContext {
         let mut offsets = TopicPartitionList::new();
         {
             let mut state = self.share.lock();
-            state.done = 0;
+            (state.done, state.begun) = (0, false);
             let transacts = self.reading.transacts.load(Relaxed);
             let is_certain = matches!(mode, CommitMode::Sync) && !transacts;
             if self.share.not_committed.swap(false, Relaxed) {
