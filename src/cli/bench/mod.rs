@@ -60,13 +60,13 @@ pub enum Scenario {
     /// The same work as `rabbitmq-json`, by a loop over the client library.
     #[cfg(feature = "rabbitmq")]
     RabbitmqJsonNative,
-    /// The same as `native-noop`, on a topic of Kafka that was filled before.
+    /// The same as `noop`, on a topic of Kafka that was filled before.
     #[cfg(feature = "kafka")]
     Kafka,
     /// The same work as `kafka`, by a loop over the client library.
     #[cfg(feature = "kafka")]
     KafkaNative,
-    /// The same as `native-json`, between two topics of Kafka: each result is confirmed before its message is settled.
+    /// The same as `json`, between two topics of Kafka: each result is confirmed before its message is settled.
     #[cfg(feature = "kafka")]
     KafkaJson,
     /// The same work as `kafka-json`, by a loop over the client library.
@@ -300,11 +300,11 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         #[cfg(feature = "rabbitmq")]
         Scenario::RabbitmqJsonNative => ("rabbitmq-json-native", flow::Work::Json, None),
         #[cfg(feature = "kafka")]
-        Scenario::Kafka => ("kafka", flow::Work::Noop, None),
+        Scenario::Kafka => ("kafka", flow::Work::Noop, Some("bench_noop")),
         #[cfg(feature = "kafka")]
         Scenario::KafkaNative => ("kafka-native", flow::Work::Noop, None),
         #[cfg(feature = "kafka")]
-        Scenario::KafkaJson => ("kafka-json", flow::Work::Json, None),
+        Scenario::KafkaJson => ("kafka-json", flow::Work::Json, Some("bench_json")),
         #[cfg(feature = "kafka")]
         Scenario::KafkaJsonNative => ("kafka-json-native", flow::Work::Json, None),
         Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
