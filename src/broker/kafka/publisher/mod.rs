@@ -9,6 +9,7 @@ mod report;
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rdkafka::{
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     broker::{BrokerError, PublishError, PublishFailures},
     message::Address,
+    telemetry::metrics,
 };
 
 /// Most records of one publish that share a report.
@@ -114,6 +116,11 @@ impl Publisher {
         Ok(Self { settings, condition, topics, on_published, producer, messages, kib })
     }
 
+    /// Whether there is such a topic, as far as anybody can say now.
+    pub(super) async fn finds(&self, topic: &str) -> bool {
+        !matches!(self.topics.partitions(topic).await, Ok(None))
+    }
+
     /// How many records are in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.settings.in_flight_max.saturating_sub(self.messages.available_permits())
@@ -144,6 +151,7 @@ impl Publisher {
         if let Some(error) = refused {
             return failures((0..count).map(|place| (place, error.clone())).collect());
         }
+        let begin = std::time::Instant::now();
         let topic: Arc<str> = topic.into();
         let was_away = self.condition.why_away().is_some();
         let mut sent = Vec::new();
@@ -185,6 +193,7 @@ impl Publisher {
                 self.learn(&topic, code).await;
             }
         }
+        count_sent(&topic, count, &failed, begin.elapsed());
         failures(failed)
     }
 
@@ -306,6 +315,16 @@ impl Publisher {
     fn lock(&self) -> MutexGuard<'_, Option<ThreadedProducer<Reports>>> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts what became of a batch, by the name of a topic that is there.
+pub(super) fn count_sent(topic: &str, count: usize, failed: &[(usize, PublishError)], took: Duration) {
+    let metrics = metrics();
+    metrics.kafka_sent.with_label_values(&[topic]).inc_by(count.saturating_sub(failed.len()) as u64);
+    for (_, error) in failed {
+        metrics.kafka_errors.with_label_values(&[topic, error.code().as_str()]).inc();
+    }
+    metrics.kafka_publish_latency.observe(took.as_secs_f64());
 }
 
 fn produce(
