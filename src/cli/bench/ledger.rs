@@ -174,6 +174,10 @@ impl Settler for CountingSettler {
         self.inner.count_attempt(delivery, failure).await
     }
 
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.inner.lost(deliveries)
+    }
+
     fn release(&self, released: Vec<Delivery>) {
         self.inner.release(released);
     }
