@@ -415,3 +415,31 @@ async fn what_is_retried_goes_with_its_partition_where_nothing_is_ordered() {
 async fn what_is_retried_goes_with_its_partition_where_that_is_ordered() {
     what_is_retried_goes_with_its_partition(Order::Partition).await;
 }
+
+/// Handlers outlast what a hand-over waits for: what they were at is handled twice, what only lay with the engine is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_begun_goes_with_its_partition() {
+    const COUNT: u32 = 240;
+    let server = Server::shared();
+    let mut site = Site::new(&server).await;
+    site.settings.revoke_wait = Duration::from_millis(10);
+    let other = site.elsewhere().await;
+    let runs = Runs::default();
+    let very_slowly = |_: &Call<'_>| {
+        std::thread::sleep(Duration::from_millis(40));
+        Outcome::Done(Vec::new())
+    };
+    let ids: Vec<_> = (0..COUNT).map(|number| (format!("slow.{number}"), number % PARTITIONS)).collect();
+    let sent: BTreeSet<_> = ids.iter().map(|(id, _)| id.clone()).collect();
+    let one = start(&site, &runs, "one", Order::None, very_slowly).await;
+    site.raw().publish(&site.work.name, ids.iter().map(|(id, partition)| record(id, *partition)).collect()).await;
+    runs.grow("one").await;
+    let two = start(&other, &runs, "two", Order::None, very_slowly).await;
+    assert!(site.ledger.handles(&sent).await.is_empty());
+    two.stop().await;
+    let account = site.ends(one, &sent).await;
+    assert!(account.dead.is_empty(), "{account:?}");
+    // One for each lane of an engine, each time partitions move: when the other comes.
+    assert!(account.called_again <= 4, "{} of {COUNT} again", account.called_again);
+    assert!(runs.of("two") > 20, "{} of {COUNT}", runs.of("two"));
+}

@@ -321,6 +321,10 @@ impl Settler for CountingSettler {
         self.inner.count_attempt(delivery, failure).await
     }
 
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.inner.lost(deliveries)
+    }
+
     fn release(&self, released: Vec<Delivery>) {
         let how = Settlement::Release { after: Duration::ZERO };
         self.note_back(released.iter().map(|delivery| (delivery, &how)));

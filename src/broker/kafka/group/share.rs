@@ -301,6 +301,26 @@ impl Share {
         self.lock().part(named(delivery.tag).0).is_some_and(|part| !part.leaving)
     }
 
+    /// Which of these deliveries are of partitions that are not ours any more, or go.
+    pub(super) fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        let state = self.lock();
+        let mut lost = Vec::new();
+        // Most of a batch lies next to each other.
+        let mut last = None;
+        for (place, delivery) in deliveries.iter().enumerate() {
+            let (id, _) = named(delivery.tag);
+            let is_lost = match last {
+                Some((of, is_lost)) if of == id => is_lost,
+                _ => state.part(id).is_none_or(|part| part.leaving),
+            };
+            last = Some((id, is_lost));
+            if is_lost {
+                lost.push(place);
+            }
+        }
+        lost
+    }
+
     /// Nothing more is handed out of these; waits, at most so long, for what is out of them.
     pub(super) fn leave(&self, ids: &[PartId], at_most: Duration) {
         let mut state = self.lock();
