@@ -16,13 +16,21 @@ use crate::message::{Address, Kind, Message};
 pub struct Hybrid {
     queues: Arc<dyn Broker>,
     topics: Arc<dyn Broker>,
+    /// Which of them is closed first.
+    first: Kind,
 }
 
 impl Hybrid {
     /// Joins them.
     #[must_use]
     pub fn new(queues: Arc<dyn Broker>, topics: Arc<dyn Broker>) -> Self {
-        Self { queues, topics }
+        Self { queues, topics, first: Kind::Queue }
+    }
+
+    /// Closes that of `kind` before the other, which has the store where attempts of the first are noted.
+    #[must_use]
+    pub fn closing_first(self, kind: Kind) -> Self {
+        Self { first: kind, ..self }
     }
 
     fn of(&self, address: &Address) -> &dyn Broker {
@@ -103,8 +111,11 @@ impl Broker for Hybrid {
     }
 
     async fn close(&self) {
-        // One after the other: attempts on the first may be noted in the store of the second.
-        self.queues.close().await;
-        self.topics.close().await;
+        let (first, second) = match self.first {
+            Kind::Queue => (&self.queues, &self.topics),
+            Kind::Topic => (&self.topics, &self.queues),
+        };
+        first.close().await;
+        second.close().await;
     }
 }

@@ -120,6 +120,7 @@ impl std::fmt::Debug for Query {
 
 impl Query {
     pub(super) fn new(settings: &Settings, condition: Arc<Condition>) -> Result<Self, BrokerError> {
+        check_files(settings)?;
         let consumer = config(settings).create_with_context(Watched(condition));
         Ok(Self(Arc::new(consumer.map_err(|error| refused(&error))?)))
     }
@@ -150,6 +151,20 @@ pub(super) fn serve(consumer: &BaseConsumer<Watched>) {
         // An error is told by the callback, too.
         drop(consumer.poll(std::time::Duration::ZERO));
     }
+}
+
+/// Whether the files are there that the settings name: of these the client library says no name.
+fn check_files(settings: &Settings) -> Result<(), BrokerError> {
+    let Some(tls) = &settings.tls else { return Ok(()) };
+    let files = [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)];
+    for (key, file) in files {
+        let Some(file) = file else { continue };
+        if let Err(error) = std::fs::File::open(file) {
+            let reason = format!("kafka.tls.{key}, {}, cannot be read: {error}; correct the path", file.display());
+            return Err(BrokerError::Refused { reason, code: crate::message::ReasonCode::InvalidConfig });
+        }
+    }
+    Ok(())
 }
 
 /// The client library will not begin with these settings.

@@ -71,15 +71,14 @@ impl Condition {
                 known.refuse(reason);
             }
             RDKafkaErrorCode::AllBrokersDown => {
-                let reason = match (&known.refusal, &known.last) {
-                    (Some(refusal), _) => refusal.reason.clone(),
-                    (None, Some(last)) => format!("no server of {} answers ({last})", self.endpoint),
-                    (None, None) => format!("no server of {} answers", self.endpoint),
-                };
+                let reason = known.why_down(&self.endpoint);
                 known.is_away(reason);
             }
             _ => {
-                known.last = Some(reason.to_owned());
+                // What is said of one connection says more than what is said of all that it was for.
+                if known.last.is_none() || reason.contains("(after ") {
+                    known.last = Some(reason.to_owned());
+                }
                 tracing::debug!("Kafka: {error}: {reason}");
             }
         }
@@ -103,9 +102,11 @@ impl Condition {
         metrics().kafka_up.set(1);
     }
 
-    /// Nobody has answered.
-    pub(super) fn is_away(&self, reason: &str) {
-        self.lock().is_away(reason.to_owned());
+    /// Nobody has answered, and nobody knows more than has been heard.
+    pub(super) fn is_unanswered(&self) {
+        let mut known = self.lock();
+        let reason = known.why_down(&self.endpoint);
+        known.is_away(reason);
     }
 
     /// Something is not as it should be at a place, and may mend by itself.
@@ -151,6 +152,25 @@ impl Condition {
 }
 
 impl Known {
+    fn why_down(&self, endpoint: &str) -> String {
+        match (&self.refusal, &self.last) {
+            (Some(refusal), _) => refusal.reason.clone(),
+            // So ends, too, what is cut off while it begins: not reason enough to give up.
+            (None, Some(last)) if last.contains("SSL_HANDSHAKE") => {
+                format!(
+                    "no server of {endpoint} speaks TLS with us ({last}): check the port, and whether kafka.tls belongs there"
+                )
+            }
+            (None, Some(last)) if last.contains("APIVERSION_QUERY") => {
+                format!("no server of {endpoint} understands us ({last}): check the port; it may want TLS, kafka.tls")
+            }
+            (None, Some(last)) => format!("no server of {endpoint} answers ({last})"),
+            (None, None) => {
+                format!("no server of {endpoint} answers: check kafka.brokers, and whether the port wants TLS or SASL")
+            }
+        }
+    }
+
     fn is_away(&mut self, reason: String) {
         if self.away.is_none() {
             tracing::warn!("Kafka is away, going on when it is back: {reason}");

@@ -146,7 +146,7 @@ async fn reach(query: &Query, condition: &Arc<Condition>, at_most: Duration) -> 
     match condition.why_refused() {
         Some(refusal) => Err(BrokerError::Refused { reason: refusal.reason, code: refusal.code }),
         None => {
-            condition.is_away(&format!("no server of {} answers", condition.endpoint()));
+            condition.is_unanswered();
             Ok(false)
         }
     }

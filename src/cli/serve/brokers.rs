@@ -38,7 +38,9 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> 
         Backend::Kafka => kafka.as_ref().map_or_else(|| Arc::clone(&embedded), Arc::clone),
     };
     let (queues, topics) = (of(Kind::Queue), of(Kind::Topic));
-    Ok(if Arc::ptr_eq(&queues, &topics) { queues } else { Arc::new(Hybrid::new(queues, topics)) })
+    // Attempts are noted in the store of the embedded broker, which closes it.
+    let first = if Arc::ptr_eq(&queues, &embedded) { Kind::Topic } else { Kind::Queue };
+    Ok(if Arc::ptr_eq(&queues, &topics) { queues } else { Arc::new(Hybrid::new(queues, topics).closing_first(first)) })
 }
 
 /// Attempts that a server does not count are noted in our own store.

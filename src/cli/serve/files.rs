@@ -90,7 +90,7 @@ impl Files {
             metrics().config_reloads.with_label_values(&["refused"]).inc();
             tracing::error!(file = named, "the configuration is refused, what was in force stays: {why}");
         };
-        let loaded = match tokio::task::spawn_blocking(move || context.load_file(file.as_deref())).await {
+        let mut loaded = match tokio::task::spawn_blocking(move || context.load_file(file.as_deref())).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(errors)) => {
                 for mistake in errors.mistakes() {
@@ -101,7 +101,7 @@ impl Files {
             Err(error) => return refused(&error),
         };
         loaded.warnings.iter().for_each(warn);
-        if let Err(error) = self.hub.apply(settings::hub(&loaded.config)).await {
+        if let Err(error) = self.hub.apply(settings::hub_of_running(&self.config, &loaded.config)).await {
             return refused(&error);
         }
         if let Some(logs) =
@@ -120,6 +120,7 @@ impl Files {
             took_ms = began.elapsed().as_secs_f64() * 1000.0,
             "the configuration is in force"
         );
+        settings::keep_servers(&mut loaded.config, &mut self.config);
         self.config = loaded.config;
     }
 }

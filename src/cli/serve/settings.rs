@@ -36,6 +36,35 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
     }
 }
 
+/// The same for an engine that runs: how a queue of RabbitMQ is made is in a section that the next start takes over, so
+/// that new ones are made then, as configured.
+pub(super) fn hub_of_running(running: &Config, config: &Config) -> hub::Settings {
+    let mut settings = hub(config);
+    #[cfg(feature = "rabbitmq")]
+    if let (Some(before), Some(after)) = (running.rabbitmq_in_use(), config.rabbitmq_in_use()) {
+        settings.declarations.retain(|declaration| {
+            let address = declaration.address();
+            let is_new = address.kind == Kind::Queue
+                && after.topology.queues.contains_key(&address.name)
+                && !before.topology.queues.contains_key(&address.name);
+            !is_new
+        });
+    }
+    #[cfg(not(feature = "rabbitmq"))]
+    let _ = running;
+    settings
+}
+
+/// Keeps of the running configuration what a reload does not change.
+pub(super) fn keep_servers(config: &mut Config, running: &mut Config) {
+    #[cfg(feature = "rabbitmq")]
+    {
+        config.rabbitmq = running.rabbitmq.take();
+    }
+    #[cfg(not(feature = "rabbitmq"))]
+    let _ = (config, running);
+}
+
 /// What is made at the start, on whichever system it is.
 fn declarations(config: &Config) -> Vec<Declaration> {
     let all: Vec<_> =
@@ -133,6 +162,16 @@ fn kafka(config: &Config) -> String {
     String::new()
 }
 
+/// RabbitMQ's settings, with what is declared there: how it is declared is its own. Without passwords.
+fn rabbitmq(config: &Config) -> String {
+    #[cfg(feature = "rabbitmq")]
+    if let Some(settings) = config.rabbitmq_in_use() {
+        return format!("{settings:?}");
+    }
+    let _ = config;
+    String::new()
+}
+
 /// What changed that only the next start takes over, by its path in the configuration.
 pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let embedded = |config: &Config| {
@@ -147,6 +186,7 @@ pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str
         ("http.body_bytes_max", before.http.body_bytes_max != after.http.body_bytes_max),
         ("embedded", embedded(before) != embedded(after)),
         ("embedded.disk", disk(before) != disk(after)),
+        ("rabbitmq", rabbitmq(before) != rabbitmq(after)),
         ("kafka", kafka(before) != kafka(after)),
         ("telemetry.format", before.telemetry.format != after.telemetry.format),
     ]
@@ -174,6 +214,29 @@ mod tests {
         after.http.listen.set_port(1);
         after.routes = RouteTable::default();
         assert_eq!(needs_restart(&before, &after), ["http.listen"]);
+    }
+
+    #[cfg(all(feature = "rabbitmq", feature = "kafka"))]
+    #[test]
+    fn servers_are_changed_by_a_restart_and_topics_are_made_at_once() {
+        let load = |text: &str| crate::config::load_text("x.yaml".as_ref(), text, &|_| None).unwrap().config;
+        let both = |rabbitmq: &str, kafka: &str| {
+            load(&format!(
+                "rabbitmq: {{host: a, username: u, password: p{rabbitmq}}}\nkafka: {{brokers: ['a:1']{kafka}}}"
+            ))
+        };
+        let before = both("", "");
+        assert_eq!(needs_restart(&before, &both("", ", topics: {new: {partitions: 2}}")), [""; 0]);
+        assert_eq!(needs_restart(&before, &both("", ", linger: 9ms")), ["kafka"]);
+        assert_eq!(needs_restart(&before, &both(", prefetch_count: 7", "")), ["rabbitmq"]);
+        let after = both(", queues: {new: {}}", ", topics: {new: {}}");
+        assert_eq!(needs_restart(&before, &after), ["rabbitmq"]);
+        let count = |settings: hub::Settings| {
+            let new = settings.declarations.iter().filter(|one| &*one.address().name == "new");
+            new.map(|one| one.address().kind).collect::<Vec<_>>()
+        };
+        assert_eq!(count(hub(&after)), [Kind::Topic, Kind::Queue]);
+        assert_eq!(count(hub_of_running(&before, &after)), [Kind::Topic]);
     }
 
     #[test]

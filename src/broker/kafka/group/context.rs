@@ -15,7 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    Figures, GroupReading, Reading,
+    Figures, GroupReading, Reading, Trouble,
     part::{Part, PartId},
     progress::Commit,
     share::Share,
@@ -141,9 +141,18 @@ impl GroupContext {
         }
         self.reading.meters.rebalanced("assigned");
         self.reading.joined.store(true, Relaxed);
+        self.may_read();
+        self.condition.well(&self.reading.trouble(Trouble::Place));
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&from),
             _ => consumer.assign(&from),
+        }
+    }
+
+    /// The servers let it read (again).
+    pub(super) fn may_read(&self) {
+        if self.reading.barred.swap(false, Relaxed) {
+            self.condition.well(&self.reading.trouble(Trouble::Rights));
         }
     }
 

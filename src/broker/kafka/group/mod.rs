@@ -70,7 +70,20 @@ pub(super) struct Reading {
     transacts: AtomicBool,
     /// Whether the group has ever given it something, be it no partition.
     joined: AtomicBool,
+    /// Whether servers have said that it may not read, and it has not read since.
+    barred: AtomicBool,
     meters: Meters,
+}
+
+/// What may be wrong with a subscription. Each kind begins and ends by itself.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    /// It does not get on: seen from outside, again and again.
+    Pace,
+    /// The servers do not let it read, until something comes.
+    Rights,
+    /// Where it was is gone, until partitions are given out anew.
+    Place,
 }
 
 /// How a subscription is doing, for people.
@@ -107,7 +120,13 @@ impl Reading {
             copies_of: None,
             transacts: AtomicBool::new(false),
             joined: AtomicBool::new(false),
+            barred: AtomicBool::new(false),
         }
+    }
+
+    /// What a trouble of it is called: others may read the same topic as another group.
+    fn trouble(&self, kind: Trouble) -> Arc<str> {
+        format!("{} as {}: {kind:?}", self.place, self.group).into()
     }
 
     /// Where a partition begins in which the group has no place. Asks a server, where none could be asked before.

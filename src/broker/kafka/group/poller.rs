@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use rdkafka::{
 };
 
 use super::{
+    Trouble,
     context::GroupContext,
     part::{Now, Part, PartId, Ready},
     stalls::Stalls,
@@ -162,6 +163,7 @@ impl Poller {
         }
         if any {
             self.context.condition.is_up();
+            self.context.may_read();
         }
         any || more
     }
@@ -212,7 +214,7 @@ impl GroupContext {
         let new = state.parts.iter_mut().filter(|part| of.is_none_or(|id| part.id == id) && part.stuck.is_none());
         for part in new {
             let reason = why(part);
-            self.condition.trouble(&self.reading.place, reason.clone());
+            self.condition.trouble(&self.reading.trouble(Trouble::Pace), reason.clone());
             part.stuck = Some(reason);
         }
     }
@@ -229,7 +231,7 @@ impl GroupContext {
                 ),
                 _ => format!("reading {} as {} ended: {error}", reading.place, reading.group),
             };
-            self.condition.trouble(&reading.place, reason.clone());
+            self.barred(reason.clone());
             return self.share.fail(BrokerError::Refused { reason, code: ReasonCode::ConsumeFailed });
         }
         match code {
@@ -244,7 +246,7 @@ impl GroupContext {
                     "Kafka does not let us read {} as group {}: allow the user Read on the {what}",
                     reading.place, reading.group
                 );
-                self.condition.trouble(&reading.place, reason);
+                self.barred(reason);
             }
             RDKafkaErrorCode::AutoOffsetReset => self.stuck(of, |_| {
                 format!(
@@ -265,6 +267,12 @@ impl GroupContext {
             }
             _ => self.condition.failed(&KafkaError::Global(code), &error.to_string()),
         }
+    }
+
+    /// The servers do not let us read.
+    fn barred(&self, reason: String) {
+        self.reading.barred.store(true, Relaxed);
+        self.condition.trouble(&self.reading.trouble(Trouble::Rights), reason);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{context::GroupContext, part::Part};
+use super::{Trouble, context::GroupContext, part::Part};
 use crate::{broker::BrokerError, telemetry::metrics};
 
 /// How long joining a group may take before it is said that it does.
@@ -69,8 +69,8 @@ impl Stalls {
             None
         };
         match reason {
-            Some(reason) => context.condition.trouble(place, reason),
-            None => context.condition.well(place),
+            Some(reason) => context.condition.trouble(&reading.trouble(Trouble::Pace), reason),
+            None => context.condition.well(&reading.trouble(Trouble::Pace)),
         }
         if is_stalled {
             metrics().kafka_restarts.with_label_values(&[&**place, &**group, "stalled"]).inc();

@@ -158,7 +158,6 @@ impl Transactions {
             .map(|(delivery, _)| named(delivery.tag))
             .collect();
         let _turn = self.turn.lock().await;
-        let begin = Instant::now();
         work.context.reading.transacts.store(true, Relaxed);
         let (blocking, done_there) = (Arc::clone(work), done.clone());
         let runtime = tokio::runtime::Handle::current();
@@ -170,9 +169,6 @@ impl Transactions {
             .and_then(|result| result);
         work.context.reading.meters.transaction(if committed.is_ok() { "committed" } else { "aborted" });
         let committed = committed?;
-        for (to, messages) in published {
-            publisher::count_sent(&to.name, messages.len(), &[], begin.elapsed());
-        }
         work.context.share.settled(settled, &done, committed, Now::read());
         Ok(())
     }
@@ -235,8 +231,9 @@ impl Work {
         done: &[(PartId, u64)],
     ) -> Result<Vec<(PartId, Commit)>, TransactionError> {
         producer.begin_transaction().map_err(|error| self.failed("begin", &error))?;
-        let mut reports = Vec::new();
+        let (mut reports, mut counts) = (Vec::new(), Vec::new());
         for ToTopic { to, records, places } in sent {
+            counts.push((Arc::clone(&to.name), records.len()));
             let sizes: Vec<usize> =
                 records.iter().map(|record| record.value.as_ref().map_or(0, bytes::Bytes::len)).collect();
             reports.push((publisher::send(producer, &to.name, records), to, sizes, places));
@@ -246,6 +243,7 @@ impl Work {
             for failure in runtime.block_on(report.failures()) {
                 let bytes = sizes.get(failure.place).copied().unwrap_or_default();
                 let error = self.publisher.error(&to, &failure, bytes, false);
+                publisher::count_sent(&to.name, 0, std::iter::once(&error));
                 let place = places.get(failure.place).copied().flatten();
                 failures.push(NotSent { place, error, bytes, is_shared: failure.shared.is_some() });
             }
@@ -264,6 +262,7 @@ impl Work {
         drop(consumer);
         self.retried("send its offsets", || producer.send_offsets_to_transaction(&offsets, &group, REQUEST))?;
         self.retried("commit", || producer.commit_transaction(REQUEST))?;
+        counts.iter().for_each(|(topic, count)| publisher::count_sent(topic, *count, std::iter::empty()));
         Ok(commits)
     }
 

@@ -9,7 +9,6 @@ mod report;
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use rdkafka::{
@@ -151,7 +150,7 @@ impl Publisher {
         if let Some(error) = refused {
             return failures((0..count).map(|place| (place, error.clone())).collect());
         }
-        let begin = std::time::Instant::now();
+        let _timer = metrics().kafka_publish_latency.start_timer();
         let topic: Arc<str> = topic.into();
         let was_away = self.condition.why_away().is_some();
         let mut sent = Vec::new();
@@ -193,7 +192,7 @@ impl Publisher {
                 self.learn(&topic, code).await;
             }
         }
-        count_sent(&topic, count, &failed, begin.elapsed());
+        count_sent(&topic, count, failed.iter().map(|(_, error)| error));
         failures(failed)
     }
 
@@ -317,14 +316,13 @@ impl Publisher {
     }
 }
 
-/// Counts what became of a batch, by the name of a topic that is there.
-pub(super) fn count_sent(topic: &str, count: usize, failed: &[(usize, PublishError)], took: Duration) {
-    let metrics = metrics();
-    metrics.kafka_sent.with_label_values(&[topic]).inc_by(count.saturating_sub(failed.len()) as u64);
-    for (_, error) in failed {
-        metrics.kafka_errors.with_label_values(&[topic, error.code().as_str()]).inc();
+/// Counts what became of so many records to a topic that is there.
+pub(super) fn count_sent<'a>(topic: &str, mut count: usize, failed: impl Iterator<Item = &'a PublishError>) {
+    for error in failed {
+        count = count.saturating_sub(1);
+        metrics().kafka_errors.with_label_values(&[topic, error.code().as_str()]).inc();
     }
-    metrics.kafka_publish_latency.observe(took.as_secs_f64());
+    metrics().kafka_sent.with_label_values(&[topic]).inc_by(count as u64);
 }
 
 fn produce(
