@@ -82,6 +82,18 @@ impl Runs {
         owners
     }
 
+    /// How often one engine was called with what another, or itself, had been called with before.
+    fn again(&self) -> BTreeMap<(&'static str, &'static str, u32), (usize, u64, u64)> {
+        let (mut before, mut again) = (BTreeMap::new(), BTreeMap::new());
+        for run in self.all() {
+            if let Some(other) = before.insert((run.partition, run.offset), run.engine) {
+                let found = again.entry((other, run.engine, run.partition)).or_insert((0, run.offset, run.offset));
+                *found = (found.0 + 1, found.1.min(run.offset), found.2.max(run.offset));
+            }
+        }
+        again
+    }
+
     /// Nobody saw a message before those that lie in front of it, and no two messages of a partition were handled at once.
     fn assert_in_order(&self) {
         let mut before: BTreeMap<u32, Run> = BTreeMap::new();
@@ -192,7 +204,7 @@ async fn each_is_handled_while_engines_come_and_go(change: impl Fn(&mut Settings
     assert!(account.dead.is_empty(), "a hand-over is nobody's attempt: {:?}", account.dead);
     assert_eq!(account.published_twice, 0);
     // Whoever gives up a partition ends what it has begun and commits it.
-    assert_eq!(account.called_again, 0, "of {}", sent.len());
+    assert_eq!(account.called_again, 0, "of {}: {:#?}", sent.len(), runs.again());
     runs.assert_in_order();
 }
 

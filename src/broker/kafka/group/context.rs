@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, OnceLock, Weak, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -11,7 +11,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
     error::{KafkaError, KafkaResult},
-    types::RDKafkaRespErr,
+    types::{RDKafkaErrorCode, RDKafkaRespErr},
 };
 
 use super::{
@@ -24,6 +24,15 @@ use crate::broker::kafka::{client, condition::Condition, places::Places, setting
 
 /// How long asking for the place of a group may take, when a partition comes.
 const COMMITTED: Duration = Duration::from_secs(10);
+
+/// How long until a commit is tried again that came while the group changed.
+const BETWEEN_GENERATIONS: Duration = Duration::from_millis(20);
+
+/// Whether a commit was refused because who is a member was about to change, or just has.
+fn is_between_generations(committed: &KafkaResult<()>) -> bool {
+    let code = committed.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+    matches!(code, Some(RDKafkaErrorCode::IllegalGeneration | RDKafkaErrorCode::RebalanceInProgress))
+}
 
 /// What a consumer of a group has to know when it is told something.
 #[derive(Debug)]
@@ -213,7 +222,14 @@ impl GroupContext {
         if offsets.count() == 0 {
             return;
         }
-        match consumer.commit(&offsets, mode) {
+        let until = Instant::now() + self.settings.revoke_wait;
+        let mut committed = consumer.commit(&offsets, mode);
+        // While others come and go, the group is at its next generation before we are: we hear of it in a moment.
+        while matches!(mode, CommitMode::Sync) && is_between_generations(&committed) && Instant::now() < until {
+            std::thread::sleep(BETWEEN_GENERATIONS);
+            committed = consumer.commit(&offsets, mode);
+        }
+        match committed {
             Ok(()) => self.reading.meters.committed(true),
             Err(error) => {
                 // Committed again with the next.
