@@ -85,6 +85,13 @@ pub trait Settler: Send + Sync + Debug {
     /// [`BrokerError::Unreachable`]: it was not counted.
     async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError>;
 
+    /// Which of these somebody else may have by now, by their place, in order: handled here, they would be handled twice.
+    /// Answers from memory.
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        let _ = deliveries;
+        Vec::new()
+    }
+
     /// Takes back deliveries nobody settled, as the same attempt and at once. Called from `drop`: must not block.
     fn release(&self, released: Vec<Delivery>);
 }
@@ -175,6 +182,20 @@ impl Deliveries {
         }
         self.items.append(&mut others.items);
         Ok(())
+    }
+
+    /// Gives back what somebody else may have by now: it is not to be handled here, too.
+    pub fn give_back_lost(&mut self) {
+        let lost = self.settler.lost(&self.items);
+        if lost.is_empty() {
+            return;
+        }
+        let (mut gone, mut kept, mut lost) = (Vec::new(), Vec::new(), lost.into_iter().peekable());
+        for (place, delivery) in std::mem::take(&mut self.items).into_iter().enumerate() {
+            if lost.next_if_eq(&place).is_some() { gone.push(delivery) } else { kept.push(delivery) }
+        }
+        self.items = kept;
+        self.settler.release(gone);
     }
 
     /// Another attempt begins on the first of these, which was not given back in between: the broker counts it before

@@ -255,6 +255,10 @@ impl Settler for QueuelessSettler {
         self.inner.count_attempt(delivery, failure).await
     }
 
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.inner.lost(deliveries)
+    }
+
     fn release(&self, released: Vec<Delivery>) {
         self.inner.release(released);
     }

@@ -92,7 +92,11 @@ impl Lane {
     }
 
     /// Carries one batch through: handle, publish what came of it, decide, keep what died, settle.
-    fn deliver(&mut self, batch: Deliveries, turn: Turn) {
+    fn deliver(&mut self, mut batch: Deliveries, turn: Turn) {
+        batch.give_back_lost();
+        if batch.is_empty() {
+            return;
+        }
         let now = now_ms();
         let _span = tracing::info_span!("batch", route = %self.shared.route.name, messages = batch.len()).entered();
         let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);

@@ -157,6 +157,10 @@ impl Settler for PlacedSettler {
         self.inner.count_attempt(delivery, failure).await
     }
 
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.inner.lost(deliveries)
+    }
+
     fn release(&self, released: Vec<Delivery>) {
         let names = self.names(released.iter());
         self.inner.release(released);

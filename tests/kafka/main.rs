@@ -14,9 +14,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod foreign;
 mod host;
 mod killed;
+mod members;
 mod network;
+mod offsets;
 mod raw;
 mod retries;
 mod security;

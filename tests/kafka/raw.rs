@@ -10,7 +10,7 @@ use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::KafkaError,
     message::{DeliveryResult, Header, Headers as _, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
@@ -170,6 +170,19 @@ impl Raw {
             committed.elements().iter().filter_map(place).collect()
         })
         .await
+    }
+
+    /// Commits for a group that nobody is a member of.
+    pub(crate) async fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) {
+        let (topic, metadata) = (topic.to_owned(), metadata.to_owned());
+        self.ask(&[("group.id", group)], move |client| {
+            let mut places = TopicPartitionList::new();
+            let mut place = places.add_partition(&topic, partition);
+            place.set_offset(Offset::Offset(offset)).expect("an offset");
+            place.set_metadata(metadata.as_str());
+            client.commit(&places, CommitMode::Sync).expect("committed");
+        })
+        .await;
     }
 
     /// Waits until a group has nothing left to do in a topic.

@@ -117,6 +117,16 @@ impl Site {
         attempts_max: u32,
         ends: impl Fn(&Call<'_>) -> Outcome + Send + Sync + 'static,
     ) -> Engine {
+        self.engine_with(attempts_max, ends, |_| {}).await
+    }
+
+    /// The same, changed before it starts.
+    pub(crate) async fn engine_with(
+        &self,
+        attempts_max: u32,
+        ends: impl Fn(&Call<'_>) -> Outcome + Send + Sync + 'static,
+        change: impl FnOnce(&mut Parts),
+    ) -> Engine {
         let broker = self.broker().await;
         let ledger = Arc::clone(&self.ledger);
         let mut route = engine::route("work", self.work.clone(), "handler");
@@ -135,6 +145,7 @@ impl Site {
         });
         parts.settings.dead_letter = self.dead.clone();
         parts.settings.declarations = vec![topic(&self.work, PARTITIONS), topic(&self.dead, 1)];
+        change(&mut parts);
         let (hub, directory) = soon("an engine", parts.start_on(Arc::clone(&broker))).await;
         Engine { broker, hub, _directory: directory }
     }

@@ -129,7 +129,7 @@ impl Publishing {
 }
 
 /// Publishes until all are confirmed.
-async fn publish(broker: &Arc<dyn Broker>, to: &Address, mut batch: Vec<Arc<Message>>) {
+pub(crate) async fn publish(broker: &Arc<dyn Broker>, to: &Address, mut batch: Vec<Arc<Message>>) {
     while !batch.is_empty() {
         let tried = timeout(PUBLISH_MAX, broker.publish(to, batch.clone())).await;
         let Err(PublishFailures(failures)) = tried.expect("a publish that ends, one way or the other") else { return };

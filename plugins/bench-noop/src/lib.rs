@@ -1,4 +1,4 @@
-//! A task handler that answers *done* without looking at its task: what is left is the cost of the call itself.
+//! A handler of tasks and events that answers *done* without looking at them: what is left is the cost of the call itself.
 
 #[cfg(target_family = "wasm")]
 #[global_allocator]
@@ -8,14 +8,32 @@ static ALLOCATOR: bump_alloc::BumpAlloc = bump_alloc::BumpAlloc::new();
 mod component {
     #![allow(missing_docs, reason = "the bindings are generated; wit/ documents them")]
 
-    wit_bindgen::generate!({ path: "../../wit", world: "task", generate_all });
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: r"
+            package helix:bench;
+            world both {
+                include helix:messaging/task@0.1.0;
+                include helix:messaging/event@0.1.0;
+            }
+        ",
+        world: "helix:bench/both",
+        generate_all,
+    });
 
-    use exports::helix::messaging::task_handler::{Failure, Guest, OutboundMessage, Task};
+    use exports::helix::messaging::{event_handler, task_handler};
+    use helix::messaging::types::{Event, Failure, OutboundMessage, Task};
 
     struct Noop;
 
-    impl Guest for Noop {
+    impl task_handler::Guest for Noop {
         fn handle(_task: Task) -> Result<Vec<OutboundMessage>, Failure> {
+            Ok(Vec::new())
+        }
+    }
+
+    impl event_handler::Guest for Noop {
+        fn handle(_event: Event) -> Result<Vec<OutboundMessage>, Failure> {
             Ok(Vec::new())
         }
     }

@@ -1,7 +1,7 @@
 //! What is known of the messages of one place: notes of some, marks for the others of a log. Pure: what is to be on disk
 //! comes out as changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::marks::{Marked, Standing};
 use crate::{
@@ -127,6 +127,17 @@ impl Known {
         (!self.is_blank()).then(|| self.notes.get(&Identity::of(delivery))).flatten()
     }
 
+    /// How long a delivery has to wait yet for its next attempt, where the broker did not know that.
+    pub(super) fn wait(&self, delivery: &Delivery, now: UnixMs) -> Duration {
+        let due = self.noted(delivery).and_then(|note| note.due).unwrap_or_default();
+        Duration::from_millis(due.saturating_sub(now))
+    }
+
+    /// Whether these are messages of a log, whose broker forgets what was to come later when it is restarted.
+    pub(super) fn is_log(&self) -> bool {
+        self.marks.is_some()
+    }
+
     /// They are about to be handed over. Gives what is noted of each: `None` where the broker's own count, or a mark, is
     /// enough. None of them may be handed over before the changes are on disk, if there are any.
     pub(super) fn begin(
@@ -199,7 +210,7 @@ impl Known {
             }
         };
         note.attempt = note.attempt.max(delivery.attempt);
-        note.out = true;
+        (note.out, note.due) = (true, None);
         self.write(Identity::of(delivery), Some(note.clone()), changes);
         Some(note)
     }
@@ -227,7 +238,23 @@ impl Known {
 
     /// They were begun and not handed over.
     pub(super) fn take_back(&mut self, deliveries: &[Delivery], changes: &mut Vec<Change>) {
-        self.leave(&self.runs(deliveries.iter()));
+        let runs = self.runs(deliveries.iter());
+        // All of them first: what is between two of them is within no mark then.
+        let mut back = Vec::new();
+        for (spot, run) in &runs {
+            self.marked(spot, |marked| marked.take_back(*run));
+        }
+        for (spot, run) in runs {
+            back.extend(self.marked(&spot, |marked| marked.still_within(vec![run])).map(|within| (spot, within)));
+        }
+        for (spot, within) in back {
+            for offset in within.into_iter().flat_map(|run| run.low..=run.high) {
+                let message = Identity::At(spot.0.clone(), spot.1, offset);
+                if !self.notes.contains_key(&message) {
+                    self.write(message, Some(untried()), changes);
+                }
+            }
+        }
         for delivery in deliveries {
             if let Some(note) = self.noted(delivery).cloned() {
                 self.write(Identity::of(delivery), Some(Note { out: false, ..note }), changes);

@@ -11,16 +11,17 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::{
+    known::Known,
     ledger::Ledger,
     noted::as_noted,
     settler::{Flow, Wrap},
 };
 use crate::{
     broker::{
-        BatchMax, BrokerError, Deliveries, KeepAlive, Subscription,
+        BatchMax, BrokerError, Deliveries, Delivery, KeepAlive, Subscription,
         commit::{Safe, safely},
     },
-    message::now_ms,
+    message::{Settlement, now_ms},
 };
 
 /// Most messages that are marked and not handed over.
@@ -34,6 +35,8 @@ pub(super) struct MarkedSubscription {
     wrap: Wrap,
     /// Not marked yet: the first of them is to be alone, or those before it are not handed over yet.
     fetched: Deliveries,
+    /// Some of them have to wait for their time yet, which a broker that was restarted does not know.
+    early: bool,
     /// Waits for the disk.
     coming: Option<Coming>,
     /// Marked.
@@ -57,7 +60,7 @@ impl MarkedSubscription {
         let flow = Arc::new(Flow::default());
         let wrap = Wrap::new(Arc::clone(&ledger), Arc::clone(&flow), is_carried);
         let (fetched, ready) = (Deliveries::none(), Deliveries::none());
-        Self { inner, ledger, flow, wrap, fetched, coming: None, ready, chunk: 0, end: None }
+        Self { inner, ledger, flow, wrap, fetched, early: false, coming: None, ready, chunk: 0, end: None }
     }
 
     /// Gives back what was not handed over: something else is to come before it, or nothing more is asked for.
@@ -67,14 +70,14 @@ impl MarkedSubscription {
         for begun in begun.filter(|begun| !begun.is_empty()) {
             self.ledger.change(None, |known, changes| known.take_back(begun.as_slice(), changes));
         }
-        self.fetched = Deliveries::none();
+        (self.fetched, self.early) = (Deliveries::none(), false);
     }
 
     /// Marks what may go next; `false`: nothing may.
     fn begin(&mut self, max: usize) -> bool {
         let innocent = self.ledger.look(|known| known.innocent(self.fetched.as_slice()));
         let alone = innocent == 0;
-        if self.fetched.is_empty() || self.flow.is_isolated() || max == 0 {
+        if self.fetched.is_empty() || self.early || self.flow.is_isolated() || max == 0 {
             return false;
         }
         if alone && !(self.flow.is_idle() && self.ready.is_empty()) {
@@ -109,7 +112,24 @@ impl MarkedSubscription {
 
     fn fetched(&mut self, fetched: Deliveries, count: usize) {
         self.chunk = if fetched.len() < count { 0 } else { (count * 2).min(MARKED_MAX) };
+        let now = now_ms();
+        let waits = |known: &Known| fetched.as_slice().iter().any(|delivery| !known.wait(delivery, now).is_zero());
+        self.early = self.ledger.look(|known| !known.is_blank() && waits(known));
         self.fetched = fetched;
+    }
+
+    /// Gives back what has to wait for its time yet.
+    async fn put_off(&mut self) -> Result<(), BrokerError> {
+        self.early = false;
+        let now = now_ms();
+        let wait = |delivery: &Delivery| self.ledger.look(|known| known.wait(delivery, now));
+        let mut parts = std::mem::replace(&mut self.fetched, Deliveries::none())
+            .split(2, |delivery| usize::from(!wait(delivery).is_zero()))
+            .into_iter();
+        let (due, later) = (parts.next(), parts.next().unwrap_or_else(Deliveries::none));
+        let how = later.as_slice().iter().map(|delivery| Settlement::Release { after: wait(delivery) }).collect();
+        self.fetched = due.unwrap_or_else(Deliveries::none);
+        later.settle(how).await
     }
 
     /// The next of what is marked.
@@ -131,6 +151,9 @@ impl Subscription for MarkedSubscription {
         loop {
             if self.flow.was_recalled() {
                 self.put_back();
+            }
+            if self.early {
+                self.put_off().await?;
             }
             if !self.ready.is_empty() {
                 let piece = self.hand_out(max);

@@ -128,6 +128,16 @@ impl Marked {
     /// noted that they are not out.
     pub(super) fn give_back(&mut self, run: Mark) -> Vec<Mark> {
         let back = self.handed.remove(run);
+        self.still_within(back)
+    }
+
+    /// What was queued is not handed over after all.
+    pub(super) fn take_back(&mut self, run: Mark) {
+        self.queued.remove(run);
+    }
+
+    /// What of these the mark includes all the same.
+    pub(super) fn still_within(&self, back: Vec<Mark>) -> Vec<Mark> {
         let Some(hull) = self.hull() else { return Vec::new() };
         let within = |run: Mark| Mark { low: run.low.max(hull.low), high: run.high.min(hull.high) };
         back.into_iter().map(within).filter(|run| run.low <= run.high).collect()

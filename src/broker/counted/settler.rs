@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Deliveries, Delivery, Settler, Tag, TransactionError, commit::safely},
-    message::{Address, FailedAttempt, Message, Settlement},
+    message::{Address, FailedAttempt, Message, Settlement, now_ms},
     store::{Change, Mark, Note},
 };
 
@@ -173,7 +174,7 @@ impl CountingSettler {
             let (mut before, mut untried) = (Vec::new(), Vec::new());
             for (delivery, how) in back {
                 let failure = match how {
-                    Settlement::Redeliver { failure, .. } => Some(&**failure),
+                    Settlement::Redeliver { failure, after } => Some((&**failure, *after)),
                     _ => None,
                 };
                 match self.back(known, delivery, failure, changes) {
@@ -191,7 +192,7 @@ impl CountingSettler {
         &self,
         known: &mut Known,
         delivery: &Delivery,
-        failure: Option<&FailedAttempt>,
+        failure: Option<(&FailedAttempt, Duration)>,
         changes: &mut Vec<Change>,
     ) -> Option<Before> {
         if known.is_blank() && failure.is_none() {
@@ -205,10 +206,12 @@ impl CountingSettler {
         let before = known.note(&message).cloned();
         let mut note = before.clone().unwrap_or_else(|| fresh(delivery));
         match failure {
-            Some(failure) => {
+            Some((failure, after)) => {
                 failed(&mut note, failure.clone());
                 // It was tried to its end: the process would not have ended with it.
                 note.crashes = 0;
+                let due = now_ms().saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                note.due = (known.is_log() && !after.is_zero()).then_some(due);
             }
             // The same attempt again, which the broker counts.
             None if tag.is_none() => return None,
@@ -318,8 +321,12 @@ impl Settler for CountingSettler {
         self.inner.count_attempt(delivery, failure).await
     }
 
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.inner.lost(deliveries)
+    }
+
     fn release(&self, released: Vec<Delivery>) {
-        let how = Settlement::Release { after: std::time::Duration::ZERO };
+        let how = Settlement::Release { after: Duration::ZERO };
         self.note_back(released.iter().map(|delivery| (delivery, &how)));
         self.flow.ended(released.iter(), true);
         self.inner.release(released);

@@ -120,7 +120,13 @@ impl ByHand {
         let mut offsets = TopicPartitionList::new();
         while !self.stop.load(Ordering::Relaxed) {
             let wait = if batch.is_empty() { POLL } else { Duration::ZERO };
-            let record = self.consumer.poll(wait).transpose()?;
+            let record = match self.consumer.poll(wait) {
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
+                // The client library sees to it itself.
+                Some(Err(_)) => continue,
+                Some(Ok(record)) => Some(record),
+                None => None,
+            };
             if let Some(record) = &record {
                 let headers = record.headers().into_iter().flat_map(Headers::iter);
                 let id = headers.into_iter().find(|header| header.key == "x-helix-id").and_then(|header| header.value);
@@ -189,6 +195,11 @@ fn reading(settings: &Settings, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.offset.store", "false")
         .set("enable.auto.commit", "true")
+        // As the engine has it, so that both are fed alike.
+        .set("queued.max.messages.kbytes", (settings.fetch_bytes_max >> 10).to_string())
+        .set("fetch.wait.max.ms", settings.fetch_wait.as_millis().to_string())
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.error.backoff.ms", "100")
         .set("auto.commit.interval.ms", settings.commit_interval.as_millis().to_string());
     config
 }

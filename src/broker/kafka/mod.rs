@@ -164,6 +164,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether a topic is about to be made.
+    fn is_pending(&self, topic: &str) -> bool {
+        self.pending().iter().any(|(name, _)| **name == *topic)
+    }
+
     fn pending(&self) -> MutexGuard<'_, Vec<(Arc<str>, TopicPlan)>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,6 +187,8 @@ impl Shared {
                 let plan = topology::plan_of(topic, &TopicSettings::default(), &self.common.settings);
                 self.declare(vec![(Arc::clone(topic), plan)]).await
             }
+            // As soon as somebody has time.
+            Ok(None) if self.is_pending(topic) => Ok(()),
             Ok(None) => Err(BrokerError::NotFound(Address::topic(Arc::clone(topic)))),
         }
     }
@@ -226,7 +233,15 @@ impl Broker for Kafka {
         }
         let format = self.shared.common.settings.format;
         let records: Vec<_> = messages.iter().map(|message| wire::outgoing(message, format, None)).collect();
-        self.shared.publisher.publish(&to.name, to, records).await
+        let published = self.shared.publisher.publish(&to.name, to, records).await;
+        published.map_err(|PublishFailures(mut failures)| {
+            let is_coming = |error: &PublishError| *error == PublishError::NotFound(to.clone());
+            if failures.iter().any(|(_, error)| is_coming(error)) && self.shared.is_pending(&to.name) {
+                let later = || PublishError::Unavailable(format!("{to} is about to be made"));
+                failures.iter_mut().filter(|(_, error)| is_coming(error)).for_each(|(_, error)| *error = later());
+            }
+            PublishFailures(failures)
+        })
     }
 
     async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {

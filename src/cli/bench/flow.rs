@@ -25,7 +25,7 @@ use crate::{
     handler::{Handler, Isolation, Limits, Loading, Terms, native::Native},
     hub::{Hub, Settings},
     message::{Address, Headers, Message, MessageId, Outbound, Outcome, Settlement, now_ms},
-    route::{CrashBudget, Delivery, Match, Order, Route, RouteTable, Source},
+    route::{CrashBudget, Delivery, Match, Route, RouteTable, Source},
     settle::RetryPolicy,
 };
 
@@ -44,7 +44,12 @@ const STALLED: Duration = Duration::from_secs(20);
 pub(super) enum Work {
     Noop,
     Json,
+    /// It waits, as for an answer from elsewhere.
+    Wait,
 }
+
+/// How long [`Work::Wait`] waits.
+pub(super) const WAIT: Duration = Duration::from_millis(5);
 
 /// An engine that runs a plan, with the far end counted.
 pub(super) struct Bench {
@@ -104,7 +109,7 @@ impl Bench {
             source: Address::queue("bench.work"),
             results: Address::queue("bench.results"),
             counted: match plan.work {
-                Work::Noop => Counted::Accepted,
+                Work::Noop | Work::Wait => Counted::Accepted,
                 Work::Json => Counted::Answered,
             },
             ledger: Arc::new(Ledger::new(plan.messages)),
@@ -223,6 +228,10 @@ fn handler(plan: &Plan, directory: &std::path::Path) -> anyhow::Result<Named> {
         let handler: Arc<dyn Handler> = match plan.work {
             Work::Noop => Native::new("native", |_| Outcome::Done(Vec::new())),
             Work::Json => Native::new("native", native_json),
+            Work::Wait => Native::new("native", |_| {
+                thread::sleep(WAIT);
+                Outcome::Done(Vec::new())
+            }),
         };
         return Ok(("native".to_owned(), vec![("native".to_owned(), handler)]));
     }
@@ -276,7 +285,7 @@ fn settings(
         },
         matches: Match::default(),
         handler: handler.into(),
-        order: Order::None,
+        order: plan.order,
         delivery: Delivery::default(),
         concurrency: plan.lanes,
         terms: Arc::new(terms),
@@ -440,7 +449,7 @@ impl Publisher {
             now,
             match self.plan.work {
                 Work::Json => Bytes::from(bench_work::sample(number)),
-                Work::Noop => Bytes::from(vec![b'x'; self.plan.payload_bytes]),
+                Work::Noop | Work::Wait => Bytes::from(vec![b'x'; self.plan.payload_bytes]),
             },
         )
     }

@@ -1,9 +1,14 @@
 //! Counts messages at the far end, by a number in their id: distinct ones, and those seen twice. It knows nothing of the
 //! engine's own counters, and sits in front of the broker: a message counts when the broker is told to accept it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+#[cfg(feature = "kafka")]
+use std::time::Duration;
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use async_trait::async_trait;
@@ -23,6 +28,8 @@ pub(super) struct Ledger {
     seen: Vec<AtomicU64>,
     distinct: AtomicU64,
     doubled: AtomicU64,
+    /// When each was published and when it was first seen, where that is of interest.
+    times: Vec<[OnceLock<Instant>; 2]>,
 }
 
 impl Ledger {
@@ -32,13 +39,44 @@ impl Ledger {
             seen: (0..words).map(|_| AtomicU64::new(0)).collect(),
             distinct: AtomicU64::new(0),
             doubled: AtomicU64::new(0),
+            times: Vec::new(),
         }
+    }
+
+    /// One that knows how long each was under way.
+    #[cfg(feature = "kafka")]
+    pub(super) fn timed(numbers: u64) -> Self {
+        Self { times: (0..numbers).map(|_| Default::default()).collect(), ..Self::new(numbers) }
+    }
+
+    fn time(&self, number: u64) -> Option<&[OnceLock<Instant>; 2]> {
+        self.times.get(usize::try_from(number).ok()?)
+    }
+
+    /// These are published now.
+    #[cfg(feature = "kafka")]
+    pub(super) fn published(&self, numbers: std::ops::Range<u64>) {
+        let now = Instant::now();
+        for [published, _] in numbers.filter_map(|number| self.time(number)) {
+            published.get_or_init(|| now);
+        }
+    }
+
+    /// How long each was under way, from that number on.
+    #[cfg(feature = "kafka")]
+    pub(super) fn under_way(&self, from: u64) -> Vec<Duration> {
+        let times = self.times.iter().skip(usize::try_from(from).unwrap_or(usize::MAX));
+        times.filter_map(|[published, seen]| Some(seen.get()?.saturating_duration_since(*published.get()?))).collect()
     }
 
     /// Notes many at once.
     pub(super) fn note(&self, numbers: impl Iterator<Item = u64>) {
         let (mut distinct, mut doubled) = (0, 0);
+        let now = (!self.times.is_empty()).then(Instant::now);
         for number in numbers {
+            if let (Some(now), Some([_, seen])) = (now, self.time(number)) {
+                seen.get_or_init(|| now);
+            }
             let word = usize::try_from(number / 64).ok().and_then(|place| self.seen.get(place));
             let bit = 1_u64 << (number % 64);
             match word.map(|word| word.fetch_or(bit, Ordering::Relaxed)) {
@@ -172,6 +210,10 @@ impl Settler for CountingSettler {
 
     async fn count_attempt(&self, delivery: &Delivery, failure: FailedAttempt) -> Result<(), BrokerError> {
         self.inner.count_attempt(delivery, failure).await
+    }
+
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.inner.lost(deliveries)
     }
 
     fn release(&self, released: Vec<Delivery>) {

@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::Context;
-use crate::{broker::Storage, handler::Isolation};
+use crate::{broker::Storage, handler::Isolation, route::Order};
 
 pub use compare::Comparison;
 
@@ -60,18 +60,34 @@ pub enum Scenario {
     /// The same work as `rabbitmq-json`, by a loop over the client library.
     #[cfg(feature = "rabbitmq")]
     RabbitmqJsonNative,
-    /// The same as `native-noop`, on a topic of Kafka that was filled before.
+    /// The same as `noop`, on a topic of Kafka that was filled before.
     #[cfg(feature = "kafka")]
     Kafka,
     /// The same work as `kafka`, by a loop over the client library.
     #[cfg(feature = "kafka")]
     KafkaNative,
-    /// The same as `native-json`, between two topics of Kafka: each result is confirmed before its message is settled.
+    /// The same as `json`, between two topics of Kafka: each result is confirmed before its message is settled.
     #[cfg(feature = "kafka")]
     KafkaJson,
     /// The same work as `kafka-json`, by a loop over the client library.
     #[cfg(feature = "kafka")]
     KafkaJsonNative,
+    /// A handler that waits 5 ms, 100 at a time, on one partition with 100 keys, in the order of each key.
+    #[cfg(feature = "kafka")]
+    KafkaKey,
+    /// The same as `kafka-key`, in the order of the partition.
+    #[cfg(feature = "kafka")]
+    KafkaPartition,
+    /// The same as `kafka`, published evenly at `--rate` (10 000 a second unless told): how long each message takes from
+    /// being published to being settled.
+    #[cfg(feature = "kafka")]
+    KafkaLatency,
+    /// The same work as `kafka-latency`, by a loop over the client library.
+    #[cfg(feature = "kafka")]
+    KafkaLatencyNative,
+    /// How long the engine, and beside it a loop over the client library, takes to go on when the server has come back.
+    #[cfg(feature = "kafka")]
+    KafkaRecovery,
 }
 
 /// Options of `bench`.
@@ -147,6 +163,7 @@ struct Plan {
     publishers: u16,
     rate: u64,
     isolation: Isolation,
+    order: Order,
     /// The broker, where it is not the embedded one.
     #[cfg(feature = "rabbitmq")]
     rabbitmq: Option<std::sync::Arc<rabbitmq::Target>>,
@@ -177,7 +194,7 @@ pub struct Report {
     acks: Option<&'static str>,
 }
 
-/// Of publishing, until confirmed (`reload`: of a reload, until it serves).
+/// Of publishing, until confirmed (`reload`: of a reload, until it serves; `kafka-latency`: until settled).
 #[derive(Clone, Debug, Default, Serialize)]
 struct Latency {
     p50: f64,
@@ -199,6 +216,9 @@ pub enum Output {
     Drained(disk::Drained),
     /// Two scenarios.
     Two(Comparison),
+    /// `kafka-recovery`.
+    #[cfg(feature = "kafka")]
+    Recovery(kafka::Recovery),
 }
 
 /// Runs what the arguments ask for. Blocks until it is done.
@@ -217,6 +237,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<Output> {
         }
         (_, Some(Scenario::Disk)) => Output::Disk(Box::new(disk::run(args, handle)?)),
         (_, Some(Scenario::DiskOpen)) => Output::Drained(disk::drain(args, handle)?),
+        #[cfg(feature = "kafka")]
+        (_, Some(Scenario::KafkaRecovery)) => Output::Recovery(kafka::recover(args, context, handle)?),
         (_, Some(scenario)) => Output::One(one(scenario)?),
         _ => bail!("say which scenario to run"),
     };
@@ -235,12 +257,9 @@ fn one(args: &Args, scenario: Scenario, context: &Context, runtime: &tokio::runt
         plan.rabbitmq = Some(std::sync::Arc::new(target));
     }
     #[cfg(feature = "kafka")]
-    if let Some(by_hand) = kafka_by_hand(scenario) {
-        plan.messages = args.messages.unwrap_or(kafka::MESSAGES);
-        if by_hand {
-            plan.lanes = 1;
-        }
-        plan.kafka = Some(std::sync::Arc::new(kafka::Target::new(&args.kafka, by_hand, context)?));
+    if let Some(kind) = kafka::Kind::of(scenario) {
+        kind.adjust(&mut plan, args);
+        plan.kafka = Some(std::sync::Arc::new(kafka::Target::new(&args.kafka, kind, context)?));
     }
     #[cfg(not(any(feature = "rabbitmq", feature = "kafka")))]
     let _ = context;
@@ -257,16 +276,6 @@ fn by_hand(scenario: Scenario) -> Option<bool> {
     match scenario {
         Scenario::Rabbitmq | Scenario::RabbitmqJson => Some(false),
         Scenario::RabbitmqNative | Scenario::RabbitmqJsonNative => Some(true),
-        _ => None,
-    }
-}
-
-/// The same of one on Kafka.
-#[cfg(feature = "kafka")]
-fn kafka_by_hand(scenario: Scenario) -> Option<bool> {
-    match scenario {
-        Scenario::Kafka | Scenario::KafkaJson => Some(false),
-        Scenario::KafkaNative | Scenario::KafkaJsonNative => Some(true),
         _ => None,
     }
 }
@@ -300,13 +309,23 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         #[cfg(feature = "rabbitmq")]
         Scenario::RabbitmqJsonNative => ("rabbitmq-json-native", flow::Work::Json, None),
         #[cfg(feature = "kafka")]
-        Scenario::Kafka => ("kafka", flow::Work::Noop, None),
+        Scenario::Kafka => ("kafka", flow::Work::Noop, Some("bench_noop")),
         #[cfg(feature = "kafka")]
         Scenario::KafkaNative => ("kafka-native", flow::Work::Noop, None),
         #[cfg(feature = "kafka")]
-        Scenario::KafkaJson => ("kafka-json", flow::Work::Json, None),
+        Scenario::KafkaJson => ("kafka-json", flow::Work::Json, Some("bench_json")),
         #[cfg(feature = "kafka")]
         Scenario::KafkaJsonNative => ("kafka-json-native", flow::Work::Json, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaKey => ("kafka-key", flow::Work::Wait, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaPartition => ("kafka-partition", flow::Work::Wait, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaLatency => ("kafka-latency", flow::Work::Noop, Some("bench_noop")),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaLatencyNative => ("kafka-latency-native", flow::Work::Noop, None),
+        #[cfg(feature = "kafka")]
+        Scenario::KafkaRecovery => ("kafka-recovery", flow::Work::Noop, Some("bench_noop")),
         Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
     };
     let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
@@ -328,6 +347,7 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
             IsolationArg::Batch => Isolation::Batch,
             IsolationArg::Instance => Isolation::Instance,
         },
+        order: Order::None,
         #[cfg(feature = "rabbitmq")]
         rabbitmq: None,
         #[cfg(feature = "kafka")]
@@ -432,6 +452,8 @@ impl std::fmt::Display for Output {
                 f.write_str(&lines.collect::<Vec<_>>().join("\n"))
             }
             Self::Two(comparison) => write!(f, "{comparison}"),
+            #[cfg(feature = "kafka")]
+            Self::Recovery(recovery) => write!(f, "{recovery}"),
         }
     }
 }

@@ -250,7 +250,7 @@ async fn fill(plan: &Plan, target: &Target, queue: &str) -> anyhow::Result<Vec<D
 fn message(plan: &Plan, number: u64, now: u64) -> Message {
     let payload = match plan.work {
         Work::Json => bench_work::sample(number),
-        Work::Noop => vec![b'x'; plan.payload_bytes],
+        Work::Noop | Work::Wait => vec![b'x'; plan.payload_bytes],
     };
     let mut headers = Headers::with_capacity(32);
     headers.append("tenant", "acme-europe");
@@ -333,7 +333,7 @@ fn by_hand(
 fn handled(work: Work, id: &str, payload: &[u8]) -> Handled {
     let number = number(&MessageId::parse(id)).unwrap_or(u64::MAX);
     let result = match work {
-        Work::Noop => {
+        Work::Noop | Work::Wait => {
             std::hint::black_box(payload);
             None
         }

@@ -46,6 +46,7 @@ pub(super) fn run(handler: PathBuf, runtime: &tokio::runtime::Handle) -> anyhow:
         publishers: 1,
         rate: RATE,
         isolation: Isolation::Instance,
+        order: crate::route::Order::None,
         #[cfg(feature = "rabbitmq")]
         rabbitmq: None,
         #[cfg(feature = "kafka")]

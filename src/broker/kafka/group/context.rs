@@ -2,8 +2,8 @@
 //! was committed, how everything is doing. All of it on the thread that fetches.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    sync::{Arc, OnceLock, Weak, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -11,7 +11,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
     error::{KafkaError, KafkaResult},
-    types::RDKafkaRespErr,
+    types::{RDKafkaErrorCode, RDKafkaRespErr},
 };
 
 use super::{
@@ -25,6 +25,15 @@ use crate::broker::kafka::{client, condition::Condition, places::Places, setting
 /// How long asking for the place of a group may take, when a partition comes.
 const COMMITTED: Duration = Duration::from_secs(10);
 
+/// How long until a commit is tried again that came while the group changed.
+const BETWEEN_GENERATIONS: Duration = Duration::from_millis(20);
+
+/// Whether a commit was refused because who is a member was about to change, or just has.
+fn is_between_generations(committed: &KafkaResult<()>) -> bool {
+    let code = committed.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+    matches!(code, Some(RDKafkaErrorCode::IllegalGeneration | RDKafkaErrorCode::RebalanceInProgress))
+}
+
 /// What a consumer of a group has to know when it is told something.
 #[derive(Debug)]
 pub(super) struct GroupContext {
@@ -33,6 +42,8 @@ pub(super) struct GroupContext {
     pub(super) condition: Arc<Condition>,
     pub(super) share: Arc<Share>,
     pub(super) places: Arc<Places>,
+    /// Whose context this is, once it is known.
+    pub(super) consumer: OnceLock<Weak<BaseConsumer<Self>>>,
 }
 
 impl ClientContext for GroupContext {
@@ -127,6 +138,10 @@ impl GroupContext {
                 _ => None,
             };
             from.add_partition_offset(topic, partition, begin)?;
+            // Before anything of it is fetched: what lies with the events of all partitions would be overtaken.
+            if let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) {
+                drop(consumer.split_partition_queue(topic, partition));
+            }
             let topic = self.reading.name_of(topic);
             self.share.joined(|id| Part::new(id, topic, partition, at, commit));
         }
@@ -182,7 +197,7 @@ impl GroupContext {
         let mut offsets = TopicPartitionList::new();
         {
             let mut state = self.share.lock();
-            state.done = 0;
+            (state.done, state.begun) = (0, false);
             let transacts = self.reading.transacts.load(Relaxed);
             let is_certain = matches!(mode, CommitMode::Sync) && !transacts;
             if self.share.not_committed.swap(false, Relaxed) {
@@ -207,7 +222,14 @@ impl GroupContext {
         if offsets.count() == 0 {
             return;
         }
-        match consumer.commit(&offsets, mode) {
+        let until = Instant::now() + self.settings.revoke_wait;
+        let mut committed = consumer.commit(&offsets, mode);
+        // While others come and go, the group is at its next generation before we are: we hear of it in a moment.
+        while matches!(mode, CommitMode::Sync) && is_between_generations(&committed) && Instant::now() < until {
+            std::thread::sleep(BETWEEN_GENERATIONS);
+            committed = consumer.commit(&offsets, mode);
+        }
+        match committed {
             Ok(()) => self.reading.meters.committed(true),
             Err(error) => {
                 // Committed again with the next.

@@ -230,6 +230,7 @@ fn join(common: &Common, reading: Arc<Reading>, topics: &[&str], prefetch: usize
         condition: Arc::clone(&common.condition),
         share: Arc::clone(&share),
         places: Arc::clone(&common.places),
+        consumer: OnceLock::new(),
     };
     let mut consumer: BaseConsumer<GroupContext> =
         config(settings, &reading).create_with_context(context).map_err(|error| client::refused(&error))?;

@@ -59,6 +59,8 @@ pub(super) struct Part {
     pub(super) fetches: u64,
     /// Where reading began, until it is known whether something in front of the first message was lost.
     pub(super) expected: Option<u64>,
+    /// Why it cannot be read on until somebody decides.
+    pub(super) stuck: Option<String>,
     /// Fetched, and never handed out.
     ready: VecDeque<Ready>,
     /// Given back: ahead of those.
@@ -94,6 +96,7 @@ impl Part {
             fetches: 0,
             end: at.unwrap_or_default(),
             expected: at,
+            stuck: None,
             ready: VecDeque::new(),
             again: BTreeMap::new(),
             later: BinaryHeap::new(),
@@ -111,8 +114,21 @@ impl Part {
         self.waiting.len()
     }
 
+    /// Whether a message lies in front of those that came before it: their log is gone. Its topic was made anew, or cut off
+    /// by servers that lost the rest.
+    pub(super) fn goes_back(&self, offset: u64) -> bool {
+        self.progress.next().is_some_and(|next| offset < next)
+    }
+
+    /// Another log begins under this name. What is out of the one before is of no interest any more.
+    pub(super) fn begin_anew(&mut self, id: PartId, offset: u64) {
+        let (topic, partition) = (Arc::clone(&self.topic), self.partition);
+        *self = Self { expected: None, ..Self::new(id, topic, partition, Some(offset), None) };
+    }
+
     /// A message has come from the server.
     pub(super) fn fetched(&mut self, ready: Ready, now: Now) {
+        self.stuck = None;
         self.end = self.end.max(ready.offset + 1);
         if !self.progress.fetched(ready.offset) {
             return;

@@ -20,7 +20,7 @@ use rdkafka::{
 use super::{
     Trouble,
     context::GroupContext,
-    part::{Now, PartId, Ready},
+    part::{Now, Part, PartId, Ready},
     stalls::Stalls,
 };
 use crate::{
@@ -48,8 +48,11 @@ pub(super) struct Poller {
 
 impl Poller {
     pub(super) fn new(consumer: BaseConsumer<GroupContext>, context: Arc<GroupContext>) -> Self {
+        let consumer = Arc::new(consumer);
+        // Said once, before anything is polled.
+        context.consumer.set(Arc::downgrade(&consumer)).ok();
         Self {
-            consumer: Arc::new(consumer),
+            consumer,
             queues: BTreeMap::new(),
             fetched: Vec::with_capacity(RUN),
             commit_at: Instant::now(),
@@ -70,7 +73,7 @@ impl Poller {
         loop {
             let (is_stopped, is_due) = {
                 let state = share.lock();
-                (state.stopped, state.done >= self.context.settings.commit_messages_max)
+                (state.stopped, state.begun || state.done >= self.context.settings.commit_messages_max)
             };
             if is_stopped {
                 break;
@@ -105,7 +108,7 @@ impl Poller {
                         self.context.share.fetched(id, &mut vec![ready], Now::read());
                     }
                 }
-                Some(Err(error)) => self.context.heard(&error),
+                Some(Err(error)) => self.context.heard(&error, None),
             }
         }
     }
@@ -133,13 +136,17 @@ impl Poller {
 
     /// Fetches what there is room for; true if there was any.
     fn fetch(&mut self) -> bool {
-        let mut any = false;
+        let (mut any, mut more) = (false, false);
         for (id, queue) in &self.queues {
             let room = self.context.share.room(*id).min(RUN);
+            let mut failed = None;
             for _ in 0..room {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => self.fetched.push(read(&message, &self.context)),
-                    Some(Err(error)) => self.context.heard(&error),
+                    Some(Err(error)) => {
+                        failed = Some(error);
+                        break;
+                    }
                     None => break,
                 }
             }
@@ -148,12 +155,17 @@ impl Poller {
                 self.context.reading.meters.received(self.fetched.len());
                 self.context.share.fetched(*id, &mut self.fetched, Now::read());
             }
+            // It is about what comes behind those.
+            if let Some(error) = failed {
+                more = true;
+                self.context.heard(&error, Some(*id));
+            }
         }
         if any {
             self.context.condition.is_up();
             self.context.may_read();
         }
-        any
+        any || more
     }
 
     fn commit(&self, mode: CommitMode) {
@@ -195,8 +207,20 @@ impl Poller {
 }
 
 impl GroupContext {
-    /// An error that is no message.
-    fn heard(&self, error: &KafkaError) {
+    /// A partition cannot be read on until somebody decides; where it is not known which, each may be it.
+    fn stuck(&self, of: Option<PartId>, why: impl Fn(&Part) -> String) {
+        let mut state = self.share.lock();
+        // Said again and again, and each time the same.
+        let new = state.parts.iter_mut().filter(|part| of.is_none_or(|id| part.id == id) && part.stuck.is_none());
+        for part in new {
+            let reason = why(part);
+            self.condition.trouble(&self.reading.trouble(Trouble::Pace), reason.clone());
+            part.stuck = Some(reason);
+        }
+    }
+
+    /// An error that is no message, of a partition where it is known.
+    fn heard(&self, error: &KafkaError, of: Option<PartId>) {
         let reading = &self.reading;
         let Some(code) = error.rdkafka_error_code() else { return };
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
@@ -224,12 +248,19 @@ impl GroupContext {
                 );
                 self.barred(reason);
             }
-            RDKafkaErrorCode::AutoOffsetReset => {
-                let reason = format!(
+            RDKafkaErrorCode::AutoOffsetReset => self.stuck(of, |_| {
+                format!(
                     "the place where group {} left {} is not kept any more, and kafka.offset_reset is none: set it to earliest or latest, or reset the group",
                     reading.group, reading.place
-                );
-                self.condition.trouble(&reading.trouble(Trouble::Place), reason);
+                )
+            }),
+            RDKafkaErrorCode::NotImplemented | RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::BadMessage => {
+                self.stuck(of, |part| {
+                    format!(
+                        "what lies at offset {} in partition {} of {} is broken, or compressed in a way that is not known here ({code}): it is read on once it is not kept any more, or group {} is reset to behind it",
+                        part.progress.next().unwrap_or(part.low), part.partition, part.topic, reading.group
+                    )
+                });
             }
             RDKafkaErrorCode::PollExceeded => {
                 tracing::warn!(source = %reading.place, "the engine did not ask for messages in time, and joins the group anew");

@@ -62,6 +62,10 @@ impl Settler for GroupSettler {
         if self.context.share.has(delivery) { Ok(()) } else { Err(self.lost()) }
     }
 
+    fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        self.context.share.lost(deliveries)
+    }
+
     fn release(&self, released: Vec<Delivery>) {
         self.context.share.release(released);
     }

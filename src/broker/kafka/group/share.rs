@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) failed: Option<BrokerError>,
     /// Done since the last commit.
     pub(super) done: u64,
+    /// A partition began where the group has no place: that is to be kept, before what comes is done.
+    pub(super) begun: bool,
     pub(super) dead_lettered: u64,
     pub(super) dropped: u64,
     /// The server has said that the topic is not there.
@@ -171,6 +173,7 @@ impl Share {
         let mut state = self.lock();
         state.last = id_after(state.last);
         let part = part(state.last);
+        state.begun |= part.committed.is_none() && part.progress.next().is_some();
         state.parts.retain(|other| (other.partition, &other.topic) != (part.partition, &part.topic));
         state.parts.push(part);
         state.last
@@ -194,9 +197,18 @@ impl Share {
     /// Messages of one partition have come, in order. Leaves `fetched` empty.
     pub(super) fn fetched(&self, id: PartId, fetched: &mut Vec<Ready>, now: Now) {
         let mut state = self.lock();
+        let mut last = state.last;
         if let Some(part) = state.part_mut(id).filter(|part| !part.leaving) {
-            fetched.drain(..).for_each(|ready| part.fetched(ready, now));
+            for ready in fetched.drain(..) {
+                if part.goes_back(ready.offset) {
+                    tracing::warn!(topic = %part.topic, partition = part.partition, offset = ready.offset, "the topic was made anew, or cut off: reading goes back");
+                    last = id_after(last);
+                    part.begin_anew(last, ready.offset);
+                }
+                part.fetched(ready, now);
+            }
         }
+        state.last = last;
         fetched.clear();
         state.moved = Some(now.tick);
         drop(state);
@@ -287,6 +299,26 @@ impl Share {
     /// Whether the partition of a delivery is still ours.
     pub(super) fn has(&self, delivery: &Delivery) -> bool {
         self.lock().part(named(delivery.tag).0).is_some_and(|part| !part.leaving)
+    }
+
+    /// Which of these deliveries are of partitions that are not ours any more, or go.
+    pub(super) fn lost(&self, deliveries: &[Delivery]) -> Vec<usize> {
+        let state = self.lock();
+        let mut lost = Vec::new();
+        // Most of a batch lies next to each other.
+        let mut last = None;
+        for (place, delivery) in deliveries.iter().enumerate() {
+            let (id, _) = named(delivery.tag);
+            let is_lost = match last {
+                Some((of, is_lost)) if of == id => is_lost,
+                _ => state.part(id).is_none_or(|part| part.leaving),
+            };
+            last = Some((id, is_lost));
+            if is_lost {
+                lost.push(place);
+            }
+        }
+        lost
     }
 
     /// Nothing more is handed out of these; waits, at most so long, for what is out of them.

@@ -35,13 +35,14 @@ impl Stalls {
         }
         let mut state = context.share.lock();
         let lag: u64 = state.parts.iter().map(Part::lag).sum();
-        let waits = state.parts.iter().any(|part| part.out == 0 && part.is_behind());
+        let waits = state.parts.iter().any(|part| part.out == 0 && part.stuck.is_none() && part.is_behind());
         let idle = state.out() == 0 && waits;
         if !idle {
             state.moved = Some(now);
         }
         let is_stalled = idle && state.moved.is_some_and(|moved| now - moved >= context.settings.stalled_after);
         let has_none = state.parts.is_empty();
+        let stuck = state.parts.iter().find_map(|part| part.stuck.clone());
         let is_missing = std::mem::take(&mut state.missing);
         drop(state);
         // It is said again as long as it holds.
@@ -58,6 +59,8 @@ impl Stalls {
                 "group {group} has given this engine no place in {place} for {} s: look whether its other members answer",
                 JOINING.as_secs()
             ))
+        } else if stuck.is_some() {
+            stuck
         } else if context.settings.lag_max.is_some_and(|most| lag > most) {
             Some(format!(
                 "group {group} is {lag} messages behind in {place}: give its routes more concurrency, or start another engine"

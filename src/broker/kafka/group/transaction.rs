@@ -79,6 +79,16 @@ struct ToTopic {
     places: Vec<Option<(usize, usize)>>,
 }
 
+/// A record that was not published.
+struct NotSent {
+    /// Where its message stands; `None`: it is a copy for the retry topic.
+    place: Option<(usize, usize)>,
+    error: PublishError,
+    bytes: usize,
+    /// It may be others in its request that were too large.
+    is_shared: bool,
+}
+
 impl Transactions {
     pub(super) fn new(
         common: &Common,
@@ -112,13 +122,23 @@ impl Transactions {
             );
         }
         let mut sent = Vec::new();
+        let mut missing = Vec::new();
         for (place, (to, messages)) in published.iter().enumerate() {
+            if !work.publisher.finds(&to.name).await {
+                // The client library would look for it until the time of the transaction is up.
+                let not_found = |under| (place, under, PublishError::NotFound(to.clone()));
+                missing.extend((0..messages.len()).map(not_found));
+                continue;
+            }
             let format = work.common.settings.format;
             sent.push(ToTopic {
                 to: to.clone(),
                 records: messages.iter().map(|message| wire::outgoing(message, format, None)).collect(),
                 places: (0..messages.len()).map(|under| Some((place, under))).collect(),
             });
+        }
+        if !missing.is_empty() {
+            return Err(TransactionError::Publish(missing));
         }
         if let Some(retries) = &work.retries {
             let records: Vec<_> = settled.iter().filter_map(|(delivery, how)| retries.copy(delivery, how)).collect();
@@ -224,7 +244,8 @@ impl Work {
                 let bytes = sizes.get(failure.place).copied().unwrap_or_default();
                 let error = self.publisher.error(&to, &failure, bytes, false);
                 publisher::count_sent(&to.name, 0, std::iter::once(&error));
-                failures.push((places.get(failure.place).copied().flatten(), error));
+                let place = places.get(failure.place).copied().flatten();
+                failures.push(NotSent { place, error, bytes, is_shared: failure.shared.is_some() });
             }
         }
         if !failures.is_empty() {
@@ -292,18 +313,23 @@ impl Work {
     }
 
     /// What cannot be published as it is fails by itself; anything else is the transaction's failure.
-    fn not_published(&self, failures: Vec<(Option<(usize, usize)>, PublishError)>) -> TransactionError {
-        let cause = failures.first().map(|(_, error)| error.to_string()).unwrap_or_default();
+    fn not_published(&self, mut failures: Vec<NotSent>) -> TransactionError {
+        let cause = failures.first().map(|failure| failure.error.to_string()).unwrap_or_default();
+        if failures.iter().all(|failure| failure.is_shared) {
+            // Their requests were too large: the largest of them is to blame, the others may have been beside it.
+            failures.sort_by_key(|failure| std::cmp::Reverse(failure.bytes));
+            failures.truncate(1);
+        }
         let is_its_own = |error: &PublishError| !error.is_retryable() && *error != PublishError::Closed;
-        let named = failures.into_iter().filter_map(|(place, error)| {
+        let named = failures.into_iter().filter_map(|NotSent { place, error, .. }| {
             let (place, under) = place.filter(|_| is_its_own(&error))?;
             Some((place, under, error))
         });
         let mut named: Vec<_> = named.collect();
         if named.is_empty() {
             let place = &self.context.reading.place;
-            return BrokerError::Lost(format!("messages of a transaction of {place} were not confirmed: {cause}"))
-                .into();
+            let text = format!("messages of a transaction of {place} were not confirmed: {cause}");
+            return BrokerError::Lost(text).into();
         }
         named.sort_by_key(|(place, under, _)| (*place, *under));
         TransactionError::Publish(named)

@@ -115,6 +115,11 @@ impl Publisher {
         Ok(Self { settings, condition, topics, on_published, producer, messages, kib })
     }
 
+    /// Whether there is such a topic, as far as anybody can say now.
+    pub(super) async fn finds(&self, topic: &str) -> bool {
+        !matches!(self.topics.partitions(topic).await, Ok(None))
+    }
+
     /// How many records are in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.settings.in_flight_max.saturating_sub(self.messages.available_permits())
