@@ -18,6 +18,8 @@ pub(super) struct Condition {
 struct Known {
     /// Why they are away, once they are.
     away: Option<String>,
+    /// Whether any of them has ever answered.
+    was_up: bool,
     /// Why they will not have us. Told by the servers in the first tries only, and then hidden behind "all brokers down".
     refusal: Option<Refusal>,
     /// The last thing that went wrong with a connection: the cause, once all of them are gone.
@@ -97,7 +99,7 @@ impl Condition {
         if known.away.take().is_some() {
             tracing::info!("Kafka is back");
         }
-        (known.refusal, known.last) = (None, None);
+        (known.refusal, known.last, known.was_up) = (None, None, true);
         drop(known);
         metrics().kafka_up.set(1);
     }
@@ -156,15 +158,16 @@ impl Known {
         match (&self.refusal, &self.last) {
             (Some(refusal), _) => refusal.reason.clone(),
             // So ends, too, what is cut off while it begins: not reason enough to give up.
-            (None, Some(last)) if last.contains("SSL_HANDSHAKE") => {
+            (None, Some(last)) if !self.was_up && last.contains("SSL_HANDSHAKE") => {
                 format!(
                     "no server of {endpoint} speaks TLS with us ({last}): check the port, and whether kafka.tls belongs there"
                 )
             }
-            (None, Some(last)) if last.contains("APIVERSION_QUERY") => {
+            (None, Some(last)) if !self.was_up && last.contains("APIVERSION_QUERY") => {
                 format!("no server of {endpoint} understands us ({last}): check the port; it may want TLS, kafka.tls")
             }
             (None, Some(last)) => format!("no server of {endpoint} answers ({last})"),
+            (None, None) if self.was_up => format!("no server of {endpoint} answers any more"),
             (None, None) => {
                 format!("no server of {endpoint} answers: check kafka.brokers, and whether the port wants TLS or SASL")
             }

@@ -203,7 +203,7 @@ impl Found {
         }
         if *differ > 0 {
             text.push_str(
-                "; what differs is never changed: change the configuration, or delete it on the server when it is empty",
+                "; what differs is never changed, but `topology apply --grow` adds partitions to topics of Kafka: change the configuration, or delete it on the server when it is empty",
             );
         }
         text

@@ -177,6 +177,7 @@ impl GroupContext {
         if lost {
             // Somebody else has them already: what is committed now could undo what they have committed.
             self.reading.meters.rebalanced("lost");
+            self.reading.joined.store(false, Relaxed);
         } else {
             self.reading.meters.rebalanced("revoked");
             self.share.leave(&ids, self.settings.revoke_wait);

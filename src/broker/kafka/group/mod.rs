@@ -68,7 +68,7 @@ pub(super) struct Reading {
     copies_of: Option<Arc<Reading>>,
     /// Whether progress is committed by transactions, too: a plain commit must not come in between.
     transacts: AtomicBool,
-    /// Whether the group has ever given it something, be it no partition.
+    /// Whether the group has given it something, be it no partition, and it has not lost that since.
     joined: AtomicBool,
     /// Whether servers have said that it may not read, and it has not read since.
     barred: AtomicBool,

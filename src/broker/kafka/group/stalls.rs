@@ -15,6 +15,7 @@ const JOINING: Duration = Duration::from_secs(30);
 /// What was seen before.
 #[derive(Debug)]
 pub(super) struct Stalls {
+    /// When it began to join, or the last time that it was a member.
     begun: Instant,
     missing_since: Option<Instant>,
 }
@@ -32,6 +33,9 @@ impl Stalls {
             (self.begun, self.missing_since) = (now, None);
             context.share.lock().moved = Some(now);
             return;
+        }
+        if reading.joined.load(Relaxed) {
+            self.begun = now;
         }
         let mut state = context.share.lock();
         let lag: u64 = state.parts.iter().map(Part::lag).sum();
