@@ -91,10 +91,14 @@ async fn progress_is_neither_lost_nor_ahead_of_itself_when_a_commit_is_cut_off()
         kill_and_restart(&server, &engine).await;
         sent.extend(publishing.end().await);
     }
+    // What was published twice is handled twice: wait for all records, not only for all ids.
+    let raw = site.raw();
+    let records = raw.read(&site.work.name).await.len();
+    let called = || site.ledger.calls().values().map(Vec::len).sum::<usize>();
+    eventually("all records are handled", async || (called() >= records).then_some(())).await;
     let account = site.ends(engine, &sent).await;
     assert_clean(&account);
     // What is settled when it stops is committed.
-    let raw = site.raw();
     raw.commits_all(&site.group, &site.work.name).await;
     // Whoever comes next has nothing to do.
     let calls = site.ledger.calls();
