@@ -150,7 +150,8 @@ impl GroupContext {
         }
         self.reading.meters.rebalanced("assigned");
         self.reading.joined.store(true, Relaxed);
-        self.may_read();
+        // Those of the subscription before this one, too.
+        self.condition.well(&self.reading.trouble(Trouble::Rights));
         self.condition.well(&self.reading.trouble(Trouble::Place));
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&from),
