@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     known::Known,
     ledger::Ledger,
     noted::as_noted,
-    settler::{Flow, Wrap},
+    settler::{Flow, ISOLATION, Wrap},
 };
 use crate::{
     broker::{
@@ -171,7 +171,8 @@ impl Subscription for MarkedSubscription {
                 self.ready = coming.deliveries;
             } else if self.begin(MARKED_MAX) {
             } else if !self.fetched.is_empty() {
-                self.flow.changed.notified().await;
+                // Looks again in any case: what is out may have become old.
+                timeout(ISOLATION, self.flow.changed.notified()).await.ok();
             } else if let Some(end) = self.end.take() {
                 return end.map(|()| None);
             } else {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -19,6 +19,10 @@ use crate::{
     store::{Change, Mark, Note},
 };
 
+/// For how long nothing else is handed over beside what may have ended the process before this one: one whose handler is
+/// away would hold up all the others for ever.
+pub(super) const ISOLATION: Duration = Duration::from_secs(5);
+
 /// What a subscription has out.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
@@ -32,6 +36,8 @@ struct Out {
     count: usize,
     /// The one that nothing else is to be out beside, until it has ended or was answered.
     alone: Option<Tag>,
+    /// When something was last handed over.
+    handed: Option<Instant>,
     /// Something came back to be handed over at once, ahead of what is behind it.
     recalled: bool,
 }
@@ -39,11 +45,13 @@ struct Out {
 impl Flow {
     /// Whether nothing is out.
     pub(super) fn is_idle(&self) -> bool {
-        self.lock().count == 0
+        let out = self.lock();
+        out.count == 0 || out.is_old()
     }
 
     pub(super) fn is_isolated(&self) -> bool {
-        self.lock().alone.is_some()
+        let out = self.lock();
+        out.alone.is_some() && !out.is_old()
     }
 
     /// Nothing is to be handed over beside this one.
@@ -57,7 +65,9 @@ impl Flow {
     }
 
     fn handed_over(&self, count: usize) {
-        self.lock().count += count;
+        let mut out = self.lock();
+        out.count += count;
+        out.handed = Some(Instant::now());
     }
 
     fn ended<'a>(&self, deliveries: impl Iterator<Item = &'a Delivery>, is_recalled: bool) {
@@ -81,6 +91,13 @@ impl Flow {
 
     fn lock(&self) -> MutexGuard<'_, Out> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Out {
+    /// Whether all that is out was handed over long ago: it waits for a handler, and what waits ends no process.
+    fn is_old(&self) -> bool {
+        self.handed.is_some_and(|handed| handed.elapsed() >= ISOLATION)
     }
 }
 

@@ -156,7 +156,11 @@ impl ByHand {
                 offsets = TopicPartitionList::new();
             }
         }
-        self.consumer.commit_consumer_state(CommitMode::Sync)
+        match self.consumer.commit_consumer_state(CommitMode::Sync) {
+            // All of it was committed in the background.
+            Err(KafkaError::ConsumerCommit(rdkafka::types::RDKafkaErrorCode::NoOffset)) => Ok(()),
+            committed => committed,
+        }
     }
 
     /// Hands one result to the library; waits while its queue is full.

@@ -45,6 +45,7 @@ pub(super) enum Work {
     Noop,
     Json,
     /// It waits, as for an answer from elsewhere.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "only scenarios on Kafka wait"))]
     Wait,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::settings;
 use crate::{
-    broker::{Broker, BrokerError, Counted, Hybrid},
+    broker::{Broker, BrokerError, Hybrid},
     config::{Backend, Config},
     message::Kind,
     store::Store,
@@ -44,9 +44,10 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> 
 }
 
 /// Attempts that a server does not count are noted in our own store.
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 fn counted(broker: Arc<dyn Broker>, store: Option<&Arc<Store>>) -> Arc<dyn Broker> {
     match store {
-        Some(store) => Arc::new(Counted::new(broker, Arc::clone(store))),
+        Some(store) => Arc::new(crate::broker::Counted::new(broker, Arc::clone(store))),
         None => broker,
     }
 }

@@ -39,7 +39,9 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
 /// The same for an engine that runs: how a queue of RabbitMQ is made is in a section that the next start takes over, so
 /// that new ones are made then, as configured.
 pub(super) fn hub_of_running(running: &Config, config: &Config) -> hub::Settings {
-    let mut settings = hub(config);
+    let settings = hub(config);
+    #[cfg(feature = "rabbitmq")]
+    let mut settings = settings;
     #[cfg(feature = "rabbitmq")]
     if let (Some(before), Some(after)) = (running.rabbitmq_in_use(), config.rabbitmq_in_use()) {
         settings.declarations.retain(|declaration| {

@@ -114,7 +114,7 @@ impl GroupContext {
         let mut from = TopicPartitionList::new();
         let committed = match partitions.count() {
             0 => Ok(TopicPartitionList::new()),
-            _ => consumer.committed_offsets(partitions.clone(), COMMITTED),
+            _ => self.committed(consumer, partitions),
         };
         for one in partitions.elements() {
             let (topic, partition) = (one.topic(), one.partition());
@@ -156,6 +156,24 @@ impl GroupContext {
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&from),
             _ => consumer.assign(&from),
+        }
+    }
+
+    /// Where the group is, in partitions that come. A transaction that is still open holds back the answer until it has
+    /// ended, at the latest when its time is up.
+    fn committed(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> KafkaResult<TopicPartitionList> {
+        let until = Instant::now() + self.settings.transaction_timeout + COMMITTED;
+        loop {
+            match consumer.committed_offsets(partitions.clone(), COMMITTED) {
+                Err(error) if Instant::now() < until && !self.share.lock().stopped => {
+                    tracing::debug!(source = %self.reading.place, "where the group is is not known yet: {error}");
+                }
+                answer => return answer,
+            }
         }
     }
 

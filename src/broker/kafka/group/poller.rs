@@ -71,10 +71,16 @@ impl Poller {
         let share = Arc::clone(&self.context.share);
         share.is_fetched_here();
         loop {
-            let (is_stopped, is_due) = {
-                let state = share.lock();
-                (state.stopped, state.begun || state.done >= self.context.settings.commit_messages_max)
+            let (is_stopped, is_due, asked) = {
+                let mut state = share.lock();
+                let is_due = state.begun || state.done >= self.context.settings.commit_messages_max;
+                (state.stopped, is_due, state.asked())
             };
+            if !asked.is_empty() {
+                self.commit(CommitMode::Sync);
+                // Whoever asked may have given up.
+                asked.into_iter().for_each(|answer| answer.send(()).unwrap_or_default());
+            }
             if is_stopped {
                 break;
             }

@@ -53,17 +53,23 @@ impl Retries {
         Some(wire::outgoing(&delivery.message, Format::Native, Some(&copy)))
     }
 
-    /// Publishes the copies that are due, and lets their originals be done. Where that fails, they wait here.
-    pub(super) async fn publish(&self, settled: &mut [(Delivery, Settlement)]) {
+    /// Publishes the copies that are due, and lets their originals be done; whether there were any. Where that fails, they
+    /// wait here.
+    pub(super) async fn publish(
+        &self,
+        settled: &mut [(Delivery, Settlement)],
+        is_ours: impl Fn(&Delivery) -> bool + Send,
+    ) -> bool {
         let (mut places, mut records) = (Vec::new(), Vec::new());
         for (place, (delivery, how)) in settled.iter().enumerate() {
-            if let Some(record) = self.copy(delivery, how) {
+            // Of what went to another member, that member makes the copy, if there has to be one.
+            if let Some(record) = self.copy(delivery, how).filter(|_| is_ours(delivery)) {
                 places.push(place);
                 records.push(record);
             }
         }
         if records.is_empty() {
-            return;
+            return false;
         }
         let failed = match self.publisher.publish(&self.to.name, &self.to, records).await {
             Ok(()) => Vec::new(),
@@ -78,5 +84,6 @@ impl Retries {
                 *how = Settlement::Accept;
             }
         }
+        true
     }
 }

@@ -1,14 +1,18 @@
 //! What the engine settles with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use super::{context::GroupContext, part::Now, retries::Retries, transaction::Transactions};
 use crate::{
     broker::{BrokerError, Delivery, Settler, TransactionError},
     message::{Address, FailedAttempt, Message, Settlement},
 };
+
+/// How long a settlement waits for its commit, where it does.
+const COMMIT: Duration = Duration::from_secs(5);
 
 /// Settles the deliveries of one subscription.
 #[derive(Debug)]
@@ -37,11 +41,26 @@ impl Settler for GroupSettler {
         if self.context.share.lock().closed {
             return Err(BrokerError::Closed);
         }
+        // What ends after it has failed is committed before anybody forgets what is known of it: a process that is killed in
+        // between would begin with its first attempt again.
+        let ends = |(delivery, how): &(Delivery, Settlement)| match how {
+            Settlement::DeadLetter { .. } => true,
+            Settlement::Accept => delivery.attempt > 1,
+            Settlement::Redeliver { .. } | Settlement::Release { .. } => false,
+        };
+        let mut is_to_be_committed = settled.iter().any(ends);
         if let Some(retries) = &self.retries {
             // A copy is confirmed before its original counts as done. One that is not waits here.
-            retries.publish(&mut settled).await;
+            is_to_be_committed |= retries.publish(&mut settled, |delivery| self.context.share.has(delivery)).await;
         }
-        if self.context.share.settle(settled, Now::read()) { Ok(()) } else { Err(self.lost()) }
+        if !self.context.share.settle(settled, Now::read()) {
+            return Err(self.lost());
+        }
+        if is_to_be_committed {
+            // A server that is away has it later, with the next commit.
+            timeout(COMMIT, self.context.share.ask_for_commit()).await.ok();
+        }
+        Ok(())
     }
 
     async fn transact(

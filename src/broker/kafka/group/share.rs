@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     part::{Now, Part, PartId, Ready, id_after, named},
@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// It cannot go on, and why.
     pub(super) failed: Option<BrokerError>,
+    /// Who waits until all that is done now is committed.
+    asked: Vec<oneshot::Sender<()>>,
     /// Done since the last commit.
     pub(super) done: u64,
     /// A partition began where the group has no place: that is to be kept, before what comes is done.
@@ -115,6 +117,14 @@ impl Share {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+
+    /// Asks the thread to commit; hears when it has, or has ended.
+    pub(super) fn ask_for_commit(&self) -> oneshot::Receiver<()> {
+        let (answer, committed) = oneshot::channel();
+        self.lock().asked.push(answer);
+        self.wake();
+        committed
     }
 
     /// Hands out what there is, a part of it from each partition.
@@ -354,6 +364,16 @@ impl Share {
         self.stop();
     }
 
+    /// Nothing that is known of its partitions holds any more; it cannot go on.
+    pub(super) fn forget_all(&self, error: BrokerError) {
+        let mut state = self.lock();
+        state.parts.clear();
+        state.failed.get_or_insert(error);
+        drop(state);
+        self.ended.notify_all();
+        self.some.notify_one();
+    }
+
     /// It cannot go on.
     pub(super) fn fail(&self, error: BrokerError) {
         self.lock().failed.get_or_insert(error);
@@ -362,6 +382,11 @@ impl Share {
 }
 
 impl State {
+    /// Those who wait for a commit.
+    pub(super) fn asked(&mut self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut self.asked)
+    }
+
     pub(super) fn part(&self, id: PartId) -> Option<&Part> {
         self.parts.iter().find(|part| part.id == id)
     }
@@ -400,8 +425,7 @@ fn ready(delivery: Delivery, offset: u64) -> Ready {
         offset,
         position,
         attempt: delivery.attempt,
-        // This process has seen it: it knows.
-        count: crate::broker::Count::Exact,
+        count: delivery.count,
         failures: delivery.failures,
         due: None,
         skip: false,

@@ -256,12 +256,23 @@ impl Work {
         while producer.in_flight_count() > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_micros(50));
         }
-        let (offsets, commits) = self.offsets(done)?;
+        // Of the group as it was when these were ours: a rebalance in between is refused by the server.
         let consumer = self.consumer.upgrade().ok_or(BrokerError::Closed)?;
         let group = consumer.group_metadata().ok_or_else(|| BrokerError::Lost("the group has been left".to_owned()))?;
         drop(consumer);
-        self.retried("send its offsets", || producer.send_offsets_to_transaction(&offsets, &group, REQUEST))?;
-        self.retried("commit", || producer.commit_transaction(REQUEST))?;
+        let (offsets, commits) = self.offsets(done)?;
+        retried(|| producer.send_offsets_to_transaction(&offsets, &group, REQUEST))
+            .map_err(|error| self.failed("send its offsets", &error))?;
+        if let Err(error) = retried(|| producer.commit_transaction(REQUEST)) {
+            let is_aborted = matches!(&error, KafkaError::Transaction(error) if error.txn_requires_abort());
+            if !is_aborted {
+                // It may be committed all the same. What is known here holds no more: the group is asked where it is.
+                let place = &self.context.reading.place;
+                let text = format!("nobody knows whether a transaction of {place} was committed: it is read anew");
+                self.context.share.forget_all(BrokerError::Lost(text));
+            }
+            return Err(self.failed("commit", &error).into());
+        }
         counts.iter().for_each(|(topic, count)| publisher::count_sent(topic, *count, std::iter::empty()));
         Ok(commits)
     }
@@ -287,16 +298,6 @@ impl Work {
             commits.push((id, commit));
         }
         Ok((offsets, commits))
-    }
-
-    fn retried(&self, what: &'static str, mut ask: impl FnMut() -> Result<(), KafkaError>) -> Result<(), BrokerError> {
-        for _ in 1..TRIES {
-            match ask() {
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && !error.txn_requires_abort() => {}
-                result => return result.map_err(|error| self.failed(what, &error)),
-            }
-        }
-        ask().map_err(|error| self.failed(what, &error))
     }
 
     fn failed(&self, what: &str, error: &KafkaError) -> BrokerError {
@@ -334,4 +335,15 @@ impl Work {
         named.sort_by_key(|(place, under, _)| (*place, *under));
         TransactionError::Publish(named)
     }
+}
+
+/// Asks again as long as the server wants that.
+fn retried(mut ask: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+    for _ in 1..TRIES {
+        match ask() {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && !error.txn_requires_abort() => {}
+            result => return result,
+        }
+    }
+    ask()
 }
