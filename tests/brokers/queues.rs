@@ -53,6 +53,9 @@ pub(crate) async fn does_not_deliver_before_the_time(system: &dyn System) {
     }
     for place in at.one_of_each(Duration::from_secs(30)).await {
         let mut reader = at.read(&place).await;
+        // A reader may have to join its group first.
+        at.publish(&place, [message("it reads")]).await;
+        assert_eq!(reader.consume(1).await, ["it reads"], "{place}");
         let begin = Instant::now();
         let delayed = |ms: u64| Message { not_before: Some(now_ms() + ms), ..message(format!("after {ms}")) };
         at.publish(&place, [delayed(3000), delayed(1000), message("at once"), delayed(2000)]).await;
