@@ -107,15 +107,15 @@ async fn nothing_of_a_transaction_is_there_that_could_not_publish_all() {
     let mut messages = results_of(&taken);
     messages[3] = Arc::new(Message::new("result", vec![b'x'; 2_000_000], now_ms()));
     let missing = Address::topic("kafka-tests.nowhere");
-    let published =
-        [(scene.out.clone(), messages), (missing.clone(), vec![Arc::new(Message::new("a", "b", now_ms()))])];
+    let stray = (missing.clone(), vec![Arc::new(Message::new("a", "b", now_ms()))]);
+    let published = [(scene.out.clone(), messages.clone()), stray];
     let refused = taken.transact(&published, &[const { Settlement::Accept }; 6]).await;
     let Err((taken, TransactionError::Publish(failures))) = refused else { panic!("{refused:?}") };
-    let places: Vec<_> = failures.iter().map(|(place, under, _)| (*place, *under)).collect();
-    assert!(places.contains(&(0, 3)), "{failures:?}");
-    assert!(
-        failures.iter().all(|(_, _, error)| matches!(error, PublishError::TooLarge { .. } | PublishError::NotFound(_)))
-    );
+    assert_eq!(failures, [(1, 0, PublishError::NotFound(missing))]);
+    let published = [(scene.out.clone(), messages)];
+    let refused = taken.transact(&published, &[const { Settlement::Accept }; 6]).await;
+    let Err((taken, TransactionError::Publish(failures))) = refused else { panic!("{refused:?}") };
+    assert!(matches!(failures[..], [(0, 3, PublishError::TooLarge { .. })]), "{failures:?}");
     assert_eq!((scene.results().await.len(), scene.committed().await), (0, None));
     // They are still out: without those, all the rest.
     let mut messages = results_of(&taken);

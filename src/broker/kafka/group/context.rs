@@ -24,6 +24,8 @@ use crate::broker::kafka::{client, condition::Condition, places::Places, setting
 
 /// How long asking for the place of a group may take, when a partition comes.
 const COMMITTED: Duration = Duration::from_secs(10);
+/// How long one try may take.
+const ASK: Duration = Duration::from_secs(3);
 
 /// How long until a commit is tried again that came while the group changed.
 const BETWEEN_GENERATIONS: Duration = Duration::from_millis(20);
@@ -168,9 +170,10 @@ impl GroupContext {
     ) -> KafkaResult<TopicPartitionList> {
         let until = Instant::now() + self.settings.transaction_timeout + COMMITTED;
         loop {
-            match consumer.committed_offsets(partitions.clone(), COMMITTED) {
+            match consumer.committed_offsets(partitions.clone(), ASK) {
                 Err(error) if Instant::now() < until && !self.share.lock().stopped => {
                     tracing::debug!(source = %self.reading.place, "where the group is is not known yet: {error}");
+                    self.share.end_unfinished();
                 }
                 answer => return answer,
             }

@@ -43,6 +43,8 @@ pub(super) struct Share {
     needs_room: AtomicBool,
     /// A commit has failed: what was believed to be committed may not be.
     pub(super) not_committed: AtomicBool,
+    /// Ends what the process before this one has left of a transaction, where it had our name.
+    unfinished: OnceLock<Ending>,
     /// After how many it is to commit.
     commit_after: u64,
     /// Most deliveries out at a time.
@@ -78,6 +80,14 @@ pub(super) struct State {
     pub(super) moved: Option<Instant>,
 }
 
+struct Ending(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ending")
+    }
+}
+
 /// What there is to hand out.
 pub(super) enum Taken {
     Some(Vec<Delivery>),
@@ -95,6 +105,7 @@ impl Share {
             ended: Condvar::new(),
             thread: OnceLock::new(),
             needs_room: AtomicBool::new(false),
+            unfinished: OnceLock::new(),
             not_committed: AtomicBool::new(false),
             commit_after,
             prefetch: prefetch.max(1),
@@ -116,6 +127,19 @@ impl Share {
     pub(super) fn wake(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
+        }
+    }
+
+    /// Says how a transaction is ended that a process of our name has left open.
+    pub(super) fn ends_unfinished(&self, end: impl Fn() + Send + Sync + 'static) {
+        // Said once, as the subscription begins.
+        self.unfinished.set(Ending(Box::new(end))).ok();
+    }
+
+    /// Ends it; waits for the server.
+    pub(super) fn end_unfinished(&self) {
+        if let Some(Ending(end)) = self.unfinished.get() {
+            end();
         }
     }
 

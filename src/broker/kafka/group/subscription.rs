@@ -74,6 +74,9 @@ impl GroupSubscription {
         threads.keep(thread, Arc::clone(&context.share) as _);
         let transactions =
             Transactions::new(common, Arc::clone(&context), consumer, retries.clone(), Arc::clone(publisher));
+        if let Some(end) = transactions.ender() {
+            context.share.ends_unfinished(end);
+        }
         let settler = Arc::new(GroupSettler::new(Arc::clone(&context), retries, transactions));
         self.sources.push(Fetched { context, settler });
     }

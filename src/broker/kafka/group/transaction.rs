@@ -109,6 +109,17 @@ impl Transactions {
         Self { work: Arc::new(work), turn: tokio::sync::Mutex::default() }
     }
 
+    /// Ends what a process of the same name has left open. Only a name that was given is the same.
+    pub(super) fn ender(&self) -> Option<impl Fn() + Send + Sync + 'static> {
+        self.work.common.settings.transactional_id.as_ref()?;
+        let work = Arc::downgrade(&self.work);
+        Some(move || {
+            if let Some(Err(error)) = work.upgrade().map(|work| work.producer()) {
+                tracing::debug!("what is left of a transaction could not be ended: {error}");
+            }
+        })
+    }
+
     /// Publishes and settles, all of it or nothing.
     pub(super) async fn run(
         &self,
