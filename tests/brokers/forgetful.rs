@@ -237,3 +237,30 @@ async fn tries_what_was_out_of_a_log_alone() {
     });
     assert_eq!(left.await.unwrap(), (Vec::new(), Vec::new()), "what has ended is forgotten");
 }
+
+/// One that may have ended the engine, and whose handler is away, waits: the others go on without it after a while.
+#[tokio::test]
+async fn does_not_wait_for_ever_for_what_was_out() {
+    let inner: Arc<dyn Broker> = Arc::new(Forgetful(Embedded::new("inner", Settings::default()).unwrap()));
+    let topic = Address::topic("log");
+    let lease = Duration::from_secs(600);
+    let settings = TopicSettings { partitions: 1, lease, ..TopicSettings::default() };
+    inner.declare(&[Declaration::Topic(Arc::clone(&topic.name), settings)]).await.unwrap();
+    inner.publish(&topic, numbered(0..4).map(Arc::new).collect()).await.unwrap();
+    let directory = TempDir::new().unwrap();
+    let counted = Counted::new(Arc::clone(&inner), Store::open(store::Settings::new(directory.path())).unwrap());
+    let mut reader = joined(&counted, &topic).await;
+    let taken = reader.take(2).await;
+    let left = copied(directory.path());
+    drop((taken, reader, counted));
+    let counted = Counted::new(Arc::clone(&inner), Store::open(store::Settings::new(left.path())).unwrap());
+    let mut reader = joined(&counted, &topic).await;
+    let waits = reader.batch(ALL).await;
+    assert_eq!(names(&waits), number_names(0..1));
+    reader.expect_nothing().await;
+    let next = reader.batch(ALL).await;
+    assert_eq!(names(&next), number_names(1..2), "though the first is still out");
+    accept(next).await;
+    assert_eq!(reader.consume(2).await, number_names(2..4));
+    accept(waits).await;
+}
