@@ -17,17 +17,20 @@ pub mod kafka;
 mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+mod system;
 pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
 pub use hybrid::Hybrid;
 pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
+pub use system::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System};
 
 use crate::message::{Address, Message, Position, UnixMs};
 
@@ -141,43 +144,32 @@ pub trait Broker: Send + Sync + Debug {
         BrokerStatus::Ready
     }
 
+    /// Where its connections are, for people. Cheap: answers from memory.
+    fn connection(&self) -> ConnectionState {
+        ConnectionState::Ready
+    }
+
+    /// Whether what is published there is taken now, for whoever would rather wait than fail. `None`: always, as far as
+    /// can be said.
+    fn circuit(&self, to: &Address) -> Option<watch::Receiver<Circuit>> {
+        let _ = to;
+        None
+    }
+
     /// The systems behind this broker, one by one, for people: itself, unless several are joined.
     fn systems(&self) -> Vec<System> {
-        let name = self.name().to_owned();
-        vec![System { name, status: self.status(), is_durable: self.capabilities().durable }]
+        vec![System {
+            name: self.name().to_owned(),
+            status: self.status(),
+            state: self.connection(),
+            circuit: Circuit::Closed,
+            spool: None,
+            is_durable: self.capabilities().durable,
+        }]
     }
 
     /// Ends every subscription and connection in good order. Deliveries that are out go back.
     async fn close(&self);
-}
-
-/// How a system is doing. A reason says what is wrong and what to do, in one sentence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum BrokerStatus {
-    /// It does what it claims.
-    #[default]
-    Ready,
-    /// It does part of it, and recovers by itself once the cause is gone.
-    Degraded {
-        /// Why, and which part.
-        reason: String,
-    },
-    /// It confirms nothing any more, and does not recover: it must be opened anew.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// One system, as people are shown it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct System {
-    /// Its name.
-    pub name: String,
-    /// How it is doing.
-    pub status: BrokerStatus,
-    /// Whether what it confirms survives a crash.
-    pub is_durable: bool,
 }
 
 /// A queue or topic, as the operator wants it.
