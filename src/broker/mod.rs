@@ -17,6 +17,8 @@ pub mod kafka;
 mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
