@@ -30,12 +30,22 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> 
             return Err(error);
         }
     };
+    let redis = match redis(config).await {
+        Ok(redis) => redis,
+        Err(error) => {
+            for other in [rabbitmq, kafka].into_iter().flatten() {
+                other.close().await;
+            }
+            return Err(error);
+        }
+    };
     let embedded: Arc<dyn Broker> = embedded;
     // What is configured and used has been opened; the embedded broker is there in any case, for its store.
     let of = |kind| match config.system_of(kind) {
         Backend::Inmemory => Arc::clone(&embedded),
         Backend::Rabbitmq => rabbitmq.as_ref().map_or_else(|| Arc::clone(&embedded), Arc::clone),
         Backend::Kafka => kafka.as_ref().map_or_else(|| Arc::clone(&embedded), Arc::clone),
+        Backend::Redis => redis.as_ref().map_or_else(|| Arc::clone(&embedded), Arc::clone),
     };
     let (queues, topics) = (of(Kind::Queue), of(Kind::Topic));
     // Attempts are noted in the store of the embedded broker, which closes it.
@@ -84,5 +94,9 @@ async fn kafka(config: &Config, store: Option<&Arc<Store>>) -> Result<Option<Arc
 
 #[cfg(not(feature = "kafka"))]
 async fn kafka(_: &Config, _: Option<&Arc<Store>>) -> Result<Option<Arc<dyn Broker>>, NotOpened> {
+    Ok(None)
+}
+
+async fn redis(_: &Config) -> Result<Option<Arc<dyn Broker>>, NotOpened> {
     Ok(None)
 }

@@ -1,7 +1,7 @@
 //! From the configuration to what hub and broker run by.
 
 use std::path::PathBuf;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 use std::sync::Arc;
 
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
@@ -85,7 +85,23 @@ fn declarations(config: &Config) -> Vec<Declaration> {
         Some(settings) => settings.topics.iter().map(|(name, plan)| on_kafka(config, name, plan)).chain(all).collect(),
         None => all,
     };
+    #[cfg(feature = "redis")]
+    let all = match config.redis_in_use() {
+        Some(settings) => on_redis(config, settings).chain(all).collect(),
+        None => all,
+    };
     all
+}
+
+/// What is made on Redis: queues and topics where they are there.
+#[cfg(feature = "redis")]
+fn on_redis<'a>(
+    config: &'a Config,
+    settings: &'a crate::broker::redis::Settings,
+) -> impl Iterator<Item = Declaration> + 'a {
+    let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(Arc::clone(name), queue.clone()));
+    let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(Arc::clone(name), topic.clone()));
+    queues.chain(topics).filter(|declaration| config.system_of(declaration.address().kind) == Backend::Redis)
 }
 
 /// Whether what is declared for the embedded broker is made: elsewhere queues, and on Kafka topics too, have sections of
@@ -95,7 +111,7 @@ fn declared(config: &Config, declaration: &Declaration) -> bool {
     match config.system_of(kind) {
         Backend::Inmemory => true,
         Backend::Rabbitmq => kind == Kind::Topic,
-        Backend::Kafka => false,
+        Backend::Kafka | Backend::Redis => false,
     }
 }
 
@@ -174,6 +190,17 @@ fn rabbitmq(config: &Config) -> String {
     String::new()
 }
 
+/// Redis' settings but its queues and topics: new ones are made at once. Without passwords.
+fn redis(config: &Config) -> String {
+    #[cfg(feature = "redis")]
+    if let Some(settings) = config.redis_in_use() {
+        let (queues, topics) = Default::default();
+        return format!("{:?}", crate::broker::redis::Settings { queues, topics, ..settings.clone() });
+    }
+    let _ = config;
+    String::new()
+}
+
 /// What changed that only the next start takes over, by its path in the configuration.
 pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let embedded = |config: &Config| {
@@ -190,6 +217,7 @@ pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str
         ("embedded.disk", disk(before) != disk(after)),
         ("rabbitmq", rabbitmq(before) != rabbitmq(after)),
         ("kafka", kafka(before) != kafka(after)),
+        ("redis", redis(before) != redis(after)),
         ("telemetry.format", before.telemetry.format != after.telemetry.format),
     ]
     .into_iter()

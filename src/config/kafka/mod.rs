@@ -63,7 +63,7 @@ pub fn standard() -> Settings {
 /// Reads it. `group` is that of the environment or the default.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, group: (String, Origin)) -> Read {
     let mut settings = Settings::default();
-    if let Some(other @ (Backend::Inmemory | Backend::Rabbitmq)) = backend {
+    if let Some(other @ (Backend::Inmemory | Backend::Rabbitmq | Backend::Redis)) = backend {
         let (path, origin) = (section.path.clone(), section.origin());
         let problem = format!("is not used: MESSAGING_BACKEND is {}, so everything is there", other.as_str());
         section.reader.warn(origin, &path, problem, "unset MESSAGING_BACKEND to use it");

@@ -21,7 +21,7 @@ use crate::{
 /// Reads it. `dead_letter` is where dead letters go that no route sends elsewhere.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, dead_letter: &Address) -> Settings {
     let mut settings = Settings::default();
-    if let Some(other @ (Backend::Inmemory | Backend::Kafka)) = backend {
+    if let Some(other @ (Backend::Inmemory | Backend::Kafka | Backend::Redis)) = backend {
         let (path, origin) = (section.path.clone(), section.origin());
         let problem = format!("is not used: MESSAGING_BACKEND is {}, so everything is there", other.as_str());
         section.reader.warn(origin, &path, problem, "unset MESSAGING_BACKEND to use it");
