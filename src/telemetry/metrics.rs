@@ -57,6 +57,7 @@ metrics! {
     publisher_headers_dropped: IntCounter("helixmq_publisher_headers_dropped_total") = "Headers that publishers may not set",
     settle_failures: IntCounterVec("helixmq_settle_failures_total", ["broker"]) = "Batches whose settlement failed; they are delivered again",
     broker_state: IntGaugeVec("helixmq_broker_state", ["broker"]) = "0 ready, 1 does part of its work (no room on disk), 2 failed",
+    connection_state: IntGaugeVec("messaging_broker_connection_state", ["broker", "state"]) = "1 for where the connections of a system are: connecting, ready, blocked, away, refused, closed",
     store_commits: IntCounterVec("helixmq_store_commits_total", ["broker"]) = "Times that the store made safe what waited, one flush of the disk each",
     store_changes: IntCounterVec("helixmq_store_changes_total", ["broker"]) = "Changes in these commits: messages in and out, and what is noted of them",
     store_commit: GaugeVec("helixmq_store_commit_seconds", ["broker"]) = "How long the last commit took, to the end of its flush",
