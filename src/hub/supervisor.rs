@@ -94,13 +94,16 @@ impl Hub {
             registry.slot(&name).serve(handler, Duration::ZERO, false);
         }
         let outlet = Arc::new(BrokerOutlet::new(Arc::clone(&broker)));
+        let stop = CancellationToken::new();
+        let failure = watch::Sender::new(None);
+        let failed = failure.subscribe();
+        let mut condition = Condition::new(failure, stop.clone());
+        // Whatever takes long from here on, who looks on knows why.
+        condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
         let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
         let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
         declare(&*broker, &[answers]).await?;
-        let stop = CancellationToken::new();
-        let failure = watch::Sender::new(None);
-        let failed = failure.subscribe();
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -121,7 +124,7 @@ impl Hub {
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
-            condition: Condition::new(failure, stop.clone()),
+            condition,
         };
         let table = supervisor.current().routes;
         if let Err(error) = supervisor.start_missing(&table).await {

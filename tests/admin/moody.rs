@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use helixmq::{
     broker::{
         AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Page, PublishError,
-        PublishFailures, Subscribe, Subscription,
+        PublishFailures, Subscribe, Subscription, System,
         embedded::{Embedded, Settings},
     },
     message::{Address, Message},
@@ -16,17 +16,23 @@ use helixmq::{
 pub(crate) struct Moody {
     inner: Embedded,
     status: Mutex<BrokerStatus>,
+    system: Mutex<Option<System>>,
 }
 
 impl Moody {
     pub(crate) fn new() -> Arc<Self> {
         let inner = Embedded::new("moody", Settings::default()).expect("a broker");
-        Arc::new(Self { inner, status: Mutex::default() })
+        Arc::new(Self { inner, status: Mutex::default(), system: Mutex::default() })
     }
 
     /// From now on. While it is not ready, nothing is published for want of room.
     pub(crate) fn is(&self, status: BrokerStatus) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// What it says of itself, from now on.
+    pub(crate) fn shows(&self, system: System) {
+        *self.system.lock().unwrap_or_else(PoisonError::into_inner) = Some(system);
     }
 }
 
@@ -67,6 +73,17 @@ impl Broker for Moody {
 
     fn status(&self) -> BrokerStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn systems(&self) -> Vec<System> {
+        let shown = self.system.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match shown {
+            Some(shown) => vec![shown],
+            None => {
+                let status = self.status();
+                self.inner.systems().into_iter().map(|system| System { status: status.clone(), ..system }).collect()
+            }
+        }
     }
 
     async fn close(&self) {

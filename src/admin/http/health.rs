@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Context, views::HandlerView};
 use crate::{
-    broker::BrokerStatus,
+    broker::{BrokerStatus, Circuit, SpoolStats},
     hub::{BrakeState, Hub, RouteStatus},
 };
 
@@ -53,16 +53,20 @@ pub(super) async fn all(State(context): State<Context>) -> Response {
         let (status, reason) = match system.status {
             BrokerStatus::Failed { reason } => ("unavailable", Some(reason)),
             _ if hub.is_stopping() => ("unavailable", Some(STOPPING.to_owned())),
-            BrokerStatus::Degraded { reason } => {
-                reasons.push(format!("broker {}: {reason}", system.name));
-                ("degraded", Some(reason))
-            }
+            BrokerStatus::Degraded { reason } => ("degraded", Some(reason)),
+            BrokerStatus::Ready if system.circuit != Circuit::Closed => ("degraded", Some(NOT_PUBLISHED.to_owned())),
             BrokerStatus::Ready => ("ok", None),
         };
+        if let ("degraded", Some(reason)) = (status, &reason) {
+            reasons.push(format!("broker {}: {reason}", system.name));
+        }
         brokers.push(json!({
             "name": system.name,
             "status": status,
             "reason": reason,
+            "state": system.state,
+            "circuit": system.circuit,
+            "spool": system.spool.as_ref().map(spool),
             "durable": system.is_durable,
         }));
     }
@@ -106,6 +110,18 @@ fn unfit(hub: &Hub) -> Option<String> {
 }
 
 const STOPPING: &str = "the engine is stopping";
+const NOT_PUBLISHED: &str = "publishing there failed again and again; one message at a time is tried";
+
+/// What waits for a system.
+fn spool(stats: &SpoolStats) -> Value {
+    json!({
+        "durable": stats.is_durable,
+        "messages": stats.messages,
+        "bytes": stats.bytes,
+        "oldest_ms": stats.oldest_ms,
+        "refused": stats.refused,
+    })
+}
 
 fn status(complaint: Option<&String>) -> Value {
     Value::from(if complaint.is_some() { "degraded" } else { "ok" })
