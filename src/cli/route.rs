@@ -236,7 +236,11 @@ fn say_handler(
             context.output.line(match digest.as_str() {
                 "-" => format!("  the running engine has no version of {handler} that serves"),
                 digest => format!("  the running engine serves {digest} since {since}"),
-            })
+            })?;
+            match text(answer, &["/status/reason"]) {
+                reason if reason == "-" => Ok(()),
+                reason => context.output.line(super::output::safe(&format!("  {reason}"))),
+            }
         }
         Err(failure) => {
             context.output.note(format_args!("the running engine was not asked: {}", failure.message()));

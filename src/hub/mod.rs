@@ -7,6 +7,7 @@
 
 mod brake;
 mod calls;
+mod circuits;
 mod condition;
 mod decided;
 mod effects;
@@ -14,21 +15,26 @@ mod error;
 mod feed;
 mod held;
 mod inbox;
+mod intake;
 mod lane;
 mod letters;
 mod meters;
+mod outage;
 mod outlet;
 mod parts;
 mod places;
 mod plugins;
+mod pulse;
 mod running;
 mod supervisor;
 mod sweep;
 mod transaction;
 mod verdict;
 pub mod watch;
+mod watchdog;
 
 pub use brake::BrakeState;
 pub use error::StartError;
+pub use outage::OutageSeen;
 pub use running::RouteStatus;
 pub use supervisor::{Hub, Settings};
