@@ -5,6 +5,7 @@
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
 mod brakes;
+mod connections;
 mod embedded;
 mod environment;
 mod finding;
@@ -39,6 +40,7 @@ pub use crate::{
     handler::{Loading, PluginSettings},
     message::Secret,
 };
+pub use connections::Connection;
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
@@ -83,6 +85,8 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -105,6 +109,26 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// All that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Inmemory,
+        #[cfg(feature = "rabbitmq")]
+        Self::Rabbitmq,
+        #[cfg(feature = "kafka")]
+        Self::Kafka,
+    ];
+
+    /// As addresses name the system.
+    #[must_use]
+    pub fn name(self) -> Arc<str> {
+        match self {
+            Self::Inmemory => "embedded",
+            Self::Rabbitmq => "rabbitmq",
+            Self::Kafka => "kafka",
+        }
+        .into()
+    }
+
     /// As the environment names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -228,14 +252,10 @@ impl Config {
         }
     }
 
-    fn uses(&self, system: Backend) -> bool {
-        [AddressKind::Queue, AddressKind::Topic].into_iter().any(|kind| self.system_of(kind) == system)
-    }
-
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        self.uses(Backend::Rabbitmq) || self.uses(Backend::Kafka)
+        !self.connections_in_use().is_empty()
     }
 
     /// Whether queues are on RabbitMQ.
@@ -262,18 +282,18 @@ impl Config {
         self.system_of(AddressKind::Queue) == Backend::Kafka
     }
 
-    /// RabbitMQ's settings, where queues are to be there.
+    /// RabbitMQ's settings, where it is used.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
     pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
-        self.rabbitmq.as_ref().filter(|_| self.uses(Backend::Rabbitmq))
+        self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
-    /// Kafka's settings, where topics are to be there.
+    /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
     pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
-        self.kafka.as_ref().filter(|_| self.uses(Backend::Kafka))
+        self.kafka.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Kafka))
     }
 }
 
@@ -296,6 +316,7 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
+            connections: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

@@ -357,7 +357,8 @@ mod tests {
     #[test]
     fn one_lane_has_the_probe_until_it_gives_it_back() {
         let brake = brake();
-        (0..3).for_each(|_| drop(crash(&brake, false)));
+        let crashes = [(); 3].map(|()| crash(&brake, false));
+        assert_eq!(crashes.last(), Some(&Ended::Slowed));
         let probe = brake.permit();
         assert!(matches!(probe, Permit::Probe(_)) && matches!(brake.permit(), Permit::Wait(_)));
         drop(probe);

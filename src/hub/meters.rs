@@ -101,7 +101,7 @@ pub(super) fn count_depths(broker: &dyn Broker, all: &[AddressStats], dead_lette
         let waiting = lag.unwrap_or(stats.ready + stats.delayed);
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         let name = stats.address.to_string();
-        metrics().depth.with_label_values(&[broker.name_of(&stats.address), &name]).set(waiting);
+        metrics().depth.with_label_values(&[&*broker.name_of(&stats.address), &name]).set(waiting);
         if stats.address == *dead_letters {
             metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
         }

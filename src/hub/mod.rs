@@ -5,6 +5,7 @@
 //! is the heart of the engine), [`effects`] publishes what it caused, or [`transaction`] where that is settled in one. [`supervisor`] starts and stops them, and
 //! [`watch`] tells when files change.
 
+mod apply;
 mod brake;
 mod calls;
 mod circuits;
@@ -12,6 +13,7 @@ mod condition;
 mod decided;
 mod effects;
 mod error;
+mod exchange;
 mod feed;
 mod held;
 mod inbox;
@@ -35,6 +37,7 @@ mod watchdog;
 
 pub use brake::BrakeState;
 pub use error::StartError;
+pub use exchange::{Exchange, ExchangedSystem, Opening};
 pub use outage::OutageSeen;
 pub use running::RouteStatus;
 pub use supervisor::{Hub, Settings};

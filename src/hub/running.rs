@@ -123,7 +123,7 @@ impl Running {
                 broker: Arc::clone(broker),
                 brake,
                 circuits,
-                meters: Meters::new(broker.name_of(&running.source), &route),
+                meters: Meters::new(&broker.name_of(&running.source), &route),
                 route,
                 slot,
                 context,

@@ -22,3 +22,5 @@ mod plugin_files;
 mod properties;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(all(feature = "rabbitmq", feature = "kafka"))]
+mod systems;

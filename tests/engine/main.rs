@@ -29,4 +29,5 @@ mod results;
 mod routes;
 mod support;
 mod sweep;
+mod systems;
 mod transactions;
