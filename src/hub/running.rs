@@ -200,10 +200,16 @@ impl Running {
     }
 
     /// Looks whether its subscription has stalled, and begins it anew then. `is_well`: whether its system is.
-    pub(super) fn look_for_stall(&mut self, rule: route::Watchdog, stats: &[AddressStats], is_well: bool) {
+    pub(super) fn look_for_stall(
+        &mut self,
+        rule: route::Watchdog,
+        broker: &dyn Broker,
+        stats: &[AddressStats],
+        is_well: bool,
+    ) {
         let pulse = self.feed.pulse();
         let seen = Seen {
-            waiting: self.feed.keep_alive().waiting().unwrap_or_else(|| self.waiting(stats)),
+            waiting: self.feed.keep_alive().waiting().unwrap_or_else(|| self.waiting(broker, stats)),
             delivered: pulse.count(),
             only_waits: is_well && pulse.only_waits(self.lanes()),
         };
@@ -217,8 +223,15 @@ impl Running {
     }
 
     /// How many messages wait for its subscription, by what is known of the whole queue or topic.
-    fn waiting(&self, stats: &[AddressStats]) -> u64 {
-        let Some(stats) = stats.iter().find(|stats| stats.address == self.source) else { return 0 };
+    fn waiting(&self, broker: &dyn Broker, stats: &[AddressStats]) -> u64 {
+        let source = &self.source;
+        // The same place, whether its system was named or not.
+        let is_it = |stats: &&AddressStats| {
+            let address = &stats.address;
+            (address.kind, &address.name) == (source.kind, &source.name)
+                && (address == source || broker.name_of(address) == broker.name_of(source))
+        };
+        let Some(stats) = stats.iter().find(is_it) else { return 0 };
         match self.source.kind {
             Kind::Queue => stats.ready,
             Kind::Topic => {

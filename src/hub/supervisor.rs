@@ -424,7 +424,7 @@ impl Supervisor {
         for (address, running) in &mut self.running {
             let name = self.broker.name_of(address);
             let is_well = systems.iter().all(|system| *system.name != *name || system.status == BrokerStatus::Ready);
-            running.look_for_stall(settings.watchdog, &stats, is_well);
+            running.look_for_stall(settings.watchdog, &*self.broker, &stats, is_well);
         }
     }
 }
