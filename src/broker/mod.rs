@@ -17,6 +17,8 @@ pub mod kafka;
 mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod system;
 pub mod topology;
 
