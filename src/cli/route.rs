@@ -257,6 +257,7 @@ mod tests {
 routes:
   - {name: big, queue: orders, match: {type: order.big, headers: {region: eu}}, handler: slow}
   - {name: any, queue: orders, match: {type: 'order.#'}, handler: fast, retry: {delay_ms: 50}}
+engine: {outage: {failures_max: 7}}
 ";
 
     fn loaded() -> Loaded {
@@ -298,5 +299,7 @@ routes:
         assert_eq!(find("retry.delay_ms"), Some(("50", "x.yaml:4".to_owned())));
         assert_eq!(find("timeout_ms"), Some(("30000", "default".to_owned())));
         assert_eq!(find("handler"), Some(("fast", "x.yaml:4".to_owned())));
+        assert_eq!(find("outage.failures_max"), Some(("7", "x.yaml:5".to_owned())));
+        assert_eq!(find("outage.probe_ms"), Some(("30000", "default".to_owned())));
     }
 }

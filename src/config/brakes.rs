@@ -75,3 +75,23 @@ pub(super) fn crash_budget(section: &mut Section<'_, '_, '_>) -> CrashBudget {
         rollback_within: section.value("rollback_within_ms", &kind::millis(WAIT_MS), default.rollback_within),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::load_text;
+
+    #[test]
+    fn a_route_that_does_not_say_has_the_brake_of_the_engine() {
+        let text = "engine: {outage: {failures_max: 9, probe_ms: 700}, watchdog: {stalled_ms: 0}}\n\
+                    routes:\n  - {name: a, queue: a, handler: h}\n  \
+                    - {name: b, queue: b, handler: h, outage: {failures_max: 0}}\n";
+        let config = load_text("x.yaml".as_ref(), text, &|_| None).unwrap().config;
+        let of: Vec<_> = config.routes.iter().map(|route| route.outage).collect();
+        let probe_interval = Duration::from_millis(700);
+        assert_eq!(of, [9, 0].map(|failures_max| OutageBrake { failures_max, probe_interval }));
+        assert_eq!(config.watchdog, Watchdog { stalled: Duration::ZERO, ..Watchdog::default() });
+    }
+}

@@ -19,12 +19,7 @@ use crate::{
 pub(super) const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 
 /// Reads it into `settings`.
-pub(super) fn read(
-    section: &mut Section<'_, '_, '_>,
-    settings: &mut Settings,
-    standard: bool,
-    dead_letter: &Address,
-) {
+pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, standard: bool, dead_letter: &Address) {
     // A server keeps all in memory, and writes it to disk as it is configured.
     let queue_base = QueueSettings { storage: Storage::Disk, lease: settings.lease, ..QueueSettings::default() };
     let topic_base =
