@@ -376,6 +376,12 @@ pub trait KeepAlive: Send + Sync + Debug {
 
     /// How often to renew; `None` where the system needs no sign of life.
     fn every(&self) -> Option<Duration>;
+
+    /// How many messages wait that this subscription would bring if it could, from memory; `None` where nothing is known
+    /// beyond [`Broker::stats`].
+    fn waiting(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What to show a person.

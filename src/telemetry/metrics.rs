@@ -47,6 +47,7 @@ metrics! {
     in_flight: IntGaugeVec("helixmq_in_flight_messages", ["route"]) = "Deliveries taken and not settled",
     held: IntGaugeVec("helixmq_held_messages", ["route"]) = "Deliveries held behind a retrying one to keep their order",
     brake: IntGaugeVec("helixmq_route_brake_state", ["route"]) = "0 open, 1 slowed to probes, 2 held",
+    stall_restarts: IntCounterVec("messaging_subscription_restarts_total", ["source"]) = "Subscriptions begun anew because messages waited and none came",
     plugin_info: IntGaugeVec("helixmq_plugin_info", ["plugin", "version", "digest"]) = "1 for the version that serves",
     plugin_loaded_at: IntGaugeVec("helixmq_plugin_loaded_timestamp_seconds", ["plugin"]) = "Since when the serving version serves",
     reloads: IntCounterVec("helixmq_plugin_reloads_total", ["plugin", "result"]) = "Loads of plugin files, by result: loaded, refused, removed",
