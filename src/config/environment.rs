@@ -123,8 +123,14 @@ fn backend(reader: &mut Reader<'_>) -> Option<Backend> {
     let known = [(RABBITMQ, Some(Backend::Rabbitmq)), (KAFKA, Some(Backend::Kafka)), (REDIS, Some(Backend::Redis))];
     let system = known.iter().find(|(system, _)| system.section == text);
     let problem = match system {
-        None if text == "inmemory" => return Some(Backend::Inmemory),
-        Some((system, backend)) if system.present => return *backend,
+        None if text == "inmemory" => {
+            reader.overrides.insert("messaging.backend", (text, variable));
+            return Some(Backend::Inmemory);
+        }
+        Some((system, backend)) if system.present => {
+            reader.overrides.insert("messaging.backend", (text, variable));
+            return *backend;
+        }
         Some((system, _)) => absence(system).0,
         None => format!("{} is not a backend", super::words::quoted(&text)),
     };

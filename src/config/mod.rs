@@ -4,6 +4,7 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod connections;
 mod embedded;
 mod environment;
 mod finding;
@@ -42,6 +43,7 @@ pub use crate::{
     handler::{Loading, PluginSettings},
     message::Secret,
 };
+pub use connections::Connection;
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
@@ -85,6 +87,8 @@ pub struct Config {
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::broker::redis::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -109,6 +113,29 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// All that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Inmemory,
+        #[cfg(feature = "rabbitmq")]
+        Self::Rabbitmq,
+        #[cfg(feature = "kafka")]
+        Self::Kafka,
+        #[cfg(feature = "redis")]
+        Self::Redis,
+    ];
+
+    /// As addresses name the system.
+    #[must_use]
+    pub fn name(self) -> Arc<str> {
+        match self {
+            Self::Inmemory => "embedded",
+            Self::Rabbitmq => "rabbitmq",
+            Self::Kafka => "kafka",
+            Self::Redis => "redis",
+        }
+        .into()
+    }
+
     /// As the environment names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -238,14 +265,10 @@ impl Config {
         }
     }
 
-    fn uses(&self, system: Backend) -> bool {
-        [AddressKind::Queue, AddressKind::Topic].into_iter().any(|kind| self.system_of(kind) == system)
-    }
-
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        self.uses(Backend::Rabbitmq) || self.uses(Backend::Kafka)
+        self.connections_in_use().values().any(|connection| !connection.counts_attempts())
     }
 
     /// Whether queues are on RabbitMQ.
@@ -272,25 +295,25 @@ impl Config {
         self.system_of(AddressKind::Queue) == Backend::Kafka
     }
 
-    /// RabbitMQ's settings, where queues are to be there.
+    /// RabbitMQ's settings, where it is used.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
     pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
-        self.rabbitmq.as_ref().filter(|_| self.uses(Backend::Rabbitmq))
+        self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
-    /// Redis' settings, where queues or topics are to be there.
+    /// Redis' settings, where it is used.
     #[cfg(feature = "redis")]
     #[must_use]
     pub fn redis_in_use(&self) -> Option<&crate::broker::redis::Settings> {
-        self.redis.as_ref().filter(|_| self.uses(Backend::Redis))
+        self.redis.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Redis))
     }
 
-    /// Kafka's settings, where topics are to be there.
+    /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
     pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
-        self.kafka.as_ref().filter(|_| self.uses(Backend::Kafka))
+        self.kafka.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Kafka))
     }
 }
 
@@ -313,6 +336,7 @@ impl Default for Config {
             kafka: None,
             #[cfg(feature = "redis")]
             redis: None,
+            connections: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

@@ -59,8 +59,9 @@ fn the_default_file_names_every_key_that_is_not_under_a_name_of_the_operators() 
     let named: BTreeMap<_, _> =
         load("messaging.yaml").values.into_iter().map(|shown| (shown.path, shown.origin)).collect();
     for key in config::keys() {
-        // With a section for another system, even an empty one, queues or topics would be there.
-        let elsewhere = ["rabbitmq.", "kafka.", "redis."].iter().any(|section| key.path.starts_with(section));
+        // With a section for another system, even an empty one, queues or topics would be there; with a backend, all.
+        let systems = ["rabbitmq.", "kafka.", "redis.", "messaging.backend"];
+        let elsewhere = systems.iter().any(|start| key.path.starts_with(start));
         if !key.path.contains(['<', '[']) && key.path != "http.token" && !elsewhere {
             assert!(matches!(named.get(&key.path), Some(Origin::File { .. })), "{} is not in the file", key.path);
         }

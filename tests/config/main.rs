@@ -24,3 +24,5 @@ mod properties;
 mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "rabbitmq", feature = "kafka"))]
+mod systems;

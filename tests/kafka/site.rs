@@ -9,7 +9,7 @@ use std::{
 
 use helixmq::{
     broker::{
-        Broker, Counted, Declaration, Hybrid, Storage, TopicSettings,
+        Broker, Counted, Declaration, Joined, Storage, TopicSettings,
         embedded::{self, Embedded},
         kafka::{Kafka, Settings},
     },
@@ -108,7 +108,7 @@ impl Site {
         let kafka = soon("a connection", Kafka::connect("kafka", self.settings.clone())).await;
         let counted = Counted::new(Arc::new(kafka.expect("a broker")), Arc::clone(&self.store));
         let queues = Embedded::new("embedded", embedded::Settings::default()).expect("a broker in memory");
-        Arc::new(Hybrid::new(Arc::new(queues), Arc::new(counted)))
+        Arc::new(Joined::pair(Arc::new(queues), Arc::new(counted)))
     }
 
     /// An engine whose handler does as `ends` says.

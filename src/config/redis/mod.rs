@@ -20,13 +20,19 @@ const PREFIX_BYTES_MAX: usize = 100;
 /// Most replicas that a publish may wait for.
 const REPLICAS_MAX: u16 = 100;
 
-/// Reads it. `dead_letter` is where dead letters go that no route sends elsewhere.
-pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, dead_letter: &Address) -> Settings {
+/// Reads it. `standard`: whether the standard topology is there unless it is said. `dead_letter` is where dead letters go that
+/// no route sends elsewhere.
+pub(super) fn read(
+    section: &mut Section<'_, '_, '_>,
+    backend: Option<Backend>,
+    standard: bool,
+    dead_letter: &Address,
+) -> Settings {
     let mut settings = Settings::default();
     if let Some(other @ (Backend::Inmemory | Backend::Rabbitmq | Backend::Kafka)) = backend {
         let (path, origin) = (section.path.clone(), section.origin());
-        let problem = format!("is not used: MESSAGING_BACKEND is {}, so everything is there", other.as_str());
-        section.reader.warn(origin, &path, problem, "unset MESSAGING_BACKEND to use it");
+        let problem = format!("is not used: messaging.backend is {}, so everything is there", other.as_str());
+        section.reader.warn(origin, &path, problem, "unset messaging.backend to use it");
     }
     reach::read(section, &mut settings);
     let time = || kind::time(WAIT_MS);
@@ -42,7 +48,7 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, 
     settings.lease = section.value("lease_ms", &kind::millis(places::LEASE_MS), settings.lease);
     settings.auto_create = section.value("auto_create", &kind::flag(), settings.auto_create);
     settings.accept_differences = section.value("accept_differences", &kind::flag(), settings.accept_differences);
-    places::read(section, &mut settings, dead_letter);
+    places::read(section, &mut settings, standard, dead_letter);
     settings
 }
 
