@@ -19,6 +19,8 @@ mod queueless;
 pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod tls;
 pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
