@@ -9,12 +9,7 @@ use helixmq::{
 };
 use serde_json::Value;
 
-use crate::{
-    raw::Raw,
-    server::Server,
-    site::Site,
-    support::host::Place,
-};
+use crate::{raw::Raw, server::Server, site::Site, support::host::Place};
 
 const ATTEMPTS_MAX: u64 = 4;
 /// Lives after which it is held for endless: one for each attempt, and those to take up what is left.
@@ -133,9 +128,8 @@ async fn another_engine_handles_what_a_killed_one_had_out() {
     let made = async || (raw.keys(prefix).await.iter().any(|key| key.contains("work"))).then_some(());
     places[0].eventually("its queues are there", made).await;
     let broker = site.broker().await;
-    let handled = async || -> BTreeSet<String> {
-        said(&raw, prefix, "handled").await.into_iter().map(|(id, _)| id).collect()
-    };
+    let handled =
+        async || -> BTreeSet<String> { said(&raw, prefix, "handled").await.into_iter().map(|(id, _)| id).collect() };
     let ids: BTreeSet<_> = (0..COUNT).map(|number| format!("message.{number}")).collect();
     let mut left = ids.iter();
     // Fewer than attempts: a message may be out each time.

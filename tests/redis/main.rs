@@ -14,7 +14,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod channels;
 mod engines;
 mod host;
 mod killed;
@@ -25,4 +24,3 @@ mod replicas;
 mod security;
 mod server;
 mod site;
-mod tools;

@@ -34,7 +34,10 @@ async fn refusal(settings: Settings) -> String {
     let error = refused.map(|broker| format!("connected: {:?}", broker.status())).expect_err("it is refused");
     assert!(matches!(error, BrokerError::Refused { code: ReasonCode::AuthenticationFailed, .. }), "{error:?}");
     let text = error.to_string();
-    assert!(!text.contains("secret") && !text.contains("hidden") && !text.contains("wrong-one"), "a password in {text:?}");
+    assert!(
+        !text.contains("secret") && !text.contains("hidden") && !text.contains("wrong-one"),
+        "a password in {text:?}"
+    );
     text
 }
 

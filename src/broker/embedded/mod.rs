@@ -9,7 +9,7 @@
 //! Start at [`Embedded`], then `queue/state.rs` and `topic/state.rs`; for the disk at `disk/mod.rs`.
 
 mod clock;
-mod declare;
+pub(super) mod declare;
 mod delayed;
 mod disk;
 mod figures;
