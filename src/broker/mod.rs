@@ -21,6 +21,8 @@ pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod system;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod tls;
 pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};

@@ -89,11 +89,11 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
-    /// Further systems outside of the engine, by the names that addresses have for them.
-    pub connections: BTreeMap<Arc<str>, Connection>,
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::broker::redis::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -273,7 +273,7 @@ impl Config {
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        !self.connections_in_use().is_empty()
+        self.connections_in_use().values().any(|connection| !connection.counts_attempts())
     }
 
     /// Whether queues are on RabbitMQ.
@@ -341,9 +341,9 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
-            connections: BTreeMap::new(),
             #[cfg(feature = "redis")]
             redis: None,
+            connections: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),
