@@ -9,6 +9,7 @@ mod apply;
 mod brake;
 mod calls;
 mod circuits;
+mod client;
 mod condition;
 mod decided;
 mod effects;
@@ -36,6 +37,7 @@ pub mod watch;
 mod watchdog;
 
 pub use brake::BrakeState;
+pub use client::{SendError, SubscribeError};
 pub use error::StartError;
 pub use exchange::{Exchange, ExchangedSystem, Opening};
 pub use outage::OutageSeen;

@@ -60,6 +60,23 @@ pub struct Settings {
     pub watchdog: Watchdog,
 }
 
+impl Default for Settings {
+    /// No queues, topics and routes; plugins in `plugins-enabled`, what is compiled of them in `.helixmq/compiled`.
+    fn default() -> Self {
+        Self {
+            plugins_directory: "plugins-enabled".into(),
+            plugins: BTreeMap::new(),
+            loading: Loading::default(),
+            cache_directory: ".helixmq/compiled".into(),
+            declarations: Vec::new(),
+            routes: RouteTable::default(),
+            dead_letter: Address::queue(crate::broker::topology::DEAD_LETTER_QUEUE),
+            grace: Duration::from_secs(30),
+            watchdog: Watchdog::default(),
+        }
+    }
+}
+
 /// Handle on a running engine.
 #[derive(Debug)]
 pub struct Hub {
@@ -72,6 +89,7 @@ pub struct Hub {
     failure: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
+    subscribing: tokio::sync::Mutex<()>,
 }
 
 enum Command {
@@ -145,7 +163,18 @@ impl Hub {
         let mut owner = JoinSet::new();
         owner.spawn(supervisor.run(loader, received, lane_ends, stop.clone()));
         let owner = Mutex::new(owner);
-        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, failure: failed, stop, owner })
+        Ok(Self {
+            broker,
+            registry,
+            settings,
+            commands,
+            statuses,
+            ready: is_ready,
+            failure: failed,
+            stop,
+            owner,
+            subscribing: Default::default(),
+        })
     }
 
     /// The broker messages go through.
@@ -158,6 +187,11 @@ impl Hub {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Held while settings are built on those in force.
+    pub(super) fn subscribing(&self) -> &tokio::sync::Mutex<()> {
+        &self.subscribing
     }
 
     /// The settings in force.
