@@ -17,7 +17,7 @@ use super::{
     spool,
 };
 use crate::{
-    broker::{Aside, BatchMax, Broker, BrokerError, Deliveries, PublishError, Start, Subscribe, Subscription},
+    broker::{Aside, BatchMax, Broker, BrokerError, Circuit, Deliveries, PublishError, Start, Subscribe, Subscription},
     message::{Address, Message, Settlement},
     telemetry::metrics,
 };
@@ -66,9 +66,10 @@ impl Drain {
                         pause = PAUSE_MIN;
                     }
                     let max = if refused { REFUSED_PAUSE_MAX } else { PAUSE_MAX };
+                    let is_open = *circuit.borrow_and_update() == Circuit::Open;
                     tokio::select! {
                         () = self.stop.cancelled() => return,
-                        Ok(()) = circuit.changed(), if !refused => {}
+                        Ok(()) = circuit.changed(), if is_open => {}
                         () = sleep(pause.min(max)) => {}
                     }
                     pause = (pause * 2).min(max);
