@@ -12,12 +12,14 @@ mod delivery;
 pub mod embedded;
 mod error;
 pub mod guarded;
-mod hybrid;
+mod joined;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod system;
 pub mod topology;
 
@@ -30,7 +32,7 @@ pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
 pub use guarded::{GuardSettings, Guarded};
-pub use hybrid::Hybrid;
+pub use joined::{Joined, JoinedSystem};
 pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
 pub use system::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System};
 
@@ -84,9 +86,9 @@ pub trait Broker: Send + Sync + Debug {
     fn name(&self) -> &str;
 
     /// The name of the system that has this queue or topic: another one, where several stand behind this broker.
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         let _ = address;
-        self.name()
+        self.name().into()
     }
 
     /// What it can do. Constant for the life of the connection.

@@ -5,12 +5,14 @@
 //! is the heart of the engine), [`effects`] publishes what it caused, or [`transaction`] where that is settled in one. [`supervisor`] starts and stops them, and
 //! [`watch`] tells when files change.
 
+mod apply;
 mod brake;
 mod calls;
 mod condition;
 mod decided;
 mod effects;
 mod error;
+mod exchange;
 mod feed;
 mod held;
 mod inbox;
@@ -30,5 +32,6 @@ pub mod watch;
 
 pub use brake::BrakeState;
 pub use error::StartError;
+pub use exchange::{Exchange, ExchangedSystem, Opening};
 pub use running::RouteStatus;
 pub use supervisor::{Hub, Settings};

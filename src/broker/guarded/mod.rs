@@ -202,7 +202,7 @@ impl Broker for Guarded {
         self.shared.inner.name()
     }
 
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         self.shared.inner.name_of(address)
     }
 
