@@ -7,6 +7,7 @@
 mod connections;
 mod embedded;
 mod environment;
+mod fallback;
 mod finding;
 mod interpolate;
 #[cfg(feature = "kafka")]
@@ -52,7 +53,7 @@ pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
 use crate::{
-    broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
+    broker::{Declaration, GuardSettings, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
     route::RouteTable,
@@ -89,6 +90,8 @@ pub struct Config {
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::broker::redis::Settings>,
+    /// How the systems outside of the engine are guarded, by their names.
+    pub guards: BTreeMap<Arc<str>, GuardSettings>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -271,6 +274,12 @@ impl Config {
         !self.connections_in_use().is_empty()
     }
 
+    /// How a system outside of the engine is guarded.
+    #[must_use]
+    pub fn guard_of(&self, name: &str) -> GuardSettings {
+        self.guards.get(name).cloned().unwrap_or_default()
+    }
+
     /// Whether queues are on RabbitMQ.
     #[must_use]
     pub fn queues_on_rabbitmq(&self) -> bool {
@@ -337,6 +346,7 @@ impl Default for Config {
             connections: BTreeMap::new(),
             #[cfg(feature = "redis")]
             redis: None,
+            guards: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),
