@@ -16,6 +16,7 @@ mod load;
 mod plugin_toml;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+mod require;
 mod routes;
 mod section;
 mod shown;
@@ -59,6 +60,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Whether messages are handled. `false`: the engine answers, takes what is published, and runs no route.
     pub enabled: bool,
+    /// Systems without which the engine does not start.
+    pub require: Vec<Arc<str>>,
     /// Where the engine keeps what it makes: compiled components, the generated token.
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
@@ -227,6 +230,13 @@ impl Config {
         [AddressKind::Queue, AddressKind::Topic].into_iter().any(|kind| self.system_of(kind) == system)
     }
 
+    /// The systems outside of the engine that are used, by name.
+    #[must_use]
+    pub fn systems(&self) -> Vec<&str> {
+        let outside = [Backend::Rabbitmq, Backend::Kafka].into_iter();
+        outside.filter(|system| self.uses(*system)).map(Backend::as_str).collect()
+    }
+
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
@@ -279,6 +289,7 @@ impl Default for Config {
         Self {
             file: None,
             enabled: true,
+            require: Vec::new(),
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
             http: Http::default(),

@@ -9,6 +9,8 @@ mod brake;
 mod calls;
 mod condition;
 mod decided;
+mod doing;
+mod drain;
 mod effects;
 mod error;
 mod feed;

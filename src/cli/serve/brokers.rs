@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::settings;
 use crate::{
-    broker::{Broker, BrokerError, Hybrid},
+    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Hybrid},
+    cli::{Exit, Failure},
     config::{Backend, Config},
     message::Kind,
     store::Store,
@@ -41,6 +42,26 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> 
     // Attempts are noted in the store of the embedded broker, which closes it.
     let first = if Arc::ptr_eq(&queues, &embedded) { Kind::Topic } else { Kind::Queue };
     Ok(if Arc::ptr_eq(&queues, &topics) { queues } else { Arc::new(Hybrid::new(queues, topics).closing_first(first)) })
+}
+
+/// Why an engine must not start that cannot do without these systems: one of them is away.
+pub(super) fn absent(broker: &dyn Broker, required: &[Arc<str>]) -> Option<Failure> {
+    let systems = broker.systems();
+    let absent = systems.iter().find(|system| {
+        let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
+        !is_there && required.iter().any(|name| **name == *system.name)
+    })?;
+    let why = match &absent.status {
+        BrokerStatus::Ready => String::new(),
+        BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
+    };
+    let (name, state) = (&absent.name, absent.state.as_str());
+    Some(Failure::new(
+        Exit::Unreachable,
+        "REQUIRED_SYSTEM_AWAY",
+        format!("the engine cannot start without {name}, which is {state}{why}"),
+        "start it, or remove it from messaging.require to start without it",
+    ))
 }
 
 /// Attempts that a server does not count are noted in our own store.

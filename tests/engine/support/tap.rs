@@ -19,6 +19,7 @@ use helixmq::{
     },
     message::{Address, FailedAttempt, Message, Settlement},
 };
+use tokio::sync::watch;
 
 /// Something that passed.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ struct Shared {
     breaks: AtomicU32,
     aborts: AtomicU32,
     topic: OnceLock<Arc<str>>,
+    /// What is published there is not answered.
+    hangs: watch::Sender<Option<Address>>,
 }
 
 impl Shared {
@@ -80,6 +83,7 @@ impl Tap {
             breaks: AtomicU32::new(0),
             aborts: AtomicU32::new(0),
             topic: OnceLock::new(),
+            hangs: watch::Sender::new(None),
         };
         let inner = Embedded::new("embedded", settings).expect("settings that can work");
         Self { inner: Arc::new(inner), shared: Arc::new(shared) }
@@ -146,6 +150,11 @@ impl Tap {
         self.shared.topic.set(topic.into()).expect("said once");
     }
 
+    /// What is published there from now on is not answered, until this says something else.
+    pub(crate) fn hang(&self, at: Option<Address>) {
+        self.shared.hangs.send_replace(at);
+    }
+
     /// What lies at an address, without taking it.
     pub(crate) async fn lies_at(&self, from: &Address) -> Vec<Arc<Message>> {
         let at = BrowseAt::Start(Start::Earliest);
@@ -165,6 +174,8 @@ impl Broker for Tap {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
+        let mut hangs = self.shared.hangs.subscribe();
+        hangs.wait_for(|at| at.as_ref() != Some(to)).await.expect("its sender is here");
         let refused: Vec<Option<PublishError>> = {
             let mut refuse = self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner);
             messages.iter().map(|message| refuse.as_mut().and_then(|refuse| refuse(to, message))).collect()
