@@ -12,6 +12,8 @@ mod circuits;
 mod client;
 mod condition;
 mod decided;
+mod doing;
+mod drain;
 mod effects;
 mod error;
 mod exchange;
