@@ -11,7 +11,8 @@ mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
-mod hybrid;
+pub mod guarded;
+mod joined;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod queueless;
@@ -19,6 +20,7 @@ mod queueless;
 pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod system;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 mod tls;
 pub mod topology;
@@ -26,12 +28,15 @@ pub mod topology;
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
-pub use hybrid::Hybrid;
+pub use guarded::{GuardSettings, Guarded};
+pub use joined::{Joined, JoinedSystem};
 pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
+pub use system::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System};
 
 use crate::message::{Address, Message, Position, UnixMs};
 
@@ -83,9 +88,9 @@ pub trait Broker: Send + Sync + Debug {
     fn name(&self) -> &str;
 
     /// The name of the system that has this queue or topic: another one, where several stand behind this broker.
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         let _ = address;
-        self.name()
+        self.name().into()
     }
 
     /// What it can do. Constant for the life of the connection.
@@ -145,43 +150,32 @@ pub trait Broker: Send + Sync + Debug {
         BrokerStatus::Ready
     }
 
+    /// Where its connections are, for people. Cheap: answers from memory.
+    fn connection(&self) -> ConnectionState {
+        ConnectionState::Ready
+    }
+
+    /// Whether what is published there is taken now, for whoever would rather wait than fail. `None`: always, as far as
+    /// can be said.
+    fn circuit(&self, to: &Address) -> Option<watch::Receiver<Circuit>> {
+        let _ = to;
+        None
+    }
+
     /// The systems behind this broker, one by one, for people: itself, unless several are joined.
     fn systems(&self) -> Vec<System> {
-        let name = self.name().to_owned();
-        vec![System { name, status: self.status(), is_durable: self.capabilities().durable }]
+        vec![System {
+            name: self.name().to_owned(),
+            status: self.status(),
+            state: self.connection(),
+            circuit: Circuit::Closed,
+            spool: None,
+            is_durable: self.capabilities().durable,
+        }]
     }
 
     /// Ends every subscription and connection in good order. Deliveries that are out go back.
     async fn close(&self);
-}
-
-/// How a system is doing. A reason says what is wrong and what to do, in one sentence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum BrokerStatus {
-    /// It does what it claims.
-    #[default]
-    Ready,
-    /// It does part of it, and recovers by itself once the cause is gone.
-    Degraded {
-        /// Why, and which part.
-        reason: String,
-    },
-    /// It confirms nothing any more, and does not recover: it must be opened anew.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// One system, as people are shown it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct System {
-    /// Its name.
-    pub name: String,
-    /// How it is doing.
-    pub status: BrokerStatus,
-    /// Whether what it confirms survives a crash.
-    pub is_durable: bool,
 }
 
 /// A queue or topic, as the operator wants it.
@@ -384,6 +378,12 @@ pub trait KeepAlive: Send + Sync + Debug {
 
     /// How often to renew; `None` where the system needs no sign of life.
     fn every(&self) -> Option<Duration>;
+
+    /// How many messages wait that this subscription would bring if it could, from memory; `None` where nothing is known
+    /// beyond [`Broker::stats`].
+    fn waiting(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What to show a person.

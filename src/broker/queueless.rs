@@ -10,9 +10,9 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries, Delivery,
-    KeepAlive, Page, PublishError, PublishFailures, QueueSettings, Settler, Start, Subscribe, Subscription, System,
-    TopicSettings, TransactionError,
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration,
+    Deliveries, Delivery, KeepAlive, Page, PublishError, PublishFailures, QueueSettings, Settler, Start, Subscribe,
+    Subscription, System, TopicSettings, TransactionError,
 };
 use crate::message::{Address, FailedAttempt, Kind, Message, Settlement};
 
@@ -109,7 +109,7 @@ impl Broker for Queueless {
         self.inner.name()
     }
 
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         self.inner.name_of(&topic(address))
     }
 
@@ -186,6 +186,10 @@ impl Broker for Queueless {
 
     fn status(&self) -> BrokerStatus {
         self.inner.status()
+    }
+
+    fn connection(&self) -> ConnectionState {
+        self.inner.connection()
     }
 
     fn systems(&self) -> Vec<System> {

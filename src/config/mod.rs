@@ -4,6 +4,8 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod brakes;
+mod connections;
 mod embedded;
 mod environment;
 mod finding;
@@ -16,13 +18,17 @@ mod load;
 mod plugin_toml;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 mod routes;
 mod section;
 mod shown;
 mod source;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 mod tls;
 mod tree;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod url;
 mod words;
 mod yaml;
 
@@ -38,6 +44,7 @@ pub use crate::{
     handler::{Loading, PluginSettings},
     message::Secret,
 };
+pub use connections::Connection;
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
@@ -49,7 +56,7 @@ use crate::{
     broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
-    route::RouteTable,
+    route::{OutageBrake, RouteTable, Watchdog},
 };
 
 /// Everything the operator decided, checked. Later code cannot hold a wrong value.
@@ -63,12 +70,16 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+    /// When routes that do not say slow to a probe.
+    pub outage: OutageBrake,
     /// How the engine is reached.
     pub http: Http,
     /// The plugins and what they may.
     pub plugins: Plugins,
     /// Which system has queues and topics; `None`: queues are on RabbitMQ where it is configured, topics on Kafka where it
-    /// is, and the rest on the embedded broker.
+    /// is, the rest on Redis where that is, and else on the embedded broker.
     pub backend: Option<Backend>,
     /// The embedded broker.
     pub embedded: Embedded,
@@ -78,6 +89,11 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
+    /// Redis, where it is configured.
+    #[cfg(feature = "redis")]
+    pub redis: Option<crate::broker::redis::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -97,9 +113,34 @@ pub enum Backend {
     Rabbitmq,
     /// Kafka, where a queue is a topic that one group reads.
     Kafka,
+    /// Redis, which has both.
+    Redis,
 }
 
 impl Backend {
+    /// All that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Inmemory,
+        #[cfg(feature = "rabbitmq")]
+        Self::Rabbitmq,
+        #[cfg(feature = "kafka")]
+        Self::Kafka,
+        #[cfg(feature = "redis")]
+        Self::Redis,
+    ];
+
+    /// As addresses name the system.
+    #[must_use]
+    pub fn name(self) -> Arc<str> {
+        match self {
+            Self::Inmemory => "embedded",
+            Self::Rabbitmq => "rabbitmq",
+            Self::Kafka => "kafka",
+            Self::Redis => "redis",
+        }
+        .into()
+    }
+
     /// As the environment names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -107,6 +148,7 @@ impl Backend {
             Self::Inmemory => "inmemory",
             Self::Rabbitmq => "rabbitmq",
             Self::Kafka => "kafka",
+            Self::Redis => "redis",
         }
     }
 }
@@ -215,22 +257,23 @@ impl Config {
         let kafka = self.kafka.is_some();
         #[cfg(not(feature = "kafka"))]
         let kafka = false;
+        #[cfg(feature = "redis")]
+        let redis = self.redis.is_some();
+        #[cfg(not(feature = "redis"))]
+        let redis = false;
         match (self.backend, kind) {
             (Some(backend), _) => backend,
             (None, AddressKind::Queue) if rabbitmq => Backend::Rabbitmq,
             (None, AddressKind::Topic) if kafka => Backend::Kafka,
+            (None, _) if redis => Backend::Redis,
             (None, _) => Backend::Inmemory,
         }
-    }
-
-    fn uses(&self, system: Backend) -> bool {
-        [AddressKind::Queue, AddressKind::Topic].into_iter().any(|kind| self.system_of(kind) == system)
     }
 
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        self.uses(Backend::Rabbitmq) || self.uses(Backend::Kafka)
+        self.connections_in_use().values().any(|connection| !connection.counts_attempts())
     }
 
     /// Whether queues are on RabbitMQ.
@@ -257,18 +300,25 @@ impl Config {
         self.system_of(AddressKind::Queue) == Backend::Kafka
     }
 
-    /// RabbitMQ's settings, where queues are to be there.
+    /// RabbitMQ's settings, where it is used.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
     pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
-        self.rabbitmq.as_ref().filter(|_| self.uses(Backend::Rabbitmq))
+        self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
-    /// Kafka's settings, where topics are to be there.
+    /// Redis' settings, where it is used.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis_in_use(&self) -> Option<&crate::broker::redis::Settings> {
+        self.redis.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Redis))
+    }
+
+    /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
     pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
-        self.kafka.as_ref().filter(|_| self.uses(Backend::Kafka))
+        self.kafka.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Kafka))
     }
 }
 
@@ -281,6 +331,8 @@ impl Default for Config {
             enabled: true,
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            watchdog: Watchdog::default(),
+            outage: OutageBrake::default(),
             http: Http::default(),
             plugins: Plugins::default(),
             backend: None,
@@ -289,6 +341,9 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
+            #[cfg(feature = "redis")]
+            redis: None,
+            connections: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

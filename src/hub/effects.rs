@@ -96,7 +96,8 @@ async fn publish(broker: &dyn Broker, route: &Route, group: Group, verdicts: &mu
 pub(super) fn unpublished(error: &PublishError) -> Verdict {
     match error {
         // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker.
-        PublishError::NoSpace { .. } | PublishError::Unavailable(_) => Verdict::NotTried(SETBACK),
+        PublishError::Closed => Verdict::NotTried(SETBACK),
+        error if error.is_retryable() => Verdict::NotTried(SETBACK),
         _ => {
             let text = format!("a result was not published: {error}");
             Verdict::Ran(Outcome::failed(FailureKind::PublishFailed, text))
@@ -107,7 +108,7 @@ pub(super) fn unpublished(error: &PublishError) -> Verdict {
 pub(super) fn count_published(broker: &dyn Broker, to: &Address, count: usize) {
     let destination = to.to_string();
     let count = u64::try_from(count).unwrap_or(u64::MAX);
-    metrics().published.with_label_values(&[broker.name_of(to), &destination]).inc_by(count);
+    metrics().published.with_label_values(&[&*broker.name_of(to), &destination]).inc_by(count);
 }
 
 /// Keeps dead letters. Returns, for each, whether it is confirmed; one that is not must not be settled.
@@ -145,5 +146,5 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
 
 pub(super) fn count_failure(broker: &dyn Broker, to: &Address, error: &PublishError) {
     let code: ReasonCode = error.code();
-    metrics().publish_failures.with_label_values(&[broker.name_of(to), code.as_str()]).inc();
+    metrics().publish_failures.with_label_values(&[&*broker.name_of(to), code.as_str()]).inc();
 }

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     condition::Condition,
     error::StartError,
+    exchange::Exchange,
+    meters,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
@@ -24,13 +26,12 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, Declaration, QueueSettings},
+    broker::{Broker, BrokerError, BrokerStatus, Declaration, QueueSettings},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
-    route::{Route, RouteTable},
-    telemetry::metrics,
+    route::{Route, RouteTable, Watchdog},
 };
 
 /// How often depths are counted.
@@ -55,6 +56,8 @@ pub struct Settings {
     pub dead_letter: Address,
     /// How long a drain waits for calls that are running.
     pub grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
 }
 
 /// Handle on a running engine.
@@ -72,7 +75,7 @@ pub struct Hub {
 }
 
 enum Command {
-    Apply(Box<Settings>, oneshot::Sender<Result<(), StartError>>),
+    Apply(Box<Settings>, Option<Exchange>, oneshot::Sender<Result<(), StartError>>),
 }
 
 impl Hub {
@@ -93,13 +96,16 @@ impl Hub {
             registry.slot(&name).serve(handler, Duration::ZERO, false);
         }
         let outlet = Arc::new(BrokerOutlet::new(Arc::clone(&broker)));
+        let stop = CancellationToken::new();
+        let failure = watch::Sender::new(None);
+        let failed = failure.subscribe();
+        let mut condition = Condition::new(failure, stop.clone());
+        // Whatever takes long from here on, who looks on knows why.
+        condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
         let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
         let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
         declare(&*broker, &[answers]).await?;
-        let stop = CancellationToken::new();
-        let failure = watch::Sender::new(None);
-        let failed = failure.subscribe();
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -120,7 +126,7 @@ impl Hub {
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
-            condition: Condition::new(failure, stop.clone()),
+            condition,
         };
         let table = supervisor.current().routes;
         if let Err(error) = supervisor.start_missing(&table).await {
@@ -200,13 +206,16 @@ impl Hub {
     }
 
     /// Replaces the settings: routes that did not change go on undisturbed, the others end between two batches and
-    /// begin anew.
+    /// begin anew. Systems that are exchanged end what reads from them or publishes to them in the same way.
     ///
     /// # Errors
     /// [`StartError`]: the settings before go on.
-    pub async fn apply(&self, settings: Settings) -> Result<(), StartError> {
+    pub async fn apply(&self, settings: Settings, exchange: Option<Exchange>) -> Result<(), StartError> {
         let (done, applied) = oneshot::channel();
-        self.commands.send(Command::Apply(Box::new(settings), done)).await.map_err(|_| StartError::Stopping)?;
+        self.commands
+            .send(Command::Apply(Box::new(settings), exchange, done))
+            .await
+            .map_err(|_| StartError::Stopping)?;
         applied.await.map_err(|_| StartError::Stopping)?
     }
 
@@ -223,19 +232,19 @@ impl Hub {
     }
 }
 
-struct Supervisor {
-    broker: Arc<dyn Broker>,
+pub(super) struct Supervisor {
+    pub(super) broker: Arc<dyn Broker>,
     registry: Arc<Registry>,
     outlet: Arc<BrokerOutlet>,
-    settings: Arc<Mutex<Settings>>,
-    loader_settings: Arc<Mutex<LoaderSettings>>,
-    plugins_changed: mpsc::Sender<Vec<String>>,
-    running: BTreeMap<Address, Running>,
+    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) loader_settings: Arc<Mutex<LoaderSettings>>,
+    pub(super) plugins_changed: mpsc::Sender<Vec<String>>,
+    pub(super) running: BTreeMap<Address, Running>,
     /// Ends what loading a plugin calls.
     loading: Ending,
     lane_ended: mpsc::Sender<LaneEnd>,
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
-    program: PathBuf,
+    pub(super) program: PathBuf,
     condition: Condition,
 }
 
@@ -266,14 +275,14 @@ impl Supervisor {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(renewal.into()) => renewal = self.keep_alive(),
                 Some(end) = lane_ends.recv() => self.lane_ended(end),
-                Some(Command::Apply(settings, done)) = commands.recv() => {
-                    let applied = self.apply(*settings, &mut lane_ends).await;
+                Some(Command::Apply(settings, exchange, done)) = commands.recv() => {
+                    let applied = self.apply(*settings, exchange, &mut lane_ends).await;
                     // Whoever asked may have gone.
                     done.send(applied).ok();
                 }
                 _ = stats.tick() => {
                     self.condition.look(&*self.broker);
-                    self.count_depths();
+                    self.look_at_sources();
                     self.show();
                 }
                 Some(ended) = tasks.join_next() => {
@@ -291,7 +300,7 @@ impl Supervisor {
         while tasks.join_next().await.is_some() {}
     }
 
-    fn current(&self) -> Settings {
+    pub(super) fn current(&self) -> Settings {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -324,49 +333,7 @@ impl Supervisor {
         LaneContext { terms, outlet: Arc::clone(&self.outlet) as _, runtime: tokio::runtime::Handle::current(), ending }
     }
 
-    async fn apply(&mut self, settings: Settings, lane_ends: &mut mpsc::Receiver<LaneEnd>) -> Result<(), StartError> {
-        declare(&*self.broker, &settings.declarations).await?;
-        let before = self.current();
-        let changed_plugins: Vec<String> = before
-            .plugins
-            .keys()
-            .chain(settings.plugins.keys())
-            .filter(|name| before.plugins.get(*name) != settings.plugins.get(*name))
-            .cloned()
-            .collect();
-        let stopping: Vec<Address> = self
-            .running
-            .keys()
-            .filter(|address| before.routes.of(address) != settings.routes.of(address))
-            .cloned()
-            .collect();
-        let grace = settings.grace;
-        self.drain(&stopping, grace, lane_ends).await;
-        if let Err(error) = self.start_missing(&settings.routes).await {
-            // Everything as it was: what has just been started ends, what has just been ended starts again.
-            let other = |address: &&Address| before.routes.of(address) != settings.routes.of(address);
-            let started: Vec<Address> = self.running.keys().filter(other).cloned().collect();
-            self.drain(&started, grace, lane_ends).await;
-            if let Err(error) = self.start_missing(&before.routes).await {
-                tracing::error!(
-                    "routes that ran before cannot be started again; apply the settings once more: {error}"
-                );
-            }
-            self.show();
-            return Err(error);
-        }
-        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
-            loader_settings(&settings, &self.program);
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
-        if !changed_plugins.is_empty() {
-            // The loader has ended only when the hub stops.
-            self.plugins_changed.send(changed_plugins).await.ok();
-        }
-        self.show();
-        Ok(())
-    }
-
-    async fn start_missing(&mut self, routes: &RouteTable) -> Result<(), StartError> {
+    pub(super) async fn start_missing(&mut self, routes: &RouteTable) -> Result<(), StartError> {
         // All that is not there is named at once.
         let mut missing = Vec::new();
         for (source, of_source) in routes.sources() {
@@ -398,7 +365,7 @@ impl Supervisor {
     }
 
     /// Ends sources in three steps: nothing new, time for what is running, then its end.
-    async fn drain(&mut self, which: &[Address], grace: Duration, lane_ends: &mut mpsc::Receiver<LaneEnd>) {
+    pub(super) async fn drain(&mut self, which: &[Address], grace: Duration, lane_ends: &mut mpsc::Receiver<LaneEnd>) {
         for address in which {
             if let Some(running) = self.running.get(address) {
                 running.stop_taking();
@@ -447,31 +414,29 @@ impl Supervisor {
         }
     }
 
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let statuses = self.running.values().flat_map(Running::statuses).collect();
         *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     }
 
-    fn count_depths(&self) {
-        let dead_letters = self.current().dead_letter;
-        for stats in self.broker.stats() {
-            let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
-            let waiting = lag.unwrap_or(stats.ready + stats.delayed);
-            let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-            let name = stats.address.to_string();
-            metrics().depth.with_label_values(&[self.broker.name_of(&stats.address), &name]).set(waiting);
-            if stats.address == dead_letters {
-                metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
-            }
+    /// Counts what waits, and notices sources that have stalled.
+    fn look_at_sources(&mut self) {
+        let (stats, settings) = (self.broker.stats(), self.current());
+        meters::count_depths(&*self.broker, &stats, &settings.dead_letter);
+        let systems = self.broker.systems();
+        for (address, running) in &mut self.running {
+            let name = self.broker.name_of(address);
+            let is_well = systems.iter().all(|system| *system.name != *name || system.status == BrokerStatus::Ready);
+            running.look_for_stall(settings.watchdog, &*self.broker, &stats, is_well);
         }
     }
 }
 
-async fn declare(broker: &dyn Broker, what: &[Declaration]) -> Result<(), StartError> {
+pub(super) async fn declare(broker: &dyn Broker, what: &[Declaration]) -> Result<(), StartError> {
     broker.declare(what).await.map_err(|error| StartError::of(broker, None, error))
 }
 
-fn loader_settings(settings: &Settings, program: &std::path::Path) -> LoaderSettings {
+pub(super) fn loader_settings(settings: &Settings, program: &std::path::Path) -> LoaderSettings {
     LoaderSettings {
         directory: settings.plugins_directory.clone(),
         settings: settings.plugins.clone(),

@@ -170,7 +170,7 @@ async fn a_drain_of_one_source_does_not_end_the_calls_of_another() {
     let mut settings = engine.hub.settings();
     let rest = settings.routes.iter().filter(|route| &*route.name == "other-sleep").map(|route| Route::clone(route));
     settings.routes = helixmq::route::RouteTable::new(rest.chain([from_queue("work", "native")]).collect()).unwrap();
-    engine.hub.apply(settings).await.expect("applied");
+    engine.hub.apply(settings, None).await.expect("applied");
     engine.queue_done("work").await;
     assert_eq!(ends.load(Ordering::SeqCst), 1, "the new handler has the message of the old one");
     let dead = engine.one_dead().await;

@@ -30,8 +30,8 @@ use async_trait::async_trait;
 
 use self::{known::Known, ledger::Ledger, marked::MarkedSubscription, noted::NotedSubscription};
 use super::{
-    AddressStats, Aside, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries,
-    Page, PublishFailures, Subscribe, Subscription,
+    AddressStats, Aside, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState,
+    Declaration, Deliveries, Page, PublishFailures, Subscribe, Subscription,
 };
 use crate::{
     message::{Address, Kind, Message, now_ms},
@@ -92,7 +92,11 @@ impl Broker for Counted {
         self.inner.status()
     }
 
-    fn name_of(&self, address: &Address) -> &str {
+    fn connection(&self) -> ConnectionState {
+        self.inner.connection()
+    }
+
+    fn name_of(&self, address: &Address) -> Arc<str> {
         self.inner.name_of(address)
     }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How Redis is reached and used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Servers, tried in turn: one that only copies another is passed over. Never empty.
     pub hosts: Vec<Host>,

@@ -25,7 +25,7 @@ use crate::{
     handler::{Handler, Isolation, Limits, Loading, Terms, native::Native},
     hub::{Hub, Settings},
     message::{Address, Headers, Message, MessageId, Outbound, Outcome, Settlement, now_ms},
-    route::{CrashBudget, Delivery, Match, Route, RouteTable, Source},
+    route::{CrashBudget, Delivery, Match, OutageBrake, Route, RouteTable, Source, Watchdog},
     settle::RetryPolicy,
 };
 
@@ -119,7 +119,7 @@ impl Bench {
     }
 
     /// On a broker that is there.
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     pub(super) fn start_on(plan: &Plan, flow: Flow, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
         Self::start_in(plan, flow, directory(plan)?, runtime)
     }
@@ -293,6 +293,7 @@ fn settings(
         retry: RetryPolicy::default(),
         dead_letter: Address::queue("bench.dead"),
         crash_budget: CrashBudget::default(),
+        outage: OutageBrake::default(),
     };
     let routes = RouteTable::new(vec![route]).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     Ok(Settings {
@@ -304,6 +305,7 @@ fn settings(
         routes,
         dead_letter: Address::queue("bench.dead"),
         grace: Duration::from_secs(5),
+        watchdog: Watchdog::default(),
     })
 }
 

@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    brokers::Systems,
     data::DataDirectory,
     files::{Files, Seen},
 };
@@ -149,9 +150,8 @@ async fn engine(
     let token = token(&config, data)?;
     let cache = settings::cache_directory(&config);
     data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
-    let broker = brokers::open(&config)
-        .await
-        .map_err(|(broker, error)| not_started(&StartError::Broker { broker: broker.to_owned(), error }))?;
+    let systems =
+        Systems::open(&config).await.map_err(|(broker, error)| not_started(&StartError::Broker { broker, error }))?;
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(
             Exit::Failed,
@@ -160,7 +160,7 @@ async fn engine(
             "start it by its full path",
         )
     })?;
-    let hub = Hub::start(broker, settings::hub(&config), Vec::new(), program).await;
+    let hub = Hub::start(systems.broker(), settings::hub(&config), Vec::new(), program).await;
     let hub = Arc::new(hub.map_err(|error| not_started(&error))?);
     data.write_address(address)?;
     metrics().uptime.set(i64::try_from(crate::message::now_ms() / 1000).unwrap_or(i64::MAX));
@@ -180,7 +180,7 @@ async fn engine(
     let api = Arc::new(http::Api::new(Arc::clone(&hub), http_options(&config, token)));
     answering.spawn(http::serve(listener, api, http_stop.clone()));
     let mut watching = JoinSet::new();
-    let files = Files { context, hub: Arc::clone(&hub), config: config.clone(), seen, logs };
+    let files = Files { context, hub: Arc::clone(&hub), systems, config: config.clone(), seen, logs };
     watching.spawn(files.run(hang_up));
 
     let why = wait(&hub, &mut signals, &mut answering, &mut watching).await;
@@ -286,7 +286,7 @@ fn in_memory(hub: &Hub, made: Storage) -> u64 {
         declared.unwrap_or(made)
     };
     // Others keep theirs themselves.
-    let is_ours = |address: &Address| hub.broker().name_of(address) == brokers::EMBEDDED;
+    let is_ours = |address: &Address| *hub.broker().name_of(address) == *brokers::EMBEDDED;
     let queues = hub.broker().stats().into_iter().filter(|stats| stats.address.kind == Kind::Queue);
     let queues = queues.filter(|stats| is_ours(&stats.address));
     let queues = queues.filter(|stats| storage(&stats.address.name) == Storage::Memory);

@@ -9,11 +9,11 @@ use std::{
 };
 
 use helixmq::{
-    broker::{Broker, QueueSettings, TopicSettings, embedded},
+    broker::{Broker, Joined, JoinedSystem, QueueSettings, TopicSettings, embedded},
     handler::{Call, Handler, Loading, PluginSettings, native::Native},
     hub::{Hub, Settings},
     message::{Address, Outcome},
-    route::{Route, RouteTable},
+    route::{Route, RouteTable, Watchdog},
 };
 
 use super::{DEAD, Engine, Tap};
@@ -50,6 +50,7 @@ pub(crate) struct Plan {
     plugins: BTreeMap<String, PluginSettings>,
     loading: Loading,
     grace: Duration,
+    watchdog: Watchdog,
     embedded: embedded::Settings,
     cache: Option<PathBuf>,
 }
@@ -65,6 +66,7 @@ impl Plan {
             plugins: BTreeMap::new(),
             loading: Loading::default(),
             grace: Duration::from_secs(10),
+            watchdog: Watchdog::default(),
             embedded: embedded::Settings { auto_create: true, queue, topic, ..embedded::Settings::default() },
             cache: None,
         }
@@ -130,6 +132,20 @@ impl Plan {
 
     /// Starts on a broker that is there.
     pub(crate) async fn start_on(self, broker: Arc<Tap>) -> Engine {
+        let all = Arc::<Tap>::clone(&broker) as Arc<dyn Broker>;
+        self.start_in_front(broker, all).await
+    }
+
+    /// Starts on a broker, as `embedded`, and others by their names.
+    pub(crate) async fn start_joined(self, others: &[(&str, &Arc<Tap>)]) -> (Engine, Arc<Joined>) {
+        let broker = Arc::new(Tap::new(self.embedded.clone()));
+        let system = |(name, tap): (&str, &Arc<Tap>)| JoinedSystem { name: name.into(), broker: Arc::clone(tap) as _ };
+        let all = others.iter().copied().chain([("embedded", &broker)]).map(system).collect();
+        let joined = Arc::new(Joined::new("embedded".into(), "embedded".into(), all));
+        (self.start_in_front(broker, Arc::clone(&joined) as _).await, joined)
+    }
+
+    async fn start_in_front(self, broker: Arc<Tap>, all: Arc<dyn Broker>) -> Engine {
         let directory = tempfile::tempdir().expect("a directory");
         let plugins = directory.path().join("plugins");
         fs::create_dir(&plugins).expect("made");
@@ -146,9 +162,10 @@ impl Plan {
             routes: RouteTable::new(self.routes).expect("routes that go together"),
             dead_letter: Address::queue(DEAD),
             grace: self.grace,
+            watchdog: self.watchdog,
         };
         let program = PathBuf::from(env!("CARGO_BIN_EXE_helixmq"));
-        let hub = Hub::start(Arc::<Tap>::clone(&broker) as Arc<dyn Broker>, settings, self.natives, program).await;
+        let hub = Hub::start(all, settings, self.natives, program).await;
         let engine = Engine { hub: hub.expect("a hub that starts"), broker, directory };
         engine.hub.ready().await;
         for (_, name) in &self.files {
