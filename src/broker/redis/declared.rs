@@ -56,7 +56,9 @@ pub(super) async fn declare(
     let answer = up
         .run(&scripts::DECLARE, |command| {
             command.arg(&place.base).arg(kind).arg(GROUP).arg(wanted.len() * 2);
-            wanted.iter().for_each(|(name, value)| drop(command.arg(*name).arg(value)));
+            for (name, value) in &wanted {
+                command.arg(*name).arg(value);
+            }
             command.arg(streams.iter().filter(|name| !name.starts_with('d')).collect::<Vec<_>>());
         })
         .await;

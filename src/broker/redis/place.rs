@@ -163,7 +163,7 @@ impl Place {
 
     /// So many had their time come.
     pub(super) fn due(&self, count: usize) {
-        self.count(|counts| counts.delayed = (counts.delayed - signed(count)).max(0));
+        self.count(|counts| counts.delayed -= signed(count));
     }
 
     pub(super) fn dead_lettered(&self, count: u64) {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     declared, errors,
     link::{Link, Up},
+    patrol,
     place::{GROUP, Place},
     reader::{Actor, Reading, Session},
     scripts,
@@ -150,6 +151,7 @@ impl Shared {
             let place = self.place(&declaration.address());
             if let Some(up) = &up {
                 declared::declare(up, declaration, &place, &self.settings).await?;
+                patrol::look(self, up, &place).await.map_err(|error| errors::seam(&self.settings, &error))?;
             } else {
                 place.learn(declared::known(declaration));
             }

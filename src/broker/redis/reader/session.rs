@@ -189,6 +189,23 @@ impl KeepAlive for Session {
     }
 }
 
+/// Somebody waits for something to hand out, as long as it lives.
+struct Waits<'a>(&'a Session);
+
+impl<'a> Waits<'a> {
+    fn begin(session: &'a Session) -> Self {
+        session.state().is_waited_for = true;
+        session.changed.notify_one();
+        Self(session)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.state().is_waited_for = false;
+    }
+}
+
 /// Reads a queue or topic.
 #[derive(Debug)]
 pub(in crate::broker::redis) struct RedisSubscription(pub(in crate::broker::redis) Arc<Session>);
@@ -204,16 +221,18 @@ impl Subscription for RedisSubscription {
                     return Ok(None);
                 }
                 let taken = state.take(max, Instant::now());
-                (taken, state.room() * 2 >= state.prefetch())
+                let is_new = !std::mem::replace(&mut state.was_asked, true);
+                (taken, is_new || state.room() * 2 >= state.prefetch())
             };
+            if is_low {
+                session.changed.notify_one();
+            }
             if !taken.is_empty() {
                 session.place.out(taken.len());
-                if is_low {
-                    session.changed.notify_one();
-                }
                 let settler = Arc::clone(session) as Arc<dyn Settler>;
                 return Ok(Some(Deliveries::new(taken, settler)));
             }
+            let _waits = Waits::begin(session);
             session.arrived.notified().await;
         }
     }

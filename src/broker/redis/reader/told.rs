@@ -112,15 +112,12 @@ impl Session {
         }
     }
 
-    /// What takes all that is not new, at most `room`, and of our own what was out too long.
-    pub(super) fn tend(&self, room: usize, ended: &[Entry]) -> Cmd {
+    /// What takes all that is not new, at most `room`.
+    pub(super) fn tend(&self, room: usize) -> Cmd {
         let mut command = scripts::TEND.by_hash();
         let lease = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
         command.arg(&self.place.base).arg(&*self.group).arg(&self.side).arg(&self.name).arg(room).arg(lease);
         command.arg(self.shared.engine()).arg(self.shared.run()).arg(self.streams.len()).arg(&self.streams);
-        for (stream, id) in ended {
-            command.arg(self.stream(*stream)).arg(id.to_string());
-        }
         command
     }
 
