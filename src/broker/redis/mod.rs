@@ -10,6 +10,7 @@
 
 mod browse;
 mod declared;
+pub mod durability;
 mod errors;
 mod link;
 mod patrol;
@@ -19,6 +20,7 @@ mod reader;
 mod scripts;
 pub mod settings;
 mod shared;
+pub mod topology;
 mod transport;
 mod wire;
 
