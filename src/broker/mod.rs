@@ -11,6 +11,7 @@ mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
+pub mod guarded;
 mod joined;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
+pub use guarded::{GuardSettings, Guarded};
 pub use joined::{Joined, JoinedSystem};
 pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
 pub use system::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System};
@@ -376,6 +378,12 @@ pub trait KeepAlive: Send + Sync + Debug {
 
     /// How often to renew; `None` where the system needs no sign of life.
     fn every(&self) -> Option<Duration>;
+
+    /// How many messages wait that this subscription would bring if it could, from memory; `None` where nothing is known
+    /// beyond [`Broker::stats`].
+    fn waiting(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What to show a person.

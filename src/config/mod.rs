@@ -4,6 +4,7 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod brakes;
 mod connections;
 mod embedded;
 mod environment;
@@ -57,7 +58,7 @@ use crate::{
     broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
-    route::RouteTable,
+    route::{OutageBrake, RouteTable, Watchdog},
 };
 
 /// Everything the operator decided, checked. Later code cannot hold a wrong value.
@@ -71,6 +72,10 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+    /// When routes that do not say slow to a probe.
+    pub outage: OutageBrake,
     /// How the engine is reached.
     pub http: Http,
     /// The plugins and what they may.
@@ -328,6 +333,8 @@ impl Default for Config {
             enabled: true,
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            watchdog: Watchdog::default(),
+            outage: OutageBrake::default(),
             http: Http::default(),
             plugins: Plugins::default(),
             backend: None,

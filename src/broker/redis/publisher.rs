@@ -126,7 +126,10 @@ fn taken(place: &Place, answer: Value, count: usize, results: &mut Vec<Result<()
     let mut parts = parts.into_iter();
     let (Some(Value::Int(dropped)), Some(Value::BulkString(each))) = (parts.next(), parts.next()) else { return };
     let of = |wanted: &[u8]| each.iter().filter(|one| wanted.contains(*one)).count();
-    place.published(of(b"03"), of(b"3"), u64::try_from(dropped).unwrap_or(0));
+    place.published(of(b"03"), u64::try_from(dropped).unwrap_or(0));
+    if let (Some(Value::Int(delayed)), Some(Value::Int(at))) = (parts.next(), parts.next()) {
+        place.delayed(delayed, at);
+    }
     if each.contains(&b'3') {
         place.wake();
     }

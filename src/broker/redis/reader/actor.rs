@@ -18,7 +18,7 @@ use super::{
     },
     session::Session,
     state::{Item, Work},
-    told::{self, Step},
+    told::Step,
 };
 use crate::{
     broker::BrokerError,
@@ -210,7 +210,7 @@ impl Actor {
             };
             match step {
                 Step::Done => {}
-                Step::Back(count) => ours.extend(told::ours(&answer, count)),
+                Step::Back(count) => ours.extend(session.ours(answer, count)),
                 Step::Renewed(entries) => {
                     let Value::Array(gone) = answer else { continue };
                     let place =
@@ -240,13 +240,9 @@ impl Actor {
 
     fn told(&self, work: Work, ours: Vec<bool>) {
         let session = &self.session;
-        let later =
-            work.back.iter().zip(&ours).filter(|(back, ours)| **ours && matches!(back.to, super::state::To::Later(_)));
-        let later = later.count();
         let is_for_others = work.back.iter().any(|back| !matches!(back.to, super::state::To::Me(_)));
         if session.place.address.kind == Kind::Queue {
             session.place.forgotten(work.done.len());
-            session.place.delayed(later);
         }
         session.state().told(&work.done, work.back.into_iter().zip(ours).collect());
         if is_for_others {
@@ -269,7 +265,10 @@ impl Actor {
             self.tend_at = self.tend_at.min(now + after);
         }
         self.tip = Some(tended.bell);
-        self.session.place.due(tended.moved);
+        if self.session.place.address.kind == Kind::Queue {
+            let (delayed, at) = tended.delayed;
+            self.session.place.delayed(delayed, at);
+        }
         tended.items
     }
 

@@ -6,7 +6,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::Value;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout},
@@ -157,7 +156,7 @@ impl Settler for Session {
             })
             .await;
         match answer {
-            Ok(Value::Array(done)) if done.first() == Some(&Value::Int(1)) => {
+            Ok(answer) if self.ours(answer.clone(), 1) == [true] => {
                 self.state().counted(delivery.tag);
                 Ok(())
             }
@@ -221,8 +220,10 @@ impl Subscription for RedisSubscription {
                     return Ok(None);
                 }
                 let taken = state.take(max, Instant::now());
-                let is_new = !std::mem::replace(&mut state.was_asked, true);
-                (taken, is_new || state.room() * 2 >= state.prefetch())
+                // Who takes all that is there has not said that there should be more.
+                let asks = taken.is_empty() || state.has_waiting();
+                state.was_asked |= asks;
+                (taken, asks && state.room() * 4 >= state.prefetch())
             };
             if is_low {
                 session.changed.notify_one();

@@ -150,6 +150,10 @@ impl State {
         self.waiting_bytes
     }
 
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether somebody wants more than is here: who does not ask gets nothing that others could have.
     pub(super) fn is_wanted(&self) -> bool {
         self.was_asked || self.is_waited_for

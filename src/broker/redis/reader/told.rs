@@ -155,10 +155,16 @@ impl Session {
     }
 }
 
-/// Which of them were still ours.
-pub(super) fn ours(answer: &Value, count: usize) -> Vec<bool> {
-    match answer {
-        Value::Array(done) => done.iter().map(is_true).collect(),
-        _ => vec![false; count],
+impl Session {
+    /// Which of them were still ours; and notes what else is said.
+    pub(super) fn ours(&self, answer: Value, count: usize) -> Vec<bool> {
+        let Value::Array(parts) = answer else { return vec![false; count] };
+        let Ok([Value::Array(done), Value::Int(delayed), Value::Int(at)]) = <[Value; 3]>::try_from(parts) else {
+            return vec![false; count];
+        };
+        if self.place.address.kind == Kind::Queue {
+            self.place.delayed(delayed, at);
+        }
+        done.iter().map(is_true).collect()
     }
 }
