@@ -51,6 +51,8 @@ pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
+#[cfg(feature = "redis")]
+pub use redis::standard as standard_redis;
 pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 

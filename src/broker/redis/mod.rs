@@ -12,6 +12,7 @@ pub(crate) mod baseline;
 mod browse;
 mod channels;
 mod declared;
+pub mod durability;
 mod errors;
 mod link;
 mod patrol;
@@ -21,6 +22,7 @@ mod reader;
 mod scripts;
 pub mod settings;
 mod shared;
+pub mod topology;
 mod transport;
 mod wire;
 
