@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, Declaration, Deliveries,
-    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System,
+    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System, guarded::is_spool,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -242,7 +242,9 @@ impl Broker for Joined {
     fn stats(&self) -> Vec<AddressStats> {
         let mut all = Vec::new();
         for system in self.systems.load().iter() {
-            for mut stats in system.broker.stats() {
+            // What waits for another system is its own.
+            let stats = system.broker.stats().into_iter().filter(|stats| !is_spool(&stats.address));
+            for mut stats in stats {
                 if *self.usual(stats.address.kind) != system.name {
                     stats.address = stats.address.on(Arc::clone(&system.name));
                 }

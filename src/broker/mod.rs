@@ -11,12 +11,15 @@ mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
+pub mod guarded;
 mod joined;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod system;
 pub mod topology;
 
@@ -28,6 +31,7 @@ use tokio::sync::watch;
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
+pub use guarded::{GuardSettings, Guarded};
 pub use joined::{Joined, JoinedSystem};
 pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
 pub use system::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System};

@@ -19,6 +19,8 @@ const KINDS: &[(&str, Backend)] = &[
     ("rabbitmq", Backend::Rabbitmq),
     #[cfg(feature = "kafka")]
     ("kafka", Backend::Kafka),
+    #[cfg(feature = "redis")]
+    ("redis", Backend::Redis),
 ];
 
 /// The one system that has everything.
@@ -35,6 +37,9 @@ pub enum Connection {
     /// Kafka.
     #[cfg(feature = "kafka")]
     Kafka(Box<crate::broker::kafka::Settings>),
+    /// Redis.
+    #[cfg(feature = "redis")]
+    Redis(Box<crate::broker::redis::Settings>),
 }
 
 impl Config {
@@ -50,6 +55,10 @@ impl Config {
         #[cfg(feature = "kafka")]
         if let Some(settings) = self.kafka.as_ref().filter(|_| is_used(Backend::Kafka)) {
             all.insert(Backend::Kafka.name(), Connection::Kafka(Box::new(settings.clone())));
+        }
+        #[cfg(feature = "redis")]
+        if let Some(settings) = self.redis.as_ref().filter(|_| is_used(Backend::Redis)) {
+            all.insert(Backend::Redis.name(), Connection::Redis(Box::new(settings.clone())));
         }
         let _ = is_used;
         all
@@ -120,6 +129,8 @@ fn one(section: &mut Section<'_, '_, '_>, dead_letter: &Address, group: &(String
         Backend::Kafka => {
             Some(Connection::Kafka(Box::new(super::kafka::read(section, None, false, group.clone()).settings)))
         }
+        #[cfg(feature = "redis")]
+        Backend::Redis => Some(Connection::Redis(Box::new(super::redis::read(section, None, false, dead_letter)))),
         _ => None,
     }
 }

@@ -136,7 +136,7 @@ pub(super) fn millis(range: RangeInclusive<u64>) -> Kind<Duration> {
 
 /// A time with its unit, `30s` or `500ms`, as other systems' configurations have it; a number alone is milliseconds, as
 /// everywhere here. For keys that do not end in `_ms`.
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 pub(super) fn time(range: RangeInclusive<u64>) -> Kind<Duration> {
     let takes = format!("a time (30s, 500ms), {} to {}", time_text(*range.start()), time_text(*range.end()));
     Kind {
@@ -155,7 +155,7 @@ pub(super) fn time(range: RangeInclusive<u64>) -> Kind<Duration> {
 }
 
 /// In the largest unit up to hours that leaves nothing over.
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 fn time_text(milliseconds: u64) -> String {
     [("h", 3_600_000), ("m", 60_000), ("s", 1000)]
         .into_iter()
@@ -448,7 +448,7 @@ mod tests {
         }
     }
 
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     #[test]
     fn times_are_read_with_their_unit_and_shown_so_that_they_read_back() {
         let kind = time(0..=3_600_000);

@@ -130,6 +130,7 @@ pub fn keys() -> Vec<Key> {
     const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
                           rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
                           kafka: {topics: {a: {}}}, \
+                          redis: {queues: {a: {}}, topics: {a: {}}}, \
                           routes: [{name: a, topic: a, handler: a}]}";
     let mut reader = Reader::new(&|_| None, None);
     let document = yaml::read(SAMPLE).ok();
@@ -187,6 +188,13 @@ fn require_declared(reader: &mut Reader<'_>, config: &Config, drafts: &[Draft]) 
             !on(Backend::Rabbitmq, address) || declared.contains(&address.local())
         });
     }
+    #[cfg(feature = "redis")]
+    if let Some(settings) = config.redis_in_use().filter(|settings| !settings.auto_create) {
+        let declared = super::redis::declared(settings);
+        routes::require_declared(reader, drafts, "redis", &|address| {
+            !on(Backend::Redis, address) || declared.contains(&address.local())
+        });
+    }
 }
 
 /// The whole of messaging.yaml, and with `beside` the plugins' own files. The routes are not joined yet.
@@ -236,6 +244,17 @@ fn read(
         let group = kafka.as_ref().map_or(group, |kafka| kafka.group.clone());
         (kafka, group)
     };
+    #[cfg(feature = "redis")]
+    let redis = {
+        let named = backend == Some(Backend::Redis) || environment::names_redis(section.reader);
+        if named || section.has("redis") {
+            let dead_letter = &embedded.dead_letter;
+            Some(section.section("redis", |section| super::redis::read(section, backend, true, dead_letter)))
+        } else {
+            section.known("redis");
+            None
+        }
+    };
     let connections = connections::read(section, backend, &embedded.dead_letter, &group);
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
@@ -260,6 +279,8 @@ fn read(
     let config = Config { rabbitmq, ..config };
     #[cfg(feature = "kafka")]
     let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
+    #[cfg(feature = "redis")]
+    let config = Config { redis, ..config };
     let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
 
     let mut around = Surroundings {

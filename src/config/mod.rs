@@ -17,13 +17,17 @@ mod load;
 mod plugin_toml;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 mod routes;
 mod section;
 mod shown;
 mod source;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 mod tls;
 mod tree;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod url;
 mod words;
 mod yaml;
 
@@ -70,7 +74,7 @@ pub struct Config {
     /// The plugins and what they may.
     pub plugins: Plugins,
     /// Which system has queues and topics; `None`: queues are on RabbitMQ where it is configured, topics on Kafka where it
-    /// is, and the rest on the embedded broker.
+    /// is, the rest on Redis where that is, and else on the embedded broker.
     pub backend: Option<Backend>,
     /// The embedded broker.
     pub embedded: Embedded,
@@ -82,6 +86,9 @@ pub struct Config {
     pub kafka: Option<crate::broker::kafka::Settings>,
     /// Further systems outside of the engine, by the names that addresses have for them.
     pub connections: BTreeMap<Arc<str>, Connection>,
+    /// Redis, where it is configured.
+    #[cfg(feature = "redis")]
+    pub redis: Option<crate::broker::redis::Settings>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -101,6 +108,8 @@ pub enum Backend {
     Rabbitmq,
     /// Kafka, where a queue is a topic that one group reads.
     Kafka,
+    /// Redis, which has both.
+    Redis,
 }
 
 impl Backend {
@@ -111,6 +120,8 @@ impl Backend {
         Self::Rabbitmq,
         #[cfg(feature = "kafka")]
         Self::Kafka,
+        #[cfg(feature = "redis")]
+        Self::Redis,
     ];
 
     /// As addresses name the system.
@@ -120,6 +131,7 @@ impl Backend {
             Self::Inmemory => "embedded",
             Self::Rabbitmq => "rabbitmq",
             Self::Kafka => "kafka",
+            Self::Redis => "redis",
         }
         .into()
     }
@@ -131,6 +143,7 @@ impl Backend {
             Self::Inmemory => "inmemory",
             Self::Rabbitmq => "rabbitmq",
             Self::Kafka => "kafka",
+            Self::Redis => "redis",
         }
     }
 }
@@ -239,10 +252,15 @@ impl Config {
         let kafka = self.kafka.is_some();
         #[cfg(not(feature = "kafka"))]
         let kafka = false;
+        #[cfg(feature = "redis")]
+        let redis = self.redis.is_some();
+        #[cfg(not(feature = "redis"))]
+        let redis = false;
         match (self.backend, kind) {
             (Some(backend), _) => backend,
             (None, AddressKind::Queue) if rabbitmq => Backend::Rabbitmq,
             (None, AddressKind::Topic) if kafka => Backend::Kafka,
+            (None, _) if redis => Backend::Redis,
             (None, _) => Backend::Inmemory,
         }
     }
@@ -284,6 +302,13 @@ impl Config {
         self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
+    /// Redis' settings, where it is used.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis_in_use(&self) -> Option<&crate::broker::redis::Settings> {
+        self.redis.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Redis))
+    }
+
     /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
@@ -310,6 +335,8 @@ impl Default for Config {
             #[cfg(feature = "kafka")]
             kafka: None,
             connections: BTreeMap::new(),
+            #[cfg(feature = "redis")]
+            redis: None,
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

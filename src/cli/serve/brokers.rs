@@ -128,6 +128,11 @@ async fn connect(
             let counted = counted(Arc::new(connected), embedded);
             Ok(Arc::new(crate::broker::Queueless::new(counted, Arc::clone(&config.group))))
         }
+        #[cfg(feature = "redis")]
+        Connection::Redis(settings) => {
+            drop(settings);
+            Err(BrokerError::Closed)
+        }
     }
 }
 

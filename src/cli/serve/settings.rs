@@ -1,7 +1,7 @@
 //! From the configuration to what hub and broker run by.
 
 use std::path::PathBuf;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 use std::sync::Arc;
 
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
@@ -46,6 +46,8 @@ pub(super) fn keep_fixed(config: &mut Config, running: &Config) {
     config.rabbitmq.clone_from(&running.rabbitmq);
     #[cfg(feature = "kafka")]
     config.kafka.clone_from(&running.kafka);
+    #[cfg(feature = "redis")]
+    config.redis.clone_from(&running.redis);
 }
 
 /// Which systems have what names none: queues, then topics; and whether there are others.
@@ -60,6 +62,8 @@ pub(super) fn declared_on(connection: &Connection) -> Vec<Declaration> {
         Connection::Rabbitmq(settings) => on_rabbitmq(settings).collect(),
         #[cfg(feature = "kafka")]
         Connection::Kafka(settings) => settings.topics.iter().map(|(name, plan)| on_kafka(name, plan)).collect(),
+        #[cfg(feature = "redis")]
+        Connection::Redis(settings) => on_redis(settings).collect(),
     }
 }
 
@@ -85,6 +89,14 @@ fn declarations(config: &Config) -> Vec<Declaration> {
         }
         None => all,
     };
+    #[cfg(feature = "redis")]
+    let all = match config.redis_in_use() {
+        Some(settings) => {
+            let is_there = |one: &Declaration| config.system_of(one.address().kind) == Backend::Redis;
+            on_redis(settings).filter(is_there).chain(all).collect()
+        }
+        None => all,
+    };
     all
 }
 
@@ -94,6 +106,14 @@ fn on_rabbitmq(settings: &crate::broker::rabbitmq::Settings) -> impl Iterator<It
     settings.topology.queues.keys().map(|name| Declaration::Queue(Arc::clone(name), QueueSettings::default()))
 }
 
+/// What is made on Redis.
+#[cfg(feature = "redis")]
+fn on_redis(settings: &crate::broker::redis::Settings) -> impl Iterator<Item = Declaration> {
+    let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(Arc::clone(name), queue.clone()));
+    let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(Arc::clone(name), topic.clone()));
+    queues.chain(topics)
+}
+
 /// Whether what is declared for the embedded broker is made: elsewhere queues, and on Kafka topics too, have sections of
 /// their own.
 fn declared(config: &Config, declaration: &Declaration) -> bool {
@@ -101,7 +121,7 @@ fn declared(config: &Config, declaration: &Declaration) -> bool {
     match config.system_of(kind) {
         Backend::Inmemory => true,
         Backend::Rabbitmq => kind == Kind::Topic,
-        Backend::Kafka => false,
+        Backend::Kafka | Backend::Redis => false,
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn read(
     dead_letter: &Address,
 ) -> Settings {
     let mut settings = Settings::default();
-    if let Some(other @ (Backend::Inmemory | Backend::Kafka)) = backend {
+    if let Some(other @ (Backend::Inmemory | Backend::Kafka | Backend::Redis)) = backend {
         let (path, origin) = (section.path.clone(), section.origin());
         let problem = format!("is not used: messaging.backend is {}, so everything is there", other.as_str());
         section.reader.warn(origin, &path, problem, "unset messaging.backend to use it");
