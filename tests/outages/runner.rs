@@ -3,13 +3,17 @@
 
 use std::{collections::BTreeMap, env, process::ExitCode, sync::Arc};
 
-use futures_util::future::BoxFuture;
-use tokio::{runtime::Builder, task::JoinSet, time::Instant};
+use futures_util::future::LocalBoxFuture;
+use tokio::{
+    runtime::Builder,
+    task::{JoinSet, LocalSet},
+    time::Instant,
+};
 
 use crate::yard::Yard;
 
 /// A name, as it stands in tables, and what proves it.
-pub(crate) type Scenario = (&'static str, fn(Arc<Yard>) -> BoxFuture<'static, ()>);
+pub(crate) type Scenario = (&'static str, fn(Arc<Yard>) -> LocalBoxFuture<'static, ()>);
 
 /// What was asked for: the part of libtest's options that chooses.
 #[derive(Debug, Default)]
@@ -53,10 +57,10 @@ pub(crate) fn run(all: &[Scenario]) -> ExitCode {
     }
     println!("\nrunning {} tests at once", wanted.len());
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let failed = runtime.block_on(async {
+    let failed = LocalSet::new().block_on(&runtime, async {
         let (yard, mut running, mut names) = (Arc::new(Yard::default()), JoinSet::new(), BTreeMap::new());
         for (name, scenario) in wanted {
-            let task = running.spawn(scenario(Arc::clone(&yard)));
+            let task = running.spawn_local(scenario(Arc::clone(&yard)));
             names.insert(task.id(), *name);
         }
         let (begin, mut failed) = (Instant::now(), 0);
