@@ -48,8 +48,15 @@ pub(crate) struct Sent {
 #[derive(Debug)]
 pub(crate) struct Load {
     ends: Arc<AtomicBool>,
-    confirmed: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     publishers: JoinSet<(String, Sent)>,
+}
+
+/// By now, over all flows.
+#[derive(Debug, Default)]
+struct Counts {
+    confirmed: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 /// The id of a message.
@@ -60,19 +67,24 @@ pub(crate) fn id(flow: &str, key: usize, number: u64) -> String {
 impl Load {
     /// Begins, with one publisher for each flow. `place`: where the engine says at which address it listens.
     pub(crate) fn start(targets: Vec<Target>, place: PathBuf) -> Self {
-        let (ends, confirmed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (ends, counts) = (Arc::new(AtomicBool::new(false)), Arc::<Counts>::default());
         let mut publishers = JoinSet::new();
         for target in targets {
             let publisher = Publisher { target, place: place.clone(), sent: Sent::default() };
-            let (ends, confirmed) = (Arc::clone(&ends), Arc::clone(&confirmed));
-            publishers.spawn_blocking(move || publisher.run(&ends, &confirmed));
+            let (ends, counts) = (Arc::clone(&ends), Arc::clone(&counts));
+            publishers.spawn_blocking(move || publisher.run(&ends, &counts));
         }
-        Self { ends, confirmed, publishers }
+        Self { ends, counts, publishers }
     }
 
     /// How many messages were confirmed by now.
     pub(crate) fn confirmed(&self) -> usize {
-        self.confirmed.load(Ordering::SeqCst)
+        self.counts.confirmed.load(Ordering::SeqCst)
+    }
+
+    /// How many were refused by now.
+    pub(crate) fn refused(&self) -> usize {
+        self.counts.refused.load(Ordering::SeqCst)
     }
 
     /// Ends it: what was begun is published until it is confirmed.
@@ -99,7 +111,7 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn run(mut self, ends: &AtomicBool, confirmed: &AtomicUsize) -> (String, Sent) {
+    fn run(mut self, ends: &AtomicBool, counts: &Counts) -> (String, Sent) {
         let (mut api, mut open, mut ending) = (self.api(), Vec::<usize>::new(), None);
         loop {
             let keys: Vec<usize> = if ends.load(Ordering::SeqCst) {
@@ -124,7 +136,8 @@ impl Publisher {
             };
             let (done, left): (Vec<_>, Vec<_>) = keys.into_iter().partition(is_done);
             done.iter().for_each(|key| self.sent.of[*key] += 1);
-            confirmed.fetch_add(done.len(), Ordering::SeqCst);
+            counts.confirmed.fetch_add(done.len(), Ordering::SeqCst);
+            counts.refused.fetch_add(published.refused.len(), Ordering::SeqCst);
             open = left;
             if !published.whole {
                 // It may listen elsewhere by now.
@@ -159,6 +172,5 @@ impl Publisher {
 
 /// Why something was refused.
 fn code(answer: &Value) -> String {
-    let known = ["code", "error", "title"].iter().find_map(|name| answer[*name].as_str());
-    known.map_or_else(|| answer.to_string(), str::to_owned)
+    answer["error"]["code"].as_str().map_or_else(|| answer.to_string(), str::to_owned)
 }

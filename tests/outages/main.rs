@@ -17,8 +17,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod draining;
 mod far;
 mod flapping;
+mod full;
 mod load;
 mod runner;
 mod singly;
@@ -45,5 +47,8 @@ fn main() -> std::process::ExitCode {
         together::rabbitmq_and_kafka_are_cut_off,
         together::rabbitmq_and_kafka_are_killed_and_frozen,
         flapping::rabbitmq_comes_and_goes,
+        full::the_spool_is_full,
+        full::the_disk_of_the_spool_is_full,
+        draining::the_engine_is_killed_while_the_spool_drains,
     ])
 }

@@ -63,6 +63,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// What a system does not take waits on disk.
+    pub(crate) fn spool() -> Self {
+        Self { fallback: "spool", ..Self::default() }
+    }
+}
+
 /// An engine, and all that is around it.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -148,6 +155,18 @@ impl Site {
         let load = self.load.as_ref().expect("load");
         let now = load.confirmed();
         self.until("messages are taken", async || (load.confirmed() > now + 100).then_some(())).await;
+    }
+
+    /// Waits until a publisher is refused something.
+    pub(crate) async fn refuses(&self) {
+        let load = self.load.as_ref().expect("load");
+        self.until("a publisher is refused", async || (load.refused() > 0).then_some(())).await;
+    }
+
+    /// How many messages wait for a system.
+    pub(crate) async fn spooled(&self, system: System) -> u64 {
+        let said = async || self.system(system).await?["spool"]["messages"].as_u64();
+        self.until("health says what waits", said).await
     }
 
     /// What `GET /health` says of a system; `None`: it says nothing.
@@ -260,7 +279,7 @@ fn configuration(name: &str, servers: &BTreeMap<System, Server>, options: &Optio
          engine: {{data_directory: data}}\ntelemetry: {{filter: info, format: json}}\n{fallback}\
          embedded: {{standard_topology: false, disk: {{directory: store{of_disk}}}}}\n\
          rabbitmq:\n  host: 127.0.0.1\n  port: {rabbitmq}\n  username: guest\n  password: guest\n  \
-         standard_topology: false\n  heartbeat: 2s\n  connect_timeout: 3s\n  publish_timeout: 3s\n  reconnect_delay: 500ms\n  \
+         heartbeat: 2s\n  connect_timeout: 3s\n  publish_timeout: 3s\n  reconnect_delay: 500ms\n  \
          queues: {{{queues}}}\n{of_systems}\
          kafka:\n  brokers: ['{kafka}']\n  standard_topology: false\n  connect_timeout: 3s\n  publish_timeout: 3s\n  \
          reconnect_delay: 500ms\n  metadata_interval: 1s\n  topics: {{{topics}}}\n  extra: {{socket.timeout.ms: 3000}}\n\
