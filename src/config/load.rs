@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, connections, embedded, environment,
+    Warning, brakes, connections, embedded, environment,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
@@ -115,7 +115,8 @@ pub fn read_plugin_toml(
     let said = |address: &Address| (address.clone(), Origin::Default);
     let DeadLetters { tasks, events } = &config.dead_letters;
     let dead_letters = DeadLetters { tasks: said(tasks), events: said(events) };
-    let mut around = Surroundings { group, dead_letters, kafka: OnKafka::of(config), plugins: BTreeMap::new() };
+    let (kafka, outage) = (OnKafka::of(config), brakes::Outage::of(config.outage));
+    let mut around = Surroundings { group, dead_letters, kafka, outage, plugins: BTreeMap::new() };
     let drafts = plugin_toml::read(&mut reader, file, &plugin, &mut part, &mut around);
     finished(&mut reader, &[file.to_path_buf()])?;
     let routes = drafts.into_iter().map(Draft::into_route).collect();
@@ -212,10 +213,12 @@ fn read(
     });
     let backend = backend.or(named);
     let http = section.section("http", http);
-    let (data_directory, shutdown_grace) = section.section("engine", |section| {
+    let (data_directory, shutdown_grace, outage, watchdog) = section.section("engine", |section| {
         (
             section.value("data_directory", &kind::path(), default.data_directory),
             section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
+            section.section("outage", brakes::Outage::default),
+            section.section("watchdog", brakes::watchdog),
         )
     });
     let (embedded, dead_letter_origin) =
@@ -267,6 +270,8 @@ fn read(
         enabled,
         data_directory,
         shutdown_grace,
+        watchdog,
+        outage: outage.rule(),
         http,
         backend,
         embedded,
@@ -286,6 +291,7 @@ fn read(
     let mut around = Surroundings {
         group,
         kafka: OnKafka::of(&config),
+        outage,
         dead_letters: dead_letters.clone(),
         plugins: parts.iter().map(|(name, part)| (name.clone(), part.limits.clone())).collect(),
     };

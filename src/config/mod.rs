@@ -4,6 +4,7 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod brakes;
 mod connections;
 mod embedded;
 mod environment;
@@ -55,7 +56,7 @@ use crate::{
     broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
-    route::RouteTable,
+    route::{OutageBrake, RouteTable, Watchdog},
 };
 
 /// Everything the operator decided, checked. Later code cannot hold a wrong value.
@@ -69,6 +70,10 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+    /// When routes that do not say slow to a probe.
+    pub outage: OutageBrake,
     /// How the engine is reached.
     pub http: Http,
     /// The plugins and what they may.
@@ -84,11 +89,11 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
-    /// Further systems outside of the engine, by the names that addresses have for them.
-    pub connections: BTreeMap<Arc<str>, Connection>,
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::broker::redis::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -268,7 +273,7 @@ impl Config {
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        !self.connections_in_use().is_empty()
+        self.connections_in_use().values().any(|connection| !connection.counts_attempts())
     }
 
     /// Whether queues are on RabbitMQ.
@@ -326,6 +331,8 @@ impl Default for Config {
             enabled: true,
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            watchdog: Watchdog::default(),
+            outage: OutageBrake::default(),
             http: Http::default(),
             plugins: Plugins::default(),
             backend: None,
@@ -334,9 +341,9 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
-            connections: BTreeMap::new(),
             #[cfg(feature = "redis")]
             redis: None,
+            connections: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

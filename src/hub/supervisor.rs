@@ -18,6 +18,7 @@ use super::{
     condition::Condition,
     error::StartError,
     exchange::Exchange,
+    meters,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
@@ -25,13 +26,12 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, Declaration, QueueSettings},
+    broker::{Broker, BrokerError, BrokerStatus, Declaration, QueueSettings},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
-    route::{Route, RouteTable},
-    telemetry::metrics,
+    route::{Route, RouteTable, Watchdog},
 };
 
 /// How often depths are counted.
@@ -56,6 +56,8 @@ pub struct Settings {
     pub dead_letter: Address,
     /// How long a drain waits for calls that are running.
     pub grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
 }
 
 /// Handle on a running engine.
@@ -94,13 +96,16 @@ impl Hub {
             registry.slot(&name).serve(handler, Duration::ZERO, false);
         }
         let outlet = Arc::new(BrokerOutlet::new(Arc::clone(&broker)));
+        let stop = CancellationToken::new();
+        let failure = watch::Sender::new(None);
+        let failed = failure.subscribe();
+        let mut condition = Condition::new(failure, stop.clone());
+        // Whatever takes long from here on, who looks on knows why.
+        condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
         let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
         let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
         declare(&*broker, &[answers]).await?;
-        let stop = CancellationToken::new();
-        let failure = watch::Sender::new(None);
-        let failed = failure.subscribe();
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -121,7 +126,7 @@ impl Hub {
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
-            condition: Condition::new(failure, stop.clone()),
+            condition,
         };
         let table = supervisor.current().routes;
         if let Err(error) = supervisor.start_missing(&table).await {
@@ -277,7 +282,7 @@ impl Supervisor {
                 }
                 _ = stats.tick() => {
                     self.condition.look(&*self.broker);
-                    self.count_depths();
+                    self.look_at_sources();
                     self.show();
                 }
                 Some(ended) = tasks.join_next() => {
@@ -414,17 +419,15 @@ impl Supervisor {
         *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     }
 
-    fn count_depths(&self) {
-        let dead_letters = self.current().dead_letter;
-        for stats in self.broker.stats() {
-            let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
-            let waiting = lag.unwrap_or(stats.ready + stats.delayed);
-            let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-            let name = stats.address.to_string();
-            metrics().depth.with_label_values(&[&*self.broker.name_of(&stats.address), &name]).set(waiting);
-            if stats.address == dead_letters {
-                metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
-            }
+    /// Counts what waits, and notices sources that have stalled.
+    fn look_at_sources(&mut self) {
+        let (stats, settings) = (self.broker.stats(), self.current());
+        meters::count_depths(&*self.broker, &stats, &settings.dead_letter);
+        let systems = self.broker.systems();
+        for (address, running) in &mut self.running {
+            let name = self.broker.name_of(address);
+            let is_well = systems.iter().all(|system| *system.name != *name || system.status == BrokerStatus::Ready);
+            running.look_for_stall(settings.watchdog, &*self.broker, &stats, is_well);
         }
     }
 }

@@ -42,8 +42,8 @@ use self::{
     threads::Threads,
 };
 use super::{
-    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, Subscribe, Subscription, TopicSettings,
+    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration, Ordering,
+    Page, PublishError, PublishFailures, Subscribe, Subscription, TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -320,6 +320,10 @@ impl Broker for Kafka {
             troubles if troubles.is_empty() => BrokerStatus::Ready,
             troubles => BrokerStatus::Degraded { reason: troubles.join("; ") },
         }
+    }
+
+    fn connection(&self) -> ConnectionState {
+        if self.stop.is_cancelled() { ConnectionState::Closed } else { self.shared.common.condition.connection() }
     }
 
     async fn close(&self) {

@@ -44,8 +44,8 @@ use self::{
     topology::{QueueKind, Topology},
 };
 use super::{
-    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, Subscribe, Subscription,
+    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration, Ordering,
+    Page, PublishError, PublishFailures, Subscribe, Subscription,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -81,7 +81,7 @@ impl RabbitMq {
             Err(error) if error.is_refusal() => {
                 return Err(BrokerError::Refused { reason: error.to_string(), code: error.code() });
             }
-            Err(error) => tracing::warn!("RabbitMQ is away, going on without until it is there: {error}"),
+            Err(error) => tracing::debug!("RabbitMQ is away, going on without until it is there: {error}"),
         }
         if let Some(up) = &consume {
             declared::declare(&up.connection, &shared.everything(), &shared.settings).await?;
@@ -270,6 +270,13 @@ impl Broker for RabbitMq {
             Some(reason) => BrokerStatus::Degraded { reason },
             None => BrokerStatus::Ready,
         }
+    }
+
+    fn connection(&self) -> ConnectionState {
+        if self.shared.is_closed() {
+            return ConnectionState::Closed;
+        }
+        self.shared.consume.connection().or_worse(self.shared.publish.connection())
     }
 
     async fn close(&self) {

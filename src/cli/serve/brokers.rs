@@ -85,6 +85,14 @@ fn is_same(name: &str, old: Option<&Connection>, new: Option<&Connection>) -> bo
             });
             old == new
         }
+        #[cfg(feature = "redis")]
+        (Some(Connection::Redis(old)), Some(Connection::Redis(new))) if name == "redis" => {
+            let [old, new] = [old, new].map(|settings| {
+                let (queues, topics) = Default::default();
+                crate::broker::redis::Settings { queues, topics, ..settings.as_ref().clone() }
+            });
+            old == new
+        }
         (old, new) => old == new,
     }
 }
@@ -128,11 +136,9 @@ async fn connect(
             let counted = counted(Arc::new(connected), embedded);
             Ok(Arc::new(crate::broker::Queueless::new(counted, Arc::clone(&config.group))))
         }
+        // It counts attempts itself.
         #[cfg(feature = "redis")]
-        Connection::Redis(settings) => {
-            drop(settings);
-            Err(BrokerError::Closed)
-        }
+        Connection::Redis(settings) => Ok(Arc::new(crate::broker::redis::Redis::connect(name, *settings).await?)),
     }
 }
 

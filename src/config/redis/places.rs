@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::super::{
+    Backend,
     embedded::{KEEP_MS, overflow},
     finding::Origin,
     kind,
@@ -18,7 +19,7 @@ use crate::{
 /// How long leases may be, in milliseconds: shorter ones would end while a healthy engine works.
 pub(super) const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 
-/// Reads it into `settings`.
+/// Reads it into `settings`. `standard`: whether the standard topology is there unless it is said.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, standard: bool, dead_letter: &Address) {
     // A server keeps all in memory, and writes it to disk as it is configured.
     let queue_base = QueueSettings { storage: Storage::Disk, lease: settings.lease, ..QueueSettings::default() };
@@ -34,7 +35,9 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, s
             }
         }
     }
-    if dead_letter.kind == AddressKind::Queue {
+    // Whoever has a name of its own has none of them, unless it is said.
+    let is_here = standard && dead_letter.system.as_deref().is_none_or(|system| *system == *Backend::Redis.name());
+    if is_here && dead_letter.kind == AddressKind::Queue {
         settings.queues.entry(Arc::clone(&dead_letter.name)).or_insert_with(|| queue_base.clone());
     }
     section.named("queues", |name, origin, section| {
