@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, brakes, connections, embedded, environment,
+    Warning, brakes, connections, embedded, environment, fallback,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
@@ -206,12 +206,13 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, named) = section.section("messaging", |section| {
+    let (enabled, named, asked) = section.section("messaging", |section| {
         let enabled = section.value("enabled", &kind::flag(), default.enabled);
         let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
-        (enabled, backend.map(|given| given.value))
+        (enabled, backend.map(|given| given.value), fallback::of_all(section))
     });
     let backend = backend.or(named);
+    let mut guards = BTreeMap::new();
     let http = section.section("http", http);
     let (data_directory, shutdown_grace, outage, watchdog) = section.section("engine", |section| {
         (
@@ -228,7 +229,10 @@ fn read(
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
         if named || section.has("rabbitmq") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, true, dead_letter)))
+            Some(section.section("rabbitmq", |section| {
+                guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
+                super::rabbitmq::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("rabbitmq");
             None
@@ -239,7 +243,10 @@ fn read(
     let (kafka, group) = {
         let named = backend == Some(Backend::Kafka) || environment::names_kafka(section.reader);
         let kafka = if named || section.has("kafka") {
-            Some(section.section("kafka", |section| super::kafka::read(section, backend, true, group.clone())))
+            Some(section.section("kafka", |section| {
+                guards.insert(Backend::Kafka.name(), fallback::read(section, asked.fallback));
+                super::kafka::read(section, backend, true, group.clone())
+            }))
         } else {
             section.known("kafka");
             None
@@ -252,13 +259,18 @@ fn read(
         let named = backend == Some(Backend::Redis) || environment::names_redis(section.reader);
         if named || section.has("redis") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("redis", |section| super::redis::read(section, backend, true, dead_letter)))
+            Some(section.section("redis", |section| {
+                guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
+                super::redis::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("redis");
             None
         }
     };
-    let connections = connections::read(section, backend, &embedded.dead_letter, &group);
+    let connections = connections::read(section, backend, &embedded.dead_letter, &group, &mut |name, section| {
+        guards.insert(name, fallback::read(section, asked.fallback));
+    });
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
@@ -278,6 +290,7 @@ fn read(
         telemetry,
         group: group.0.as_str().into(),
         connections,
+        guards,
         ..Config::default()
     };
     #[cfg(feature = "rabbitmq")]
@@ -286,6 +299,9 @@ fn read(
     let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
+    if config.connections_in_use().is_empty() {
+        fallback::warn_of_no_system(section, &asked);
+    }
     let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
 
     let mut around = Surroundings {

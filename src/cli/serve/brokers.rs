@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::settings;
+use super::{guard::guarded, settings};
 use crate::{
     broker::{Broker, BrokerError, Counted, Joined, JoinedSystem, embedded::Embedded},
     config::{Config, Connection},
@@ -58,7 +58,7 @@ impl Systems {
         let mut systems = Vec::new();
         for name in olds.keys().chain(news.keys().filter(|name| !olds.contains_key(*name))) {
             let (old, new) = (olds.get(name), news.get(name));
-            if is_same(name, old, new) {
+            if is_same(name, old, new) && before.guard_of(name) == after.guard_of(name) {
                 continue;
             }
             let after = new.map(|connection| self.opening(after, name, connection));
@@ -107,6 +107,7 @@ async fn open(
     // What has a section of its own is declared with all else.
     let own = config.connections.contains_key(&name).then(|| settings::declared_on(&connection));
     let broker = connect(&config, &name, connection, &embedded).await?;
+    let broker = guarded(&config, &name, broker, &embedded);
     if let Some(declarations) = own {
         broker.declare(&declarations).await?;
     }

@@ -5,6 +5,7 @@ mod brokers;
 mod check;
 mod data;
 mod files;
+mod guard;
 mod settings;
 
 use std::{
