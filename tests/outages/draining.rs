@@ -13,7 +13,7 @@ const AWAY: u64 = 10;
 const KILLS: usize = 3;
 
 pub(crate) async fn the_engine_is_killed_while_the_spool_drains(yard: Arc<Yard>) {
-    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka)];
+    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka), Yard::shared(System::Redis)];
     // Faster than what comes on top meanwhile, and slow enough to be in the middle of it.
     let of_systems = "  spool: {drain_per_second: 400}\n".to_owned();
     let mut site = Site::start(servers, Options { of_systems, ..Options::spool() }).await;

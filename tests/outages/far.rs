@@ -12,12 +12,19 @@ use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
 };
-use tokio::{task::spawn_blocking, time::timeout};
+use redis::aio::MultiplexedConnection;
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use crate::{
     support::{PATIENCE, soon},
     yard::{Server, System},
 };
+
+/// What Redis answers: entries by id, of each its fields.
+type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
 /// How long nothing comes where there is no more.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -31,6 +38,14 @@ pub(crate) enum Reader {
     },
     Kafka {
         client: Option<BaseConsumer>,
+        read: VecDeque<Vec<u8>>,
+    },
+    /// Of a queue without priorities.
+    Redis {
+        connection: MultiplexedConnection,
+        stream: String,
+        /// The entry that was read last.
+        last: String,
         read: VecDeque<Vec<u8>>,
     },
 }
@@ -54,6 +69,13 @@ impl Reader {
                 let client = spawn_blocking(move || kafka(&bootstrap, &topic)).await.expect("a client");
                 Self::Kafka { client: Some(client), read: VecDeque::new() }
             }
+            System::Redis => {
+                let client = redis::Client::open(format!("redis://{}", server.direct())).expect("a client");
+                let connection = soon("a connection", client.get_multiplexed_async_connection()).await;
+                let stream = format!("helixmq:queue:{{{name}}}:p0");
+                let connection = connection.expect("a connection");
+                Self::Redis { connection, stream, last: "0-0".to_owned(), read: VecDeque::new() }
+            }
         }
     }
 
@@ -69,6 +91,21 @@ impl Reader {
                     let polled = client.take().expect("given back");
                     let (polled, more) = spawn_blocking(move || poll(polled)).await.expect("a client");
                     (*client, *read) = (Some(polled), more);
+                }
+                read.pop_front()
+            }
+            Self::Redis { connection, stream, last, read } => {
+                if read.is_empty() {
+                    let mut ask = redis::cmd("XRANGE");
+                    ask.arg(&*stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(1000);
+                    let answer = soon("an answer", ask.query_async::<Entries>(connection)).await;
+                    for (place, fields) in answer.expect("entries") {
+                        *last = place;
+                        read.extend(fields.into_iter().find(|(name, _)| name == "payload").map(|(_, value)| value));
+                    }
+                }
+                if read.is_empty() {
+                    sleep(SILENCE).await;
                 }
                 read.pop_front()
             }

@@ -14,7 +14,7 @@ const STAYS: u64 = 5;
 
 /// RabbitMQ is away until publishers are refused, and for some time more.
 async fn fills_up(yard: Arc<Yard>, options: Options) -> BTreeMap<String, Sent> {
-    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka)];
+    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka), Yard::shared(System::Redis)];
     let mut site = Site::start(servers, options).await;
     site.begins(Fault::Cut, &[System::RabbitMq]).await;
     site.refuses().await;

@@ -21,11 +21,11 @@ async fn survives(yard: Arc<Yard>, fault: Fault, system: System) {
         Fault::Killed | Fault::Frozen => yard.own(system).await,
         Fault::Cut => yard.proxied(system).await,
     });
-    let mut site = Site::start(servers, Options::default()).await;
+    let mut site = Site::start(servers, Options::spool()).await;
     for seconds in LASTING {
         site.suffers(fault, &[system], seconds).await;
     }
-    site.ends().await;
+    site.ends_unnoticed().await;
 }
 
 pub(crate) async fn rabbitmq_is_killed(yard: Arc<Yard>) {
@@ -50,4 +50,16 @@ pub(crate) async fn kafka_is_frozen(yard: Arc<Yard>) {
 
 pub(crate) async fn kafka_is_cut_off(yard: Arc<Yard>) {
     survives(yard, Fault::Cut, System::Kafka).await;
+}
+
+pub(crate) async fn redis_is_killed(yard: Arc<Yard>) {
+    survives(yard, Fault::Killed, System::Redis).await;
+}
+
+pub(crate) async fn redis_is_frozen(yard: Arc<Yard>) {
+    survives(yard, Fault::Frozen, System::Redis).await;
+}
+
+pub(crate) async fn redis_is_cut_off(yard: Arc<Yard>) {
+    survives(yard, Fault::Cut, System::Redis).await;
 }

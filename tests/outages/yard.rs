@@ -22,16 +22,18 @@ use crate::support::{
 pub(crate) enum System {
     RabbitMq,
     Kafka,
+    Redis,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 2] = [Self::RabbitMq, Self::Kafka];
+    pub(crate) const ALL: [Self; 3] = [Self::RabbitMq, Self::Kafka, Self::Redis];
 
     /// As configuration, health and `scripts/brokers` call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RabbitMq => "rabbitmq",
             Self::Kafka => "kafka",
+            Self::Redis => "redis",
         }
     }
 }
@@ -80,7 +82,9 @@ impl Yard {
     pub(crate) async fn own(&self, system: System) -> Server {
         let mut own = Arc::clone(&self.own[system as usize]).lock_owned().await;
         if own.is_none() {
-            *own = Some(Running::own(system.name(), "", &[]).await);
+            // What it acknowledged has to be on disk, as with the others.
+            let lines = if system == System::Redis { "appendfsync always\\n" } else { "" };
+            *own = Some(Running::own(system.name(), lines, &[]).await);
         }
         Server { system, place: Place::Own(own) }
     }
@@ -94,7 +98,7 @@ impl Yard {
     pub(crate) async fn proxied(&self, system: System) -> Server {
         let to = Running::shared(system.name());
         let (proxy, alone) = match system {
-            System::RabbitMq => (Proxy::start(to.address(0)).await, None),
+            System::RabbitMq | System::Redis => (Proxy::start(to.address(0)).await, None),
             System::Kafka => {
                 let alone = Arc::clone(&self.proxied).lock_owned().await;
                 let listen = to.address(KAFKA_PROXY);
