@@ -27,7 +27,7 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, BrokerStatus, Declaration, QueueSettings},
+    broker::{Broker, BrokerError, BrokerStatus, Declaration},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
@@ -122,9 +122,7 @@ impl Hub {
         // Whatever takes long from here on, who looks on knows why.
         condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
-        let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
-        let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
-        declare(&*broker, &[answers]).await?;
+        outlet.declare().await.map_err(|error| StartError::of(&*broker, None, error))?;
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -297,11 +295,7 @@ impl Supervisor {
         let sweep = Sweep { broker: Arc::clone(&self.broker), settings: Arc::clone(&self.settings) };
         tasks.spawn(sweep.run(stop.clone()));
         let (outlet, answers_stop) = (Arc::clone(&self.outlet), late_stop.clone());
-        tasks.spawn(async move {
-            if let Err(error) = outlet.run(answers_stop).await {
-                tracing::error!("answers to requests of handlers cannot be read: {error}");
-            }
-        });
+        tasks.spawn(async move { outlet.run(answers_stop).await });
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = Instant::now();
