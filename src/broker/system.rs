@@ -37,7 +37,8 @@ pub struct System {
 
 /// Where the connections of a system are. Those of one system that are in different places count as the worst of them.
 ///
-/// `connecting` → `ready` ⇄ `blocked`; from any of these to `away` and, by itself, back; `refused` and `closed` are final.
+/// `connecting` → `ready` ⇄ `blocked`; from any of these to `away` or `refused` and, by itself, back to `ready`, since
+/// whatever is wrong may be mended at the other end; `closed` is final. docs/operations.md has each change with its cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionState {
@@ -50,7 +51,7 @@ pub enum ConnectionState {
     Blocked,
     /// Lost, or never there: tried again by itself.
     Away,
-    /// It will not have us until somebody changes something.
+    /// It will not have us until somebody changes something, there or here. It is asked again from time to time.
     Refused,
     /// The engine is stopping.
     Closed,
@@ -71,6 +72,20 @@ impl ConnectionState {
             Self::Refused => "refused",
             Self::Closed => "closed",
         }
+    }
+
+    /// Where a system is that has one connection here and another one there: what keeps more of its work from being done.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        let hinders = |state| match state {
+            Self::Ready => 0,
+            Self::Closed => 1,
+            Self::Blocked => 2,
+            Self::Connecting => 3,
+            Self::Away => 4,
+            Self::Refused => 5,
+        };
+        if hinders(other) > hinders(self) { other } else { self }
     }
 }
 

@@ -42,6 +42,18 @@ pub enum Connection {
     Redis(Box<crate::broker::redis::Settings>),
 }
 
+impl Connection {
+    /// Whether the system counts attempts itself, so that nothing is noted here.
+    pub(super) fn counts_attempts(&self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => true,
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => false,
+        }
+    }
+}
+
 impl Config {
     /// The systems outside of the engine that are used, by name. With a [backend](Config::backend) there is no other.
     #[must_use]

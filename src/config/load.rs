@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, connections, embedded, environment, fallback,
+    Warning, brakes, connections, embedded, environment, fallback,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
+    require,
     routes::{self, Draft, OnKafka, Surroundings},
     section::{Given, Reader, Section},
     shown::{Key, Shown},
@@ -115,7 +116,8 @@ pub fn read_plugin_toml(
     let said = |address: &Address| (address.clone(), Origin::Default);
     let DeadLetters { tasks, events } = &config.dead_letters;
     let dead_letters = DeadLetters { tasks: said(tasks), events: said(events) };
-    let mut around = Surroundings { group, dead_letters, kafka: OnKafka::of(config), plugins: BTreeMap::new() };
+    let (kafka, outage) = (OnKafka::of(config), brakes::Outage::of(config.outage));
+    let mut around = Surroundings { group, dead_letters, kafka, outage, plugins: BTreeMap::new() };
     let drafts = plugin_toml::read(&mut reader, file, &plugin, &mut part, &mut around);
     finished(&mut reader, &[file.to_path_buf()])?;
     let routes = drafts.into_iter().map(Draft::into_route).collect();
@@ -205,18 +207,20 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, named, asked) = section.section("messaging", |section| {
+    let (enabled, named, asked, required) = section.section("messaging", |section| {
         let enabled = section.value("enabled", &kind::flag(), default.enabled);
         let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
-        (enabled, backend.map(|given| given.value), fallback::of_all(section))
+        (enabled, backend.map(|given| given.value), fallback::of_all(section), require::read(section))
     });
     let backend = backend.or(named);
     let mut guards = BTreeMap::new();
     let http = section.section("http", http);
-    let (data_directory, shutdown_grace) = section.section("engine", |section| {
+    let (data_directory, shutdown_grace, outage, watchdog) = section.section("engine", |section| {
         (
             section.value("data_directory", &kind::path(), default.data_directory),
             section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
+            section.section("outage", brakes::Outage::default),
+            section.section("watchdog", brakes::watchdog),
         )
     });
     let (embedded, dead_letter_origin) =
@@ -279,6 +283,8 @@ fn read(
         enabled,
         data_directory,
         shutdown_grace,
+        watchdog,
+        outage: outage.rule(),
         http,
         backend,
         embedded,
@@ -302,6 +308,7 @@ fn read(
     let mut around = Surroundings {
         group,
         kafka: OnKafka::of(&config),
+        outage,
         dead_letters: dead_letters.clone(),
         plugins: parts.iter().map(|(name, part)| (name.clone(), part.limits.clone())).collect(),
     };
@@ -319,8 +326,9 @@ fn read(
     section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
     drafts.extend(theirs);
     environment::refuse_absent(section.reader, &config);
+    let require = require::checked(section.reader, required, &config);
     let dead_letters = DeadLetters { tasks: dead_letters.tasks.0, events: dead_letters.events.0 };
-    (Config { plugins, dead_letters, ..config }, drafts, files)
+    (Config { plugins, dead_letters, require, ..config }, drafts, files)
 }
 
 /// Where dead letters go that no route sends elsewhere, and who says so: on Kafka they have topics of their own.

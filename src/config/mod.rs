@@ -4,6 +4,7 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod brakes;
 mod connections;
 mod embedded;
 mod environment;
@@ -20,6 +21,7 @@ mod plugin_toml;
 mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
+mod require;
 mod routes;
 mod section;
 mod shown;
@@ -49,6 +51,8 @@ pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
+#[cfg(feature = "redis")]
+pub use redis::standard as standard_redis;
 pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
@@ -56,7 +60,7 @@ use crate::{
     broker::{Declaration, GuardSettings, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
-    route::RouteTable,
+    route::{OutageBrake, RouteTable, Watchdog},
 };
 
 /// Everything the operator decided, checked. Later code cannot hold a wrong value.
@@ -66,10 +70,16 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Whether messages are handled. `false`: the engine answers, takes what is published, and runs no route.
     pub enabled: bool,
+    /// Systems without which the engine does not start.
+    pub require: Vec<Arc<str>>,
     /// Where the engine keeps what it makes: compiled components, the generated token.
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+    /// When routes that do not say slow to a probe.
+    pub outage: OutageBrake,
     /// How the engine is reached.
     pub http: Http,
     /// The plugins and what they may.
@@ -85,11 +95,11 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
-    /// Further systems outside of the engine, by the names that addresses have for them.
-    pub connections: BTreeMap<Arc<str>, Connection>,
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::broker::redis::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
     /// How the systems outside of the engine are guarded, by their names.
     pub guards: BTreeMap<Arc<str>, GuardSettings>,
     /// The group of routes that name none.
@@ -271,7 +281,7 @@ impl Config {
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        !self.connections_in_use().is_empty()
+        self.connections_in_use().values().any(|connection| !connection.counts_attempts())
     }
 
     /// How a system outside of the engine is guarded.
@@ -333,8 +343,11 @@ impl Default for Config {
         Self {
             file: None,
             enabled: true,
+            require: Vec::new(),
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            watchdog: Watchdog::default(),
+            outage: OutageBrake::default(),
             http: Http::default(),
             plugins: Plugins::default(),
             backend: None,
@@ -343,9 +356,9 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
-            connections: BTreeMap::new(),
             #[cfg(feature = "redis")]
             redis: None,
+            connections: BTreeMap::new(),
             guards: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),

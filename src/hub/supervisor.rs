@@ -16,22 +16,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     condition::Condition,
+    drain::{Drain, say_while},
     error::StartError,
     exchange::Exchange,
+    meters,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
-    running::{LaneEnd, RouteStatus, Running},
+    running::{self, LaneEnd, RouteStatus, Running},
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, Declaration, QueueSettings},
+    broker::{Broker, BrokerError, BrokerStatus, Declaration, QueueSettings},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
-    route::{Route, RouteTable},
-    telemetry::metrics,
+    route::{Route, RouteTable, Watchdog},
 };
 
 /// How often depths are counted.
@@ -56,6 +57,25 @@ pub struct Settings {
     pub dead_letter: Address,
     /// How long a drain waits for calls that are running.
     pub grace: Duration,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+}
+
+impl Default for Settings {
+    /// No queues, topics and routes; plugins in `plugins-enabled`, what is compiled of them in `.helixmq/compiled`.
+    fn default() -> Self {
+        Self {
+            plugins_directory: "plugins-enabled".into(),
+            plugins: BTreeMap::new(),
+            loading: Loading::default(),
+            cache_directory: ".helixmq/compiled".into(),
+            declarations: Vec::new(),
+            routes: RouteTable::default(),
+            dead_letter: Address::queue(crate::broker::topology::DEAD_LETTER_QUEUE),
+            grace: Duration::from_secs(30),
+            watchdog: Watchdog::default(),
+        }
+    }
 }
 
 /// Handle on a running engine.
@@ -70,6 +90,7 @@ pub struct Hub {
     failure: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
+    subscribing: tokio::sync::Mutex<()>,
 }
 
 enum Command {
@@ -94,13 +115,16 @@ impl Hub {
             registry.slot(&name).serve(handler, Duration::ZERO, false);
         }
         let outlet = Arc::new(BrokerOutlet::new(Arc::clone(&broker)));
+        let stop = CancellationToken::new();
+        let failure = watch::Sender::new(None);
+        let failed = failure.subscribe();
+        let mut condition = Condition::new(failure, stop.clone());
+        // Whatever takes long from here on, who looks on knows why.
+        condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
         let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
         let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
         declare(&*broker, &[answers]).await?;
-        let stop = CancellationToken::new();
-        let failure = watch::Sender::new(None);
-        let failed = failure.subscribe();
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -121,7 +145,7 @@ impl Hub {
             lane_ended,
             statuses: Arc::clone(&statuses),
             program,
-            condition: Condition::new(failure, stop.clone()),
+            condition,
         };
         let table = supervisor.current().routes;
         if let Err(error) = supervisor.start_missing(&table).await {
@@ -140,7 +164,18 @@ impl Hub {
         let mut owner = JoinSet::new();
         owner.spawn(supervisor.run(loader, received, lane_ends, stop.clone()));
         let owner = Mutex::new(owner);
-        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, failure: failed, stop, owner })
+        Ok(Self {
+            broker,
+            registry,
+            settings,
+            commands,
+            statuses,
+            ready: is_ready,
+            failure: failed,
+            stop,
+            owner,
+            subscribing: Default::default(),
+        })
     }
 
     /// The broker messages go through.
@@ -153,6 +188,11 @@ impl Hub {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Held while settings are built on those in force.
+    pub(super) fn subscribing(&self) -> &tokio::sync::Mutex<()> {
+        &self.subscribing
     }
 
     /// The settings in force.
@@ -223,7 +263,7 @@ impl Hub {
                 tracing::error!("the supervisor did not end well: {error}");
             }
         }
-        self.broker.close().await;
+        say_while("closing the connections", self.broker.close()).await;
     }
 }
 
@@ -268,16 +308,16 @@ impl Supervisor {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(renewal.into()) => renewal = self.keep_alive(),
+                () = tokio::time::sleep_until(renewal.into()) => renewal = running::keep_alive(&self.running),
                 Some(end) = lane_ends.recv() => self.lane_ended(end),
                 Some(Command::Apply(settings, exchange, done)) = commands.recv() => {
-                    let applied = self.apply(*settings, exchange, &mut lane_ends).await;
+                    let applied = self.apply(*settings, exchange, &mut lane_ends, &stop).await;
                     // Whoever asked may have gone.
                     done.send(applied).ok();
                 }
                 _ = stats.tick() => {
                     self.condition.look(&*self.broker);
-                    self.count_depths();
+                    self.look_at_sources();
                     self.show();
                 }
                 Some(ended) = tasks.join_next() => {
@@ -290,7 +330,7 @@ impl Supervisor {
         self.loading.cancel();
         let grace = self.current().grace;
         let all: Vec<Address> = self.running.keys().cloned().collect();
-        self.drain(&all, grace, &mut lane_ends).await;
+        self.drain(&all, grace, &mut lane_ends, None).await;
         late_stop.cancel();
         while tasks.join_next().await.is_some() {}
     }
@@ -352,55 +392,16 @@ impl Supervisor {
         if missing.is_empty() { Ok(()) } else { Err(StartError::Missing(missing)) }
     }
 
-    /// Says that everything that is out is being worked on. Returns when to say so again.
-    fn keep_alive(&self) -> Instant {
-        self.running.values().for_each(Running::keep_alive);
-        let every = self.running.values().filter_map(Running::keep_alive_every).min();
-        Instant::now() + every.unwrap_or(STATS_EVERY).min(STATS_EVERY)
-    }
-
-    /// Ends sources in three steps: nothing new, time for what is running, then its end.
-    pub(super) async fn drain(&mut self, which: &[Address], grace: Duration, lane_ends: &mut mpsc::Receiver<LaneEnd>) {
-        for address in which {
-            if let Some(running) = self.running.get(address) {
-                running.stop_taking();
-            }
-        }
-        let left = |supervisor: &Self| {
-            which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>()
-        };
-        let mut renewal = Instant::now();
-        let all_ended = async {
-            while left(self) > 0 {
-                match tokio::time::timeout_at(renewal.into(), lane_ends.recv()).await {
-                    Ok(Some(end)) => self.lane_ended(end),
-                    Ok(None) => break,
-                    Err(_) => renewal = self.keep_alive(),
-                }
-            }
-        };
-        if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(
-                lanes = left(self),
-                "calls are still running after the grace period of {grace:?}: they are ended, their messages go back"
-            );
-            which.iter().filter_map(|address| self.running.get(address)).for_each(Running::end_calls);
-            let ended = async {
-                while left(self) > 0 {
-                    match lane_ends.recv().await {
-                        Some(end) => self.lane_ended(end),
-                        None => break,
-                    }
-                }
-            };
-            // Guests end within a tick of the clock; a native handler that does not return cannot be ended.
-            if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
-                tracing::error!("a native handler does not return; its thread is left behind");
-            }
-        }
-        for address in which {
-            self.running.remove(address);
-        }
+    /// Ends sources; false when the engine stops before they have: then they end with the others.
+    pub(super) async fn drain(
+        &mut self,
+        which: &[Address],
+        grace: Duration,
+        lane_ends: &mut mpsc::Receiver<LaneEnd>,
+        stop: Option<&CancellationToken>,
+    ) -> bool {
+        let drain = Drain { running: &mut self.running, which, ended: &self.lane_ended, broker: &*self.broker };
+        drain.run(grace, lane_ends, stop).await
     }
 
     fn lane_ended(&mut self, end: LaneEnd) {
@@ -414,17 +415,15 @@ impl Supervisor {
         *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     }
 
-    fn count_depths(&self) {
-        let dead_letters = self.current().dead_letter;
-        for stats in self.broker.stats() {
-            let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
-            let waiting = lag.unwrap_or(stats.ready + stats.delayed);
-            let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-            let name = stats.address.to_string();
-            metrics().depth.with_label_values(&[&*self.broker.name_of(&stats.address), &name]).set(waiting);
-            if stats.address == dead_letters {
-                metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
-            }
+    /// Counts what waits, and notices sources that have stalled.
+    fn look_at_sources(&mut self) {
+        let (stats, settings) = (self.broker.stats(), self.current());
+        meters::count_depths(&*self.broker, &stats, &settings.dead_letter);
+        let systems = self.broker.systems();
+        for (address, running) in &mut self.running {
+            let name = self.broker.name_of(address);
+            let is_well = systems.iter().all(|system| *system.name != *name || system.status == BrokerStatus::Ready);
+            running.look_for_stall(settings.watchdog, &*self.broker, &stats, is_well);
         }
     }
 }

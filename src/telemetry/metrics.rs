@@ -47,6 +47,7 @@ metrics! {
     in_flight: IntGaugeVec("helixmq_in_flight_messages", ["route"]) = "Deliveries taken and not settled",
     held: IntGaugeVec("helixmq_held_messages", ["route"]) = "Deliveries held behind a retrying one to keep their order",
     brake: IntGaugeVec("helixmq_route_brake_state", ["route"]) = "0 open, 1 slowed to probes, 2 held",
+    stall_restarts: IntCounterVec("messaging_subscription_restarts_total", ["source"]) = "Subscriptions begun anew because messages waited and none came",
     plugin_info: IntGaugeVec("helixmq_plugin_info", ["plugin", "version", "digest"]) = "1 for the version that serves",
     plugin_loaded_at: IntGaugeVec("helixmq_plugin_loaded_timestamp_seconds", ["plugin"]) = "Since when the serving version serves",
     reloads: IntCounterVec("helixmq_plugin_reloads_total", ["plugin", "result"]) = "Loads of plugin files, by result: loaded, refused, removed",
@@ -64,6 +65,7 @@ metrics! {
     spool_accepted: IntCounterVec("messaging_spool_accepted_total", ["broker"]) = "Messages that were kept here for the system",
     spool_drained: IntCounterVec("messaging_spool_drained_total", ["broker"]) = "Messages that were kept here and that the system confirmed since",
     spool_refused: IntCounterVec("messaging_spool_refused_total", ["broker"]) = "Times that the system was there and did not take a message that was kept here",
+    connection_state: IntGaugeVec("messaging_broker_connection_state", ["broker", "state"]) = "1 for where the connections of a system are: connecting, ready, blocked, away, refused, closed",
     store_commits: IntCounterVec("helixmq_store_commits_total", ["broker"]) = "Times that the store made safe what waited, one flush of the disk each",
     store_changes: IntCounterVec("helixmq_store_changes_total", ["broker"]) = "Changes in these commits: messages in and out, and what is noted of them",
     store_commit: GaugeVec("helixmq_store_commit_seconds", ["broker"]) = "How long the last commit took, to the end of its flush",
@@ -91,6 +93,7 @@ metrics! {
     kafka_restarts: IntCounterVec("helixagent_kafka_subscription_restarts_total", ["topic", "group", "reason"]) = "Subscriptions begun anew, by reason: stalled, failed",
     kafka_publish_latency: Histogram("helixagent_kafka_publish_latency_seconds") = "From handing a batch to the producer until its last confirmation",
     kafka_up: IntGauge("helixagent_kafka_up") = "1 while a server of Kafka answers",
+    pubsub_gaps: IntCounterVec("messaging_pubsub_gaps_total", ["broker", "channel", "why"]) = "Times that messages of a channel may have been missed, by why: unheard (nobody listened), reconnected, slow",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }
 

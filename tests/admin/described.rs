@@ -39,7 +39,7 @@ async fn every_described_call_is_served_and_answers_as_described() {
 }
 
 /// As much of JSON Schema as the document uses, and one thing more: in an answer of ours everything is described.
-fn fits(value: &Value, schema: &Value, document: &Value, place: &str) {
+pub(crate) fn fits(value: &Value, schema: &Value, document: &Value, place: &str) {
     if let Some(to) = schema["$ref"].as_str() {
         return fits(value, document.pointer(&to[1..]).unwrap(), document, place);
     }

@@ -1,9 +1,13 @@
 //! How the engine is doing, as monitoring sees it.
 
-use helixmq::{broker::BrokerStatus, message::Address};
+use helixmq::{
+    broker::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System},
+    message::{Address, Outcome},
+};
 use serde_json::{Value, json};
 
 use crate::{
+    described::fits,
     moody::Moody,
     served::{on, options, problem, served, usual, with},
     support::{
@@ -67,6 +71,34 @@ async fn a_handler_that_keeps_dying_degrades_its_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_behind_a_handler_is_named_where_people_look() {
+    let mut needing = route("needing", Address::queue("needing"), "needing");
+    needing.outage.failures_max = 2;
+    needing.retry.attempts_max = 2;
+    let parts = usual()
+        .declare(queue("needing"))
+        .route(needing)
+        .native("needing", |call| Outcome::Retry { reason: format!("no answer to {}", call.message.id), delay: None });
+    let served = with(parts, options()).await;
+    soon_ready(&served).await;
+    served.post_lines("/v1/messaging/tasks/needing", "{}\n{}\n{}\n").await;
+    let route = eventually("the route is slowed", async || {
+        let health = served.bare("GET", "/health").send().await.json();
+        let route = find(&health["routes"], "needing");
+        (route["brake"] == "slowed").then_some(route)
+    })
+    .await;
+    let reason = route["reason"].as_str().unwrap();
+    assert!(reason.contains("2 times") && reason.contains("HANDLER_RETRY_EXHAUSTED: no answer to "), "{reason}");
+    let explained = served.post("/v1/messaging/routes/explain", r#"{"queue": "needing"}"#).await.json();
+    assert_eq!((&explained["status"]["reason"], &explained["status"]["brake"]), (&route["reason"], &json!("slowed")));
+    assert_eq!(explained["policy"]["outage"], json!({"failures_max": 2, "probe_ms": 30_000}));
+    let listed = served.get("/v1/messaging/routes").await.json();
+    assert_eq!(find(&listed["items"], "needing")["reason"], route["reason"]);
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_room_degrades_and_publishers_hear_why() {
     let broker = Moody::new();
     let served = on(&broker, usual()).await;
@@ -86,6 +118,42 @@ async fn a_broker_without_room_degrades_and_publishers_hear_why() {
     broker.is(BrokerStatus::Ready);
     assert_eq!(served.bare("GET", "/health").send().await.json()["status"], "ok");
     assert_eq!(served.post("/v1/messaging/tasks/quiet", "{}").await.status, 202);
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_that_is_away_is_shown_with_its_circuit_and_what_waits_for_it() {
+    let broker = Moody::new();
+    let served = on(&broker, usual()).await;
+    soon_ready(&served).await;
+    let document = served.bare("GET", "/v1/messaging/openapi.json").send().await.json();
+    let schema = &document["components"]["schemas"]["Health"];
+    let spool = SpoolStats { is_durable: true, messages: 7, bytes: 700, oldest_ms: 1500, refused: None };
+    let away = System {
+        name: "billing".to_owned(),
+        status: BrokerStatus::Degraded { reason: "no server answers".to_owned() },
+        state: ConnectionState::Away,
+        circuit: Circuit::Open,
+        spool: Some(spool.clone()),
+        is_durable: true,
+    };
+    broker.shows(away.clone());
+    let reply = served.bare("GET", "/health").send().await;
+    let health = reply.json();
+    assert_eq!((reply.status, &health["status"]), (200, &json!("degraded")));
+    assert_eq!(health["reasons"], json!(["broker billing: no server answers"]));
+    let shown = &health["brokers"][0];
+    assert_eq!((&shown["state"], &shown["circuit"]), (&json!("away"), &json!("open")));
+    let waits = json!({"durable": true, "messages": 7, "bytes": 700, "oldest_ms": 1500, "refused": null});
+    assert_eq!(shown["spool"], waits);
+    fits(&health, schema, &document, "health");
+    // It is there again, and is being tried.
+    let (status, state, circuit) = (BrokerStatus::Ready, ConnectionState::Ready, Circuit::HalfOpen);
+    broker.shows(System { status, state, circuit, spool: None, ..away });
+    let health = served.bare("GET", "/health").send().await.json();
+    assert!(health["reasons"][0].as_str().unwrap().starts_with("broker billing: publishing there failed"), "{health}");
+    assert_eq!((&health["status"], &health["brokers"][0]["spool"]), (&json!("degraded"), &Value::Null));
+    fits(&health, schema, &document, "health");
     served.end().await;
 }
 

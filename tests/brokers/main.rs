@@ -24,6 +24,8 @@ mod queueless;
 mod queues;
 #[cfg(feature = "real-brokers")]
 mod rabbitmq;
+#[cfg(feature = "real-brokers")]
+mod redis;
 mod settling;
 mod system;
 mod topics;
@@ -131,3 +133,5 @@ conformance!(rabbitmq_quorum, crate::rabbitmq::Server::quorum(), paused = false)
 conformance!(kafka_classic, crate::kafka::Server::classic(), paused = false);
 #[cfg(feature = "real-brokers")]
 conformance!(kafka_consumer, crate::kafka::Server::consumer(), paused = false);
+#[cfg(feature = "real-brokers")]
+conformance!(redis_streams, crate::redis::Server::new(), paused = false);

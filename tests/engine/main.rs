@@ -13,6 +13,7 @@
 
 mod attempts;
 mod brake;
+mod circuits;
 mod draining;
 mod fairness;
 mod instances;
@@ -20,6 +21,7 @@ mod loading;
 mod logs;
 mod misbehaving;
 mod order;
+mod outage;
 mod places;
 mod quakes;
 mod reload;

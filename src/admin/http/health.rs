@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Context, views::HandlerView};
 use crate::{
-    broker::BrokerStatus,
+    broker::{BrokerStatus, Circuit, SpoolStats},
+    codec::time::rfc3339,
     hub::{BrakeState, Hub, RouteStatus},
 };
 
@@ -45,6 +46,8 @@ pub(super) async fn all(State(context): State<Context>) -> Response {
                 "serving": route.serving,
                 "brake": route.brake,
                 "lanes": route.lanes,
+                "restarts": route.restarts,
+                "last_restart": route.last_restart.and_then(rfc3339),
             })
         })
         .collect();
@@ -53,16 +56,20 @@ pub(super) async fn all(State(context): State<Context>) -> Response {
         let (status, reason) = match system.status {
             BrokerStatus::Failed { reason } => ("unavailable", Some(reason)),
             _ if hub.is_stopping() => ("unavailable", Some(STOPPING.to_owned())),
-            BrokerStatus::Degraded { reason } => {
-                reasons.push(format!("broker {}: {reason}", system.name));
-                ("degraded", Some(reason))
-            }
+            BrokerStatus::Degraded { reason } => ("degraded", Some(reason)),
+            BrokerStatus::Ready if system.circuit != Circuit::Closed => ("degraded", Some(NOT_PUBLISHED.to_owned())),
             BrokerStatus::Ready => ("ok", None),
         };
+        if let ("degraded", Some(reason)) = (status, &reason) {
+            reasons.push(format!("broker {}: {reason}", system.name));
+        }
         brokers.push(json!({
             "name": system.name,
             "status": status,
             "reason": reason,
+            "state": system.state,
+            "circuit": system.circuit,
+            "spool": system.spool.as_ref().map(spool),
             "durable": system.is_durable,
         }));
     }
@@ -101,18 +108,31 @@ fn unfit(hub: &Hub) -> Option<String> {
     } else if !hub.is_ready() {
         Some("the plugins are still being loaded".to_owned())
     } else {
-        None
+        let stalled = |route: RouteStatus| Some(format!("{} has stalled: {}", route.source, route.stalled?));
+        hub.routes().into_iter().find_map(stalled)
     }
 }
 
 const STOPPING: &str = "the engine is stopping";
+const NOT_PUBLISHED: &str = "publishing there failed again and again; one message at a time is tried";
+
+/// What waits for a system.
+fn spool(stats: &SpoolStats) -> Value {
+    json!({
+        "durable": stats.is_durable,
+        "messages": stats.messages,
+        "bytes": stats.bytes,
+        "oldest_ms": stats.oldest_ms,
+        "refused": stats.refused,
+    })
+}
 
 fn status(complaint: Option<&String>) -> Value {
     Value::from(if complaint.is_some() { "degraded" } else { "ok" })
 }
 
 /// What is wrong with a route, in words.
-fn complaint(route: &RouteStatus) -> Option<String> {
+pub(super) fn complaint(route: &RouteStatus) -> Option<String> {
     if route.other_kind {
         return Some(format!(
             "handler {} does not take messages from a {}; they wait",
@@ -121,6 +141,19 @@ fn complaint(route: &RouteStatus) -> Option<String> {
     }
     if !route.serving {
         return Some(format!("no version of handler {} serves; messages wait", route.handler));
+    }
+    if let Some(destination) = &route.waits_for {
+        return Some(format!("{destination} takes no messages for now; messages wait until it does"));
+    }
+    if let (BrakeState::Slowed, Some(outage)) = (route.brake, &route.outage) {
+        return Some(format!(
+            "different messages fail alike, {} times since the last success ({}: {}); one at a time is tried until one is \
+             handled, and none uses up an attempt",
+            outage.failures, outage.code, outage.text
+        ));
+    }
+    if let Some(stalled) = &route.stalled {
+        return Some(stalled.clone());
     }
     match route.brake {
         BrakeState::Open if route.lanes == 0 => Some("none of its lanes runs".to_owned()),

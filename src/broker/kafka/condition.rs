@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::{Statistics, error::KafkaError, types::RDKafkaErrorCode};
 
-use crate::{message::ReasonCode, telemetry::metrics};
+use crate::{broker::ConnectionState, message::ReasonCode, telemetry::metrics};
 
 /// What is known of the servers.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Condition {
     pub(super) fn is_up(&self) {
         let mut known = self.lock();
         if known.away.take().is_some() {
-            tracing::info!("Kafka is back");
+            tracing::debug!("Kafka is back");
         }
         (known.refusal, known.last, known.was_up) = (None, None, true);
         drop(known);
@@ -138,6 +138,17 @@ impl Condition {
         self.lock().refusal.clone()
     }
 
+    /// Where the connections are, taken together: one server that answers is enough.
+    pub(super) fn connection(&self) -> ConnectionState {
+        let known = self.lock();
+        match (&known.refusal, &known.away) {
+            (Some(_), _) => ConnectionState::Refused,
+            (None, Some(_)) => ConnectionState::Away,
+            (None, None) if known.was_up => ConnectionState::Ready,
+            (None, None) => ConnectionState::Connecting,
+        }
+    }
+
     /// Why the servers are away.
     pub(super) fn why_away(&self) -> Option<String> {
         self.lock().away.clone()
@@ -176,17 +187,34 @@ impl Known {
 
     fn is_away(&mut self, reason: String) {
         if self.away.is_none() {
-            tracing::warn!("Kafka is away, going on when it is back: {reason}");
+            tracing::debug!("Kafka is away, going on when it is back: {reason}");
             metrics().kafka_up.set(0);
         }
         self.away = Some(reason);
     }
 
     fn refuse(&mut self, reason: String) {
-        if self.refusal.is_none() {
-            tracing::warn!("{reason}");
-        }
         self.refusal.get_or_insert(Refusal { reason: reason.clone(), code: ReasonCode::AuthenticationFailed });
         self.away.get_or_insert(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_where_its_connections_are() {
+        let condition = Condition::new(&["a:9092".to_owned()]);
+        assert_eq!(condition.connection(), ConnectionState::Connecting);
+        condition.is_unanswered();
+        assert_eq!(condition.connection(), ConnectionState::Away);
+        condition.failed(&KafkaError::Global(RDKafkaErrorCode::SaslAuthenticationFailed), "bad password");
+        assert_eq!(condition.connection(), ConnectionState::Refused);
+        condition.is_up();
+        assert_eq!(condition.connection(), ConnectionState::Ready);
+        condition.failed(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(condition.connection(), ConnectionState::Away);
+        assert_eq!(condition.why_away().as_deref(), Some("no server of a:9092 answers any more"));
     }
 }

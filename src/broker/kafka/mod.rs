@@ -42,8 +42,8 @@ use self::{
     threads::Threads,
 };
 use super::{
-    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, Subscribe, Subscription, TopicSettings,
+    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration, Ordering,
+    Page, PublishError, PublishFailures, Subscribe, Subscription, TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -322,10 +322,14 @@ impl Broker for Kafka {
         }
     }
 
+    fn connection(&self) -> ConnectionState {
+        if self.stop.is_cancelled() { ConnectionState::Closed } else { self.shared.common.condition.connection() }
+    }
+
     async fn close(&self) {
         self.stop.cancel();
-        self.threads.close().await;
-        self.shared.publisher.close().await;
+        // A server that hangs holds up both, and each for as long as it may: not one after the other.
+        tokio::join!(self.threads.close(), self.shared.publisher.close());
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {

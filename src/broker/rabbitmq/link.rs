@@ -23,7 +23,10 @@ use super::{
     settings::Settings,
     transport::{self, ConnectError},
 };
-use crate::{broker::BrokerError, telemetry::metrics};
+use crate::{
+    broker::{BrokerError, ConnectionState},
+    telemetry::metrics,
+};
 
 /// First pause before connecting again; doubles up to the longest, spread by full jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -54,6 +57,8 @@ pub(super) enum State {
     Away {
         /// Why, as far as it is known.
         reason: String,
+        /// Whether it was never tried, whether the server will not have us, or neither.
+        at: ConnectionState,
     },
     /// Connected.
     Up(Arc<Up>),
@@ -102,7 +107,7 @@ impl Up {
 
 impl Link {
     pub(super) fn new(settings: Arc<Settings>, purpose: &'static str) -> Self {
-        let state = State::Away { reason: "not connected yet".to_owned() };
+        let state = State::Away { reason: "not connected yet".to_owned(), at: ConnectionState::Connecting };
         Self { settings, purpose, state: watch::Sender::new(state), suspected: Notify::new() }
     }
 
@@ -111,8 +116,14 @@ impl Link {
     /// # Errors
     /// See [`ConnectError`].
     pub(super) async fn connect(&self) -> Result<Arc<Up>, ConnectError> {
-        let connection = transport::connect(&self.settings, self.purpose).await?;
-        Ok(Arc::new(Up::new(connection)))
+        match transport::connect(&self.settings, self.purpose).await {
+            Ok(connection) => Ok(Arc::new(Up::new(connection))),
+            Err(error) => {
+                let at = if error.is_refusal() { ConnectionState::Refused } else { ConnectionState::Away };
+                self.state.send_replace(State::Away { reason: error.to_string(), at });
+                Err(error)
+            }
+        }
     }
 
     /// Keeps it up until `stop`. `first` is a connection that was made already, with everything that belongs to it; `restore`
@@ -141,7 +152,7 @@ impl Link {
             }
             self.show(1);
             self.state.send_replace(State::Up(Arc::clone(&up)));
-            tracing::info!(connection = self.purpose, "connected to RabbitMQ");
+            tracing::debug!(connection = self.purpose, "connected to RabbitMQ");
             let why = tokio::select! {
                 why = self.until_lost(&up, events) => why,
                 () = stop.cancelled() => {
@@ -151,9 +162,9 @@ impl Link {
                     break;
                 }
             };
-            tracing::warn!(connection = self.purpose, "the connection to RabbitMQ was lost, connecting again: {why}");
+            tracing::debug!(connection = self.purpose, "the connection to RabbitMQ was lost, connecting again: {why}");
             self.show(0);
-            self.state.send_replace(State::Away { reason: why });
+            self.state.send_replace(State::Away { reason: why, at: ConnectionState::Away });
         }
         self.show(0);
         if !matches!(*self.state.borrow(), State::Failed { .. }) {
@@ -171,12 +182,12 @@ impl Link {
             tokio::select! {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
-                        tracing::warn!(connection = self.purpose, "RabbitMQ takes no messages for now: {reason}");
+                        tracing::debug!(connection = self.purpose, "RabbitMQ takes no messages for now: {reason}");
                         self.show(2);
                         up.blocked.send_replace(Some(reason));
                     }
                     Some(Event::ConnectionUnblocked) => {
-                        tracing::info!(connection = self.purpose, "RabbitMQ takes messages again");
+                        tracing::debug!(connection = self.purpose, "RabbitMQ takes messages again");
                         self.show(1);
                         up.blocked.send_replace(None);
                     }
@@ -194,7 +205,6 @@ impl Link {
     async fn connect_again(&self, stop: &CancellationToken) -> Option<Arc<Up>> {
         let mut pause = PAUSE_MIN.min(self.settings.reconnect_delay_max);
         let mut tries = 0_u32;
-        let mut said = String::new();
         loop {
             let jittered = pause.mul_f64(crate::message::random());
             tokio::select! {
@@ -216,17 +226,7 @@ impl Link {
                 self.state.send_replace(State::Failed { reason });
                 return None;
             }
-            if said == reason {
-                tracing::debug!(connection = self.purpose, tries, "RabbitMQ is still away: {reason}");
-            } else {
-                tracing::warn!(
-                    connection = self.purpose,
-                    tries,
-                    "RabbitMQ is away, trying again until it is there: {reason}"
-                );
-                said.clone_from(&reason);
-            }
-            self.state.send_replace(State::Away { reason });
+            tracing::debug!(connection = self.purpose, tries, "RabbitMQ is still away: {reason}");
             pause = (pause * 2).min(self.settings.reconnect_delay_max);
         }
     }
@@ -305,6 +305,17 @@ impl Link {
     /// Whether it was stopped.
     pub(super) fn is_closed(&self) -> bool {
         matches!(&*self.state.borrow(), State::Closed)
+    }
+
+    /// Where it is.
+    pub(super) fn connection(&self) -> ConnectionState {
+        match &*self.state.borrow() {
+            State::Up(up) if up.blocked().is_some() => ConnectionState::Blocked,
+            State::Up(_) => ConnectionState::Ready,
+            State::Away { at, .. } => *at,
+            State::Failed { .. } => ConnectionState::Away,
+            State::Closed => ConnectionState::Closed,
+        }
     }
 
     /// Why it is away, while it is.

@@ -34,6 +34,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +45,8 @@ use self::{
     topology::{QueueKind, Topology},
 };
 use super::{
-    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Ordering, Page, PublishError,
-    PublishFailures, Subscribe, Subscription,
+    AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration, Ordering,
+    Page, PublishError, PublishFailures, Subscribe, Subscription,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -81,7 +82,7 @@ impl RabbitMq {
             Err(error) if error.is_refusal() => {
                 return Err(BrokerError::Refused { reason: error.to_string(), code: error.code() });
             }
-            Err(error) => tracing::warn!("RabbitMQ is away, going on without until it is there: {error}"),
+            Err(error) => tracing::debug!("RabbitMQ is away, going on without until it is there: {error}"),
         }
         if let Some(up) = &consume {
             declared::declare(&up.connection, &shared.everything(), &shared.settings).await?;
@@ -272,14 +273,24 @@ impl Broker for RabbitMq {
         }
     }
 
+    fn connection(&self) -> ConnectionState {
+        if self.shared.is_closed() {
+            return ConnectionState::Closed;
+        }
+        self.shared.consume.connection().or_worse(self.shared.publish.connection())
+    }
+
     async fn close(&self) {
         self.shared.close();
         self.shared.see_off().await;
-        for session in self.shared.sessions() {
+        let sessions = self.shared.sessions();
+        // All at once: a server that does not answer is waited for once, not for each of them.
+        let closed = sessions.iter().map(|session| {
             session.tell_all();
             // Answered once all that was said before has been read.
-            timeout(CLOSE, session.channel().close(200, "stopping".into())).await.ok();
-        }
+            timeout(CLOSE, session.channel().close(200, "stopping".into()))
+        });
+        join_all(closed).await;
         self.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         while let Some(ended) = tasks.join_next().await {

@@ -13,7 +13,7 @@ use helixmq::{
     handler::{Call, Handler, Loading, PluginSettings, native::Native},
     hub::{Hub, Settings},
     message::{Address, Outcome},
-    route::{Route, RouteTable},
+    route::{Route, RouteTable, Watchdog},
 };
 
 use super::{DEAD, Engine, Tap};
@@ -50,6 +50,7 @@ pub(crate) struct Plan {
     plugins: BTreeMap<String, PluginSettings>,
     loading: Loading,
     grace: Duration,
+    watchdog: Watchdog,
     embedded: embedded::Settings,
     cache: Option<PathBuf>,
 }
@@ -65,6 +66,7 @@ impl Plan {
             plugins: BTreeMap::new(),
             loading: Loading::default(),
             grace: Duration::from_secs(10),
+            watchdog: Watchdog::default(),
             embedded: embedded::Settings { auto_create: true, queue, topic, ..embedded::Settings::default() },
             cache: None,
         }
@@ -160,6 +162,7 @@ impl Plan {
             routes: RouteTable::new(self.routes).expect("routes that go together"),
             dead_letter: Address::queue(DEAD),
             grace: self.grace,
+            watchdog: self.watchdog,
         };
         let program = PathBuf::from(env!("CARGO_BIN_EXE_helixmq"));
         let hub = Hub::start(all, settings, self.natives, program).await;

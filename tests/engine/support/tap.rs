@@ -13,12 +13,14 @@ use std::{
 use async_trait::async_trait;
 use helixmq::{
     broker::{
-        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries, Delivery,
-        KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag, TransactionError,
+        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Circuit, Declaration, Deliveries,
+        Delivery, KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag,
+        TransactionError,
         embedded::{self, Embedded},
     },
     message::{Address, FailedAttempt, Message, Settlement},
 };
+use tokio::sync::watch;
 
 /// Something that passed.
 #[derive(Clone, Debug)]
@@ -52,11 +54,19 @@ struct Shared {
     breaks: AtomicU32,
     aborts: AtomicU32,
     topic: OnceLock<Arc<str>>,
+    circuits: Mutex<BTreeMap<Address, watch::Sender<Circuit>>>,
+    /// What is published there is not answered.
+    hangs: watch::Sender<Option<Address>>,
 }
 
 impl Shared {
     fn ledger(&self) -> MutexGuard<'_, Vec<Passed>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn circuit(&self, to: &Address) -> watch::Sender<Circuit> {
+        let mut circuits = self.circuits.lock().unwrap_or_else(PoisonError::into_inner);
+        circuits.entry(to.clone()).or_default().clone()
     }
 }
 
@@ -80,6 +90,8 @@ impl Tap {
             breaks: AtomicU32::new(0),
             aborts: AtomicU32::new(0),
             topic: OnceLock::new(),
+            circuits: Mutex::default(),
+            hangs: watch::Sender::new(None),
         };
         let inner = Embedded::new("embedded", settings).expect("settings that can work");
         Self { inner: Arc::new(inner), shared: Arc::new(shared) }
@@ -141,9 +153,24 @@ impl Tap {
         self.shared.aborts.store(times, Ordering::SeqCst);
     }
 
+    /// Says whether what is published there is taken; nothing but this changes.
+    pub(crate) fn circuit_is(&self, to: &Address, circuit: Circuit) {
+        self.circuit_of(to).send_replace(circuit);
+    }
+
+    /// What says it.
+    pub(crate) fn circuit_of(&self, to: &Address) -> watch::Sender<Circuit> {
+        self.shared.circuit(to)
+    }
+
     /// Every delivery says from here on that it is of this topic, as if a pattern were subscribed to.
     pub(crate) fn say_topic(&self, topic: &str) {
         self.shared.topic.set(topic.into()).expect("said once");
+    }
+
+    /// What is published there from now on is not answered, until this says something else.
+    pub(crate) fn hang(&self, at: Option<Address>) {
+        self.shared.hangs.send_replace(at);
     }
 
     /// What lies at an address, without taking it.
@@ -165,6 +192,8 @@ impl Broker for Tap {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
+        let mut hangs = self.shared.hangs.subscribe();
+        hangs.wait_for(|at| at.as_ref() != Some(to)).await.expect("its sender is here");
         let refused: Vec<Option<PublishError>> = {
             let mut refuse = self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner);
             messages.iter().map(|message| refuse.as_mut().and_then(|refuse| refuse(to, message))).collect()
@@ -206,6 +235,10 @@ impl Broker for Tap {
 
     fn stats(&self) -> Vec<AddressStats> {
         self.inner.stats()
+    }
+
+    fn circuit(&self, to: &Address) -> Option<watch::Receiver<Circuit>> {
+        Some(self.shared.circuit(to).subscribe())
     }
 
     async fn close(&self) {}
