@@ -15,6 +15,7 @@ use super::{
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
+    require,
     routes::{self, Draft, OnKafka, Surroundings},
     section::{Given, Reader, Section},
     shown::{Key, Shown},
@@ -206,10 +207,10 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, named, asked) = section.section("messaging", |section| {
+    let (enabled, named, asked, required) = section.section("messaging", |section| {
         let enabled = section.value("enabled", &kind::flag(), default.enabled);
         let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
-        (enabled, backend.map(|given| given.value), fallback::of_all(section))
+        (enabled, backend.map(|given| given.value), fallback::of_all(section), require::read(section))
     });
     let backend = backend.or(named);
     let mut guards = BTreeMap::new();
@@ -325,8 +326,9 @@ fn read(
     section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
     drafts.extend(theirs);
     environment::refuse_absent(section.reader, &config);
+    let require = require::checked(section.reader, required, &config);
     let dead_letters = DeadLetters { tasks: dead_letters.tasks.0, events: dead_letters.events.0 };
-    (Config { plugins, dead_letters, ..config }, drafts, files)
+    (Config { plugins, dead_letters, require, ..config }, drafts, files)
 }
 
 /// Where dead letters go that no route sends elsewhere, and who says so: on Kafka they have topics of their own.

@@ -21,6 +21,7 @@ mod plugin_toml;
 mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
+mod require;
 mod routes;
 mod section;
 mod shown;
@@ -50,6 +51,8 @@ pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
+#[cfg(feature = "redis")]
+pub use redis::standard as standard_redis;
 pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
@@ -67,6 +70,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Whether messages are handled. `false`: the engine answers, takes what is published, and runs no route.
     pub enabled: bool,
+    /// Systems without which the engine does not start.
+    pub require: Vec<Arc<str>>,
     /// Where the engine keeps what it makes: compiled components, the generated token.
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
@@ -338,6 +343,7 @@ impl Default for Config {
         Self {
             file: None,
             enabled: true,
+            require: Vec::new(),
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
             watchdog: Watchdog::default(),

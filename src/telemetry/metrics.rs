@@ -93,6 +93,7 @@ metrics! {
     kafka_restarts: IntCounterVec("helixagent_kafka_subscription_restarts_total", ["topic", "group", "reason"]) = "Subscriptions begun anew, by reason: stalled, failed",
     kafka_publish_latency: Histogram("helixagent_kafka_publish_latency_seconds") = "From handing a batch to the producer until its last confirmation",
     kafka_up: IntGauge("helixagent_kafka_up") = "1 while a server of Kafka answers",
+    pubsub_gaps: IntCounterVec("messaging_pubsub_gaps_total", ["broker", "channel", "why"]) = "Times that messages of a channel may have been missed, by why: unheard (nobody listened), reconnected, slow",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }
 

@@ -14,15 +14,15 @@ use helixmq::{
         Broker,
         redis::{Host, Redis, Settings},
     },
-    message::now_ms,
+    message::{Secret, now_ms},
 };
 
 use crate::system::*;
 
 /// A server.
 pub(crate) struct Server {
-    /// What the engines were called, in order: one that starts again has the name of the one before.
-    engines: Mutex<Vec<String>>,
+    /// What the engines were called, in order, and their users: one that starts again has the name of the one before.
+    engines: Mutex<Vec<(String, String)>>,
 }
 
 impl Server {
@@ -30,13 +30,18 @@ impl Server {
         Self { engines: Mutex::default() }
     }
 
+    /// Each process is a user of its own, so that it can be cut off as if it had been killed.
     async fn open(&self, engine: String, auto_create: bool) -> Arc<dyn Broker> {
         let port = std::env::var("REDIS_TEST_PORT");
         let port =
             port.expect("REDIS_TEST_PORT names the server: run `cargo xtask test`, or start one with scripts/brokers");
-        self.engines.lock().unwrap().push(engine.clone());
+        let user = fresh_engine();
+        ask(redis::cmd("ACL").arg("SETUSER").arg(&user).arg("on").arg(">secret").arg("~*").arg("&*").arg("+@all"));
+        self.engines.lock().unwrap().push((engine.clone(), user.clone()));
         let settings = Settings {
             hosts: vec![Host { name: "127.0.0.1".to_owned(), port: port.parse().unwrap() }],
+            username: Some(user),
+            password: Some(Secret::new("secret")),
             engine: Some(engine),
             prefetch_count: u16::MAX,
             auto_create,
@@ -45,10 +50,16 @@ impl Server {
         Arc::new(Redis::connect("redis", settings).await.unwrap())
     }
 
-    /// The engine that starts again.
-    fn again(&self) -> String {
+    /// The engine that starts again, and its user so far.
+    fn last(&self) -> (String, String) {
         self.engines.lock().unwrap().last().unwrap().clone()
     }
+}
+
+/// Tells the server something.
+fn ask(command: &redis::Cmd) {
+    let url = format!("redis://127.0.0.1:{}/", std::env::var("REDIS_TEST_PORT").unwrap());
+    command.exec(&mut redis::Client::open(url).unwrap().get_connection().unwrap()).unwrap();
 }
 
 /// An engine that nobody else is.
@@ -77,14 +88,14 @@ impl System for Server {
 
     async fn restart(&self, broker: Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
         broker.close().await;
-        Some(self.open(self.again(), false).await)
+        Some(self.open(self.last().0, false).await)
     }
 
-    /// The server goes on, and sees the engine come back that had all of it out.
+    /// The server ends the connections of the engine, which never comes in again; and the same engine is started anew.
     async fn after_a_kill(&self, _: &Arc<dyn Broker>) -> Option<Arc<dyn Broker>> {
-        // What was given back has been fetched again by then.
-        tokio::time::sleep(QUIET).await;
-        Some(self.open(self.again(), false).await)
+        let (engine, user) = self.last();
+        ask(redis::cmd("ACL").arg("DELUSER").arg(user));
+        Some(self.open(engine, false).await)
     }
 
     /// A topic is one sequence; what is fetched ahead counts as delivered; where messages are kept is the server's affair.

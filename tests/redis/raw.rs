@@ -13,8 +13,6 @@ pub(crate) struct Raw(MultiplexedConnection);
 /// One entry of a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    /// As Redis names it.
-    pub(crate) place: String,
     fields: Vec<(String, Vec<u8>)>,
 }
 
@@ -76,7 +74,7 @@ impl Raw {
             let kind: String = self.ask(&format!("TYPE {key}")).await;
             if is_kept && kind == "stream" {
                 let rows: Vec<(String, Vec<(String, Vec<u8>)>)> = self.ask(&format!("XRANGE {key} - +")).await;
-                all.extend(rows.into_iter().map(|(place, fields)| Entry { place, fields }));
+                all.extend(rows.into_iter().map(|(_, fields)| Entry { fields }));
             }
         }
         all

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{RedisError, Value, cmd};
+use redis::{RedisError, Value};
 
 use super::{
     errors,

@@ -5,11 +5,14 @@
 //! a script ([`scripts`]).
 //!
 //! Two connections, each kept up by a task ([`link`]). Messages go out through [`publisher`]; a task for each subscription
-//! fetches ahead and settles ([`reader`]). [`wire`] knows what a message is as an entry, [`declared`] what has to be there,
+//! fetches ahead and settles ([`reader`]); topics that are channels have a way of their own ([`channels`]). [`wire`] knows what a message is as an entry, [`declared`] what has to be there,
 //! [`transport`] how a connection is made.
 
+pub(crate) mod baseline;
 mod browse;
+mod channels;
 mod declared;
+pub mod durability;
 mod errors;
 mod link;
 mod patrol;
@@ -19,6 +22,7 @@ mod reader;
 mod scripts;
 pub mod settings;
 mod shared;
+pub mod topology;
 mod transport;
 mod wire;
 
@@ -33,14 +37,16 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    channels::{ChannelSubscription, Listener},
     link::State,
     place::{GROUP, Place},
     reader::{Reading, RedisSubscription, Session},
     shared::Shared,
 };
 use super::{
-    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries, Ordering,
-    Page, PublishError, PublishFailures, QueueSettings, Start, Subscribe, Subscription, TopicSettings,
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration,
+    Deliveries, Ordering, Page, PublishError, PublishFailures, QueueSettings, Start, Subscribe, Subscription,
+    TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -96,6 +102,13 @@ impl Redis {
             timeout(CLOSE, both).await.ok();
         }
         let settings = Arc::clone(&redis.shared.settings);
+        if !settings.channels.is_empty() {
+            let names = settings.channels.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                channels = names,
+                "these are Pub/Sub channels of Redis: messages come at most once, and some never"
+            );
+        }
         let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(Arc::clone(name), queue.clone()));
         let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(Arc::clone(name), topic.clone()));
         let declared: Vec<Declaration> = queues.chain(topics).collect();
@@ -119,6 +132,9 @@ impl Redis {
     /// Looks whether it is there; makes it where that is allowed.
     async fn find(&self, address: &Address) -> Result<Arc<Place>, BrokerError> {
         let place = self.shared.place(address);
+        if self.shared.is_channel(address) {
+            return Ok(place);
+        }
         let up = self.shared.consume.up().await?;
         let found = declared::find(&up, &place, &self.shared.settings).await;
         if found.map_err(|error| errors::seam(&self.shared.settings, &error))? {
@@ -181,7 +197,11 @@ impl Broker for Redis {
         }
         let place = self.shared.place(to);
         let only: Vec<&Message> = sent.iter().map(|(_, message)| *message).collect();
-        let mut results = publisher::publish(&self.shared, &place, &only).await;
+        let is_channel = self.shared.is_channel(to);
+        let mut results = match is_channel {
+            true => channels::publish(&self.shared, to, &only).await,
+            false => publisher::publish(&self.shared, &place, &only).await,
+        };
         if results.iter().any(|result| matches!(result, Err(PublishError::NotFound(_)))) {
             if !self.shared.settings.auto_create {
                 self.shared.forget(to);
@@ -212,6 +232,11 @@ impl Broker for Redis {
         let settings = &self.shared.settings;
         let prefetch = usize::from(settings.prefetch_count).saturating_mul(request.workers.max(1));
         let prefetch = prefetch.min(request.prefetch).max(1);
+        if self.shared.is_channel(&request.from) {
+            let listener = Arc::new(Listener::new(request.from, prefetch));
+            self.shared.listen(&listener);
+            return Ok(Box::new(ChannelSubscription(listener)));
+        }
         let mut reading = Reading::default();
         let (group, side): (Arc<str>, String) = match request.from.kind {
             Kind::Queue => (GROUP.into(), String::new()),
@@ -255,6 +280,9 @@ impl Broker for Redis {
     }
 
     async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
+        if self.shared.is_channel(&request.from) {
+            return Err(BrokerError::Unsupported { broker: "redis", what: "show a channel, which keeps nothing" });
+        }
         let place = self.find(&request.from).await?;
         let up = self.shared.consume.up().await?;
         browse::page(&up, &place, &self.shared.settings, &request).await
@@ -266,13 +294,20 @@ impl Broker for Redis {
 
     fn status(&self) -> BrokerStatus {
         let away = [&self.shared.consume, &self.shared.publish].into_iter().find_map(|link| match link.state() {
-            State::Away { reason } => Some(format!("Redis is away: {reason}")),
+            State::Away { reason, .. } => Some(format!("Redis is away: {reason}")),
             State::Up(_) | State::Closed => None,
         });
         match away.or_else(|| self.shared.trouble()) {
             Some(reason) => BrokerStatus::Degraded { reason },
             None => BrokerStatus::Ready,
         }
+    }
+
+    fn connection(&self) -> ConnectionState {
+        if self.shared.is_closed() {
+            return ConnectionState::Closed;
+        }
+        self.shared.consume.connection().or_worse(self.shared.publish.connection())
     }
 
     async fn close(&self) {

@@ -47,23 +47,26 @@ pub(super) async fn look(shared: &Shared, up: &Up, place: &Place) -> Result<(), 
             command.arg(&place.base).arg(GROUP).arg(shared.run());
         })
         .await?;
-    if let Some(seen) = seen(answer) {
+    if let Some((seen, delayed, at)) = seen(answer) {
         place.seen(seen, version);
+        place.delayed(delayed, at);
     }
     Ok(())
 }
 
-fn seen(answer: Value) -> Option<Seen> {
+/// Beside that, how many wait for their time, and when that was.
+fn seen(answer: Value) -> Option<(Seen, i64, i64)> {
     let Value::Array(parts) = answer else { return None };
     let [
         _,
         Value::Int(total),
         Value::Int(delayed),
+        Value::Int(at),
         Value::Int(elsewhere),
         Value::Int(messages),
         Value::Int(bytes),
         Value::Array(groups),
-    ] = <[Value; 7]>::try_from(parts).ok()?
+    ] = <[Value; 8]>::try_from(parts).ok()?
     else {
         return None;
     };
@@ -77,5 +80,5 @@ fn seen(answer: Value) -> Option<Seen> {
             _ => None,
         }
     });
-    Some(Seen { total, delayed, elsewhere, published: (messages as f64, bytes as f64), lag: lag.collect() })
+    Some((Seen { total, elsewhere, published: (messages as f64, bytes as f64), lag: lag.collect() }, delayed, at))
 }

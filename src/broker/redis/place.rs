@@ -48,7 +48,9 @@ pub(super) struct Known {
 #[derive(Clone, Debug, Default)]
 struct Counts {
     total: i64,
+    /// As of that time of the server's, in microseconds.
     delayed: i64,
+    delayed_at: i64,
     elsewhere: i64,
     out: i64,
     dropped: u64,
@@ -66,7 +68,6 @@ struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) total: i64,
-    pub(super) delayed: i64,
     pub(super) elsewhere: i64,
     /// Messages and bytes since the beginning.
     pub(super) published: (f64, f64),
@@ -132,11 +133,10 @@ impl Place {
         change(&mut counts);
     }
 
-    /// So many were published, of which some were for later; others had to go.
-    pub(super) fn published(&self, count: usize, delayed: usize, dropped: u64) {
+    /// So many were published; others had to go.
+    pub(super) fn published(&self, count: usize, dropped: u64) {
         self.count(|counts| {
             counts.total += signed(count) - i64::try_from(dropped).unwrap_or(0);
-            counts.delayed += signed(delayed);
             counts.dropped += dropped;
         });
     }
@@ -156,14 +156,12 @@ impl Place {
         self.count(|counts| counts.total -= signed(count));
     }
 
-    /// So many wait for their time.
-    pub(super) fn delayed(&self, count: usize) {
-        self.count(|counts| counts.delayed += signed(count));
-    }
-
-    /// So many had their time come.
-    pub(super) fn due(&self, count: usize) {
-        self.count(|counts| counts.delayed = (counts.delayed - signed(count)).max(0));
+    /// So many wait for their time, as the server says at that time of its own: answers may overtake each other.
+    pub(super) fn delayed(&self, delayed: i64, at: i64) {
+        let mut counts = self.counts();
+        if at >= counts.delayed_at {
+            (counts.delayed, counts.delayed_at) = (delayed, at);
+        }
     }
 
     pub(super) fn dead_lettered(&self, count: u64) {
@@ -183,7 +181,7 @@ impl Place {
             return;
         }
         counts.passed_over = 0;
-        (counts.total, counts.delayed, counts.elsewhere) = (seen.total, seen.delayed, seen.elsewhere);
+        (counts.total, counts.elsewhere) = (seen.total, seen.elsewhere);
         counts.lag = seen.lag;
         let (messages, bytes) = seen.published;
         counts.message_bytes = if messages > 0.0 { bytes / messages } else { 0.0 };

@@ -5,10 +5,7 @@ use redis::{Cmd, RedisError, Value, cmd};
 use tokio::time::timeout;
 
 use super::{errors, link::Up, place::Place, scripts, shared::Shared, wire};
-use crate::{
-    broker::PublishError,
-    message::{Message, now_ms},
-};
+use crate::{broker::PublishError, message::Message};
 
 /// Most messages that the server takes in one piece: it does nothing else meanwhile.
 const TOGETHER: usize = 256;
@@ -23,8 +20,8 @@ pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message
         let why = shared.publish.away().unwrap_or_else(|| "the broker has been closed".to_owned());
         return all(PublishError::Unavailable(why));
     };
-    let pieces = pieces(place, messages);
-    let sent = timeout(settings.publish_timeout, send(shared, &up, &pieces)).await;
+    let (counts, commands) = pieces(place, messages);
+    let sent = timeout(settings.publish_timeout, send(shared, &up, commands)).await;
     let answers = match sent {
         Ok(Ok(answers)) => answers,
         Ok(Err(error)) => {
@@ -37,7 +34,7 @@ pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message
         }
     };
     let mut results = Vec::with_capacity(messages.len());
-    for ((count, _), answer) in pieces.iter().zip(answers) {
+    for (count, answer) in counts.iter().zip(answers) {
         let before = results.len();
         match answer {
             Ok(answer) => taken(place, answer, *count, &mut results),
@@ -49,47 +46,39 @@ pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message
         }
         results.resize_with(before + count, || Err(PublishError::Unconfirmed("the answer was cut short".to_owned())));
     }
-    let now = now_ms();
-    let confirmed = || messages.iter().zip(&results).filter(|(_, result)| result.is_ok());
-    let delayed = confirmed().filter(|(message, _)| message.not_before.is_some_and(|at| at > now)).count();
-    place.published(confirmed().count(), delayed, 0);
-    if delayed > 0 {
-        place.wake();
-    }
     results
 }
 
-/// The commands, each with how many messages it is for.
-fn pieces(place: &Place, messages: &[&Message]) -> Vec<(usize, Cmd)> {
-    let mut pieces: Vec<(usize, Cmd)> = Vec::new();
+/// For how many messages each command is, and the commands.
+fn pieces(place: &Place, messages: &[&Message]) -> (Vec<usize>, Vec<Cmd>) {
+    let (mut counts, mut commands): (Vec<usize>, Vec<Cmd>) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     for message in messages {
-        let fields = wire::outgoing(message);
-        let size = message.size();
-        let fits = |(count, _): &&mut (usize, Cmd)| *count < TOGETHER && bytes + size <= TOGETHER_BYTES;
-        let (count, command) = match pieces.last_mut().filter(fits) {
-            Some(last) => last,
-            None => {
-                bytes = 0;
-                let mut command = scripts::PUBLISH.by_hash();
-                command.arg(&place.base).arg(super::place::GROUP);
-                pieces.push((0, command));
-                let Some(made) = pieces.last_mut() else { continue };
-                made
-            }
-        };
-        *count += 1;
+        let (fields, size) = (wire::outgoing(message), message.size());
+        let fits = counts.last().is_some_and(|count| *count < TOGETHER && bytes + size <= TOGETHER_BYTES);
+        if !fits {
+            bytes = 0;
+            let mut command = scripts::PUBLISH.by_hash();
+            command.arg(&place.base).arg(super::place::GROUP);
+            counts.push(0);
+            commands.push(command);
+        }
         bytes += size;
-        command.arg(message.priority).arg(message.not_before.unwrap_or(0)).arg(size).arg(fields.len());
-        fields.add_to(command);
+        if let (Some(count), Some(command)) = (counts.last_mut(), commands.last_mut()) {
+            *count += 1;
+            command.arg(message.priority).arg(message.not_before.unwrap_or(0)).arg(size).arg(fields.len());
+            fields.add_to(command);
+        }
     }
-    pieces
+    (counts, commands)
 }
 
 /// Sends them together. One that the server has forgotten how to carry out is sent again: nothing of it was done.
-async fn send(shared: &Shared, up: &Up, pieces: &[(usize, Cmd)]) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
+async fn send(shared: &Shared, up: &Up, commands: Vec<Cmd>) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
     let mut pipeline = redis::pipe();
-    pieces.iter().for_each(|(_, command)| drop(pipeline.add_command(command.clone())));
+    for command in commands {
+        pipeline.add_command(command);
+    }
     let replicas = shared.settings.min_replicas;
     let patience = u64::try_from(shared.settings.publish_timeout.as_millis() / 2).unwrap_or(1).max(1);
     let waits = || {
@@ -104,7 +93,7 @@ async fn send(shared: &Shared, up: &Up, pieces: &[(usize, Cmd)]) -> Result<Vec<R
     let mut answers: Vec<Result<Value, RedisError>> = answers.into_iter().map(errors::of).collect();
     let mut have_it = (replicas > 0).then(|| answers.pop()).flatten();
     let mut again = false;
-    for ((_, command), answer) in pieces.iter().zip(&mut answers) {
+    for (command, answer) in pipeline.cmd_iter().zip(&mut answers) {
         // Once one was not taken, those behind it were not either: the server had forgotten it for all.
         if matches!(answer, Err(error) if errors::is_forgotten_script(error)) {
             if !again {
@@ -136,9 +125,16 @@ fn taken(place: &Place, answer: Value, count: usize, results: &mut Vec<Result<()
     };
     let mut parts = parts.into_iter();
     let (Some(Value::Int(dropped)), Some(Value::BulkString(each))) = (parts.next(), parts.next()) else { return };
-    place.published(0, 0, u64::try_from(dropped).unwrap_or(0));
+    let of = |wanted: &[u8]| each.iter().filter(|one| wanted.contains(*one)).count();
+    place.published(of(b"03"), u64::try_from(dropped).unwrap_or(0));
+    if let (Some(Value::Int(delayed)), Some(Value::Int(at))) = (parts.next(), parts.next()) {
+        place.delayed(delayed, at);
+    }
+    if each.contains(&b'3') {
+        place.wake();
+    }
     results.extend(each.iter().map(|one| match one {
-        b'0' => Ok(()),
+        b'0' | b'3' => Ok(()),
         b'1' => Err(PublishError::Full { address: address(), limit: "length_max".to_owned() }),
         _ => Err(PublishError::Full { address: address(), limit: "bytes_max".to_owned() }),
     }));

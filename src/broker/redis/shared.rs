@@ -13,8 +13,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    channels::Listener,
     declared, errors,
     link::{Link, Up},
+    patrol,
     place::{GROUP, Place},
     reader::{Actor, Reading, Session},
     scripts,
@@ -91,6 +93,11 @@ impl Shared {
         format!("{}{}", self.run, self.readers.fetch_add(1, Relaxed))
     }
 
+    /// Whether it is a Pub/Sub channel.
+    pub(super) fn is_channel(&self, address: &Address) -> bool {
+        address.kind == Kind::Topic && self.settings.channels.contains(&address.name)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closing.is_cancelled()
     }
@@ -146,10 +153,11 @@ impl Shared {
             return Err(BrokerError::Closed);
         }
         let up = self.consume.now();
-        for declaration in what {
+        for declaration in what.iter().filter(|declaration| !self.is_channel(&declaration.address())) {
             let place = self.place(&declaration.address());
             if let Some(up) = &up {
                 declared::declare(up, declaration, &place, &self.settings).await?;
+                patrol::look(self, up, &place).await.map_err(|error| errors::seam(&self.settings, &error))?;
             } else {
                 place.learn(declared::known(declaration));
             }
@@ -248,18 +256,25 @@ impl Shared {
             state.sessions.push(Arc::downgrade(session));
         }
         let generation = self.consume.now().map_or(0, |up| up.generation);
-        let actor = Actor::new(Arc::clone(session), reading, generation);
+        self.spawn(Actor::new(Arc::clone(session), reading, generation).run());
+        if self.is_closed() {
+            session.close();
+        }
+    }
+
+    /// Begins to listen to a channel.
+    pub(super) fn listen(self: &Arc<Self>, listener: &Arc<Listener>) {
+        self.spawn(Arc::clone(listener).run(Arc::clone(self)));
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(ended) = tasks.try_join_next() {
             if let Err(error) = ended {
                 tracing::error!("a reader of Redis did not end well: {error}");
             }
         }
-        tasks.spawn(actor.run());
-        drop(tasks);
-        if self.is_closed() {
-            session.close();
-        }
+        tasks.spawn(task);
     }
 
     /// What takes from a queue what it is to keep no longer.

@@ -4,8 +4,9 @@
 use std::{future::Future, io, pin::Pin, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
-    aio::{MultiplexedConnection, PubSub},
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, ServerErrorKind,
+    Value,
+    aio::{MultiplexedConnection, SendError},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -56,10 +57,31 @@ impl ConnectError {
 /// # Errors
 /// The most telling of all hosts' reasons.
 pub(super) async fn connect(settings: &Settings) -> Result<(MultiplexedConnection, Driver), ConnectError> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(BUFFERED);
+    begin(settings, &info(settings), &config).await
+}
+
+/// The same, and hands what the server says unasked to `heard`, which must not wait.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) async fn listen(
+    settings: &Settings,
+    heard: impl Fn(PushInfo) -> Result<(), SendError> + Clone + Send + Sync + 'static,
+) -> Result<(MultiplexedConnection, Driver), ConnectError> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(heard);
+    let info = info(settings).set_protocol(ProtocolVersion::RESP3);
+    begin(settings, &info, &config).await
+}
+
+async fn begin(
+    settings: &Settings,
+    info: &RedisConnectionInfo,
+    config: &AsyncConnectionConfig,
+) -> Result<(MultiplexedConnection, Driver), ConnectError> {
     first(settings, |host| async move {
         let stream = open(settings, host).await?;
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(BUFFERED);
-        let made = MultiplexedConnection::new_with_config(&info(settings), stream, config).await;
+        let made = MultiplexedConnection::new_with_config(info, stream, config.clone()).await;
         let (mut connection, driver) = made.map_err(|error| refusal(settings, host, &error))?;
         let mut driver: Driver = Box::pin(driver);
         tokio::select! {
@@ -67,15 +89,6 @@ pub(super) async fn connect(settings: &Settings) -> Result<(MultiplexedConnectio
             () = &mut driver => return Err(ended(host)),
         }
         Ok((connection, driver))
-    })
-    .await
-}
-
-/// The same, for channels.
-pub(super) async fn listen(settings: &Settings) -> Result<PubSub, ConnectError> {
-    first(settings, |host| async move {
-        let stream = open(settings, host).await?;
-        PubSub::new(&info(settings), stream).await.map_err(|error| refusal(settings, host, &error))
     })
     .await
 }

@@ -4,7 +4,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use redis::{RedisError, Value, cmd};
+use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -18,7 +18,7 @@ use super::{
     },
     session::Session,
     state::{Item, Work},
-    told::{self, Step},
+    told::Step,
 };
 use crate::{
     broker::BrokerError,
@@ -128,23 +128,21 @@ impl Actor {
         }
         let now = Instant::now();
         let lease = session.lease;
-        let (work, room, has_ended, run_out) = {
+        let (work, room, has_ended, ended) = {
             let mut state = session.state();
             if state.is_closed {
                 return Ok(true);
             }
             let ended = state.run_out(lease, now);
-            let room =
-                if self.reading.only_settles || state.waiting_bytes() > WAITING_BYTES_MAX { 0 } else { state.room() };
+            let takes = !self.reading.only_settles && state.is_wanted() && state.waiting_bytes() <= WAITING_BYTES_MAX;
+            let room = if takes { state.room() } else { 0 };
             (state.work(), room, state.has_ended, ended)
         };
-        session.place.back(run_out.len());
+        session.place.back(ended);
         let enough = room > 0 && room * 4 >= session.state().prefetch();
         let reads = enough && self.hungry;
         let is_told = self.woken.has_changed().unwrap_or(false);
-        let run_out = if has_ended { Vec::new() } else { run_out };
-        let tends = !run_out.is_empty()
-            || (room > 0 && (now >= self.tend_at || is_told || (self.hungry && self.tip.is_none())));
+        let tends = room > 0 && (now >= self.tend_at || is_told || (self.hungry && self.tip.is_none()));
         let renews = now >= self.renew_at;
         if work.is_empty() && !reads && !tends && !renews {
             if has_ended && !session.state().has_out() && !self.reading.only_settles {
@@ -153,9 +151,8 @@ impl Actor {
             self.idle(room > 0).await;
             return Ok(false);
         }
-        self.woken.mark_unchanged();
-        if is_told {
-            self.woken.borrow_and_update();
+        if tends {
+            self.woken.mark_unchanged();
         }
         let mut steps = Vec::new();
         session.tell(&work, &mut steps);
@@ -164,15 +161,13 @@ impl Actor {
             session.tell_renewed(session.state().leased(work.renews), &mut steps);
         }
         if tends {
-            // What was out too long is taken whatever there is room for.
-            steps.push((Step::Tend, session.tend(room, &run_out)));
+            steps.push((Step::Tend, session.tend(room)));
         }
         let count = self.count.min(room).max(1);
         if reads {
             steps.push((Step::Read(count), session.read_new(count, self.full)));
         }
-        let mut pipeline = redis::pipe();
-        steps.iter().for_each(|(_, command)| drop(pipeline.add_command(command.clone())));
+        let (steps, pipeline) = together(steps);
         let answers = match up.ask_all(&pipeline).await {
             Ok(answers) => answers,
             Err(error) => {
@@ -180,7 +175,7 @@ impl Actor {
                 return Err(error);
             }
         };
-        self.answered(up, work, steps, answers).await?;
+        self.answered(up, work, steps, &pipeline, answers).await?;
         Ok(false)
     }
 
@@ -189,16 +184,17 @@ impl Actor {
         &mut self,
         up: &Up,
         work: Work,
-        steps: Vec<(Step, redis::Cmd)>,
+        steps: Vec<Step>,
+        commands: &Pipeline,
         answers: Vec<Value>,
     ) -> Result<(), RedisError> {
         let session = Arc::clone(&self.session);
         let (mut ours, mut wrong, mut items) = (Vec::with_capacity(work.back.len()), None, Vec::new());
-        for ((step, command), answer) in steps.into_iter().zip(answers) {
+        for ((step, command), answer) in steps.into_iter().zip(commands.cmd_iter()).zip(answers) {
             let mut answer = errors::of(answer);
             if matches!(&answer, Err(error) if errors::is_forgotten_script(error)) {
                 answer = match scripts::load_all(up).await {
-                    Ok(()) => up.ask(&command).await,
+                    Ok(()) => up.ask(command).await,
                     Err(error) => Err(error),
                 };
             }
@@ -214,7 +210,7 @@ impl Actor {
             };
             match step {
                 Step::Done => {}
-                Step::Back(count) => ours.extend(told::ours(&answer, count)),
+                Step::Back(count) => ours.extend(session.ours(answer, count)),
                 Step::Renewed(entries) => {
                     let Value::Array(gone) = answer else { continue };
                     let place =
@@ -244,13 +240,9 @@ impl Actor {
 
     fn told(&self, work: Work, ours: Vec<bool>) {
         let session = &self.session;
-        let later =
-            work.back.iter().zip(&ours).filter(|(back, ours)| **ours && matches!(back.to, super::state::To::Later(_)));
-        let later = later.count();
         let is_for_others = work.back.iter().any(|back| !matches!(back.to, super::state::To::Me(_)));
         if session.place.address.kind == Kind::Queue {
             session.place.forgotten(work.done.len());
-            session.place.delayed(later);
         }
         session.state().told(&work.done, work.back.into_iter().zip(ours).collect());
         if is_for_others {
@@ -273,7 +265,10 @@ impl Actor {
             self.tend_at = self.tend_at.min(now + after);
         }
         self.tip = Some(tended.bell);
-        self.session.place.due(tended.moved);
+        if self.session.place.address.kind == Kind::Queue {
+            let (delayed, at) = tended.delayed;
+            self.session.place.delayed(delayed, at);
+        }
         tended.items
     }
 
@@ -296,6 +291,7 @@ impl Actor {
         }
         let now = now_ms();
         let mut state = self.session.state();
+        state.was_asked = false;
         for item in items {
             let wait = item.message.not_before.filter(|at| *at > now && item.count == 1);
             if self.session.place.address.kind == Kind::Topic {
@@ -384,8 +380,7 @@ impl Actor {
             if !work.done.is_empty() || !work.back.is_empty() {
                 let mut steps = Vec::new();
                 session.tell(&work, &mut steps);
-                let mut pipeline = redis::pipe();
-                steps.iter().for_each(|(_, command)| drop(pipeline.add_command(command.clone())));
+                let (_, pipeline) = together(steps);
                 if let Err(error) = up.ask_all(&pipeline).await {
                     tracing::debug!(source = %session.place.address, "could not say what became of the last: {error}");
                 }
@@ -405,6 +400,16 @@ impl Actor {
             waiter.send(Err(BrokerError::Closed)).ok();
         }
     }
+}
+
+/// The commands as one pipeline.
+fn together(steps: Vec<(Step, Cmd)>) -> (Vec<Step>, Pipeline) {
+    let mut pipeline = Pipeline::with_capacity(steps.len());
+    let add = |(step, command)| {
+        pipeline.add_command(command);
+        step
+    };
+    (steps.into_iter().map(add).collect(), pipeline)
 }
 
 /// Waits until something happens behind `tip`, over a connection of its own.

@@ -18,8 +18,8 @@ pub(super) struct Tended {
     pub(super) next_due: Option<UnixMs>,
     /// The last id of the stream that says that something happened.
     pub(super) bell: String,
-    /// How many had their time come.
-    pub(super) moved: usize,
+    /// How many wait for their time, and when that was.
+    pub(super) delayed: (i64, i64),
     pub(super) items: Vec<Item>,
 }
 
@@ -27,8 +27,14 @@ impl Session {
     /// What came of a look after what is not new.
     pub(super) fn tended(&self, answer: Value) -> Option<Tended> {
         let Value::Array(parts) = answer else { return None };
-        let [Value::Int(now), Value::Int(next_due), Value::BulkString(bell), Value::Int(moved), Value::Array(taken)] =
-            <[Value; 5]>::try_from(parts).ok()?
+        let [
+            Value::Int(now),
+            Value::Int(next_due),
+            Value::BulkString(bell),
+            Value::Int(delayed),
+            Value::Int(at),
+            Value::Array(taken),
+        ] = <[Value; 6]>::try_from(parts).ok()?
         else {
             return None;
         };
@@ -36,7 +42,7 @@ impl Session {
             now: u64::try_from(now).unwrap_or(0),
             next_due: u64::try_from(next_due).ok(),
             bell: String::from_utf8(bell).ok()?,
-            moved: usize::try_from(moved).unwrap_or(0),
+            delayed: (delayed, at),
             items: self.claimed(taken),
         })
     }

@@ -9,4 +9,3 @@ mod told;
 
 pub(super) use actor::{Actor, Reading};
 pub(super) use session::{RedisSubscription, Session};
-pub(super) use state::Item;

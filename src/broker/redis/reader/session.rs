@@ -6,7 +6,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::Value;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout},
@@ -157,7 +156,7 @@ impl Settler for Session {
             })
             .await;
         match answer {
-            Ok(Value::Array(done)) if done.first() == Some(&Value::Int(1)) => {
+            Ok(answer) if self.ours(answer.clone(), 1) == [true] => {
                 self.state().counted(delivery.tag);
                 Ok(())
             }
@@ -189,6 +188,23 @@ impl KeepAlive for Session {
     }
 }
 
+/// Somebody waits for something to hand out, as long as it lives.
+struct Waits<'a>(&'a Session);
+
+impl<'a> Waits<'a> {
+    fn begin(session: &'a Session) -> Self {
+        session.state().is_waited_for = true;
+        session.changed.notify_one();
+        Self(session)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.state().is_waited_for = false;
+    }
+}
+
 /// Reads a queue or topic.
 #[derive(Debug)]
 pub(in crate::broker::redis) struct RedisSubscription(pub(in crate::broker::redis) Arc<Session>);
@@ -204,16 +220,20 @@ impl Subscription for RedisSubscription {
                     return Ok(None);
                 }
                 let taken = state.take(max, Instant::now());
-                (taken, state.room() * 2 >= state.prefetch())
+                // Who takes all that is there has not said that there should be more.
+                let asks = taken.is_empty() || state.has_waiting();
+                state.was_asked |= asks;
+                (taken, asks && state.room() * 4 >= state.prefetch())
             };
+            if is_low {
+                session.changed.notify_one();
+            }
             if !taken.is_empty() {
                 session.place.out(taken.len());
-                if is_low {
-                    session.changed.notify_one();
-                }
                 let settler = Arc::clone(session) as Arc<dyn Settler>;
                 return Ok(Some(Deliveries::new(taken, settler)));
             }
+            let _waits = Waits::begin(session);
             session.arrived.notified().await;
         }
     }

@@ -103,6 +103,10 @@ pub(super) struct State {
     held: FxHashMap<Entry, Option<Tag>>,
     next_tag: Tag,
     work: Work,
+    /// Somebody asked for something since the last fetch.
+    pub(super) was_asked: bool,
+    /// Somebody waits.
+    pub(super) is_waited_for: bool,
     /// Hands out nothing any more: what comes back is for others.
     pub(super) has_ended: bool,
     pub(super) is_closed: bool,
@@ -126,6 +130,8 @@ impl State {
             held: FxHashMap::default(),
             next_tag: 1,
             work: Work::default(),
+            was_asked: false,
+            is_waited_for: false,
             has_ended: false,
             is_closed: false,
         }
@@ -146,6 +152,11 @@ impl State {
 
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether somebody wants more than is here: who does not ask gets nothing that others could have.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.was_asked || self.is_waited_for
     }
 
     pub(super) fn has_out(&self) -> bool {
@@ -380,14 +391,14 @@ impl State {
         self.out.values().map(|out| out.since + lease).min()
     }
 
-    /// What was out too long: it is not, any more.
-    pub(super) fn run_out(&mut self, lease: Duration, now: Instant) -> Vec<Entry> {
-        let ended: Vec<Entry> =
-            self.out.extract_if(|_, out| out.since + lease <= now).map(|(_, out)| out.entry).collect();
-        for entry in &ended {
-            self.held.remove(entry);
+    /// What was out too long is for anyone, as the next attempt. Answers how many that were.
+    pub(super) fn run_out(&mut self, lease: Duration, now: Instant) -> usize {
+        let ended: Vec<Out> = self.out.extract_if(|_, out| out.since + lease <= now).map(|(_, out)| out).collect();
+        for out in &ended {
+            self.held.insert(out.entry, None);
+            self.back(out, out.count, To::Anyone, None);
         }
-        ended
+        ended.len()
     }
 
     /// Which of these somebody else may have by now.

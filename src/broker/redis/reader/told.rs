@@ -112,15 +112,12 @@ impl Session {
         }
     }
 
-    /// What takes all that is not new, at most `room`, and of our own what was out too long.
-    pub(super) fn tend(&self, room: usize, ended: &[Entry]) -> Cmd {
+    /// What takes all that is not new, at most `room`.
+    pub(super) fn tend(&self, room: usize) -> Cmd {
         let mut command = scripts::TEND.by_hash();
         let lease = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
         command.arg(&self.place.base).arg(&*self.group).arg(&self.side).arg(&self.name).arg(room).arg(lease);
         command.arg(self.shared.engine()).arg(self.shared.run()).arg(self.streams.len()).arg(&self.streams);
-        for (stream, id) in ended {
-            command.arg(self.stream(*stream)).arg(id.to_string());
-        }
         command
     }
 
@@ -158,10 +155,16 @@ impl Session {
     }
 }
 
-/// Which of them were still ours.
-pub(super) fn ours(answer: &Value, count: usize) -> Vec<bool> {
-    match answer {
-        Value::Array(done) => done.iter().map(is_true).collect(),
-        _ => vec![false; count],
+impl Session {
+    /// Which of them were still ours; and notes what else is said.
+    pub(super) fn ours(&self, answer: Value, count: usize) -> Vec<bool> {
+        let Value::Array(parts) = answer else { return vec![false; count] };
+        let Ok([Value::Array(done), Value::Int(delayed), Value::Int(at)]) = <[Value; 3]>::try_from(parts) else {
+            return vec![false; count];
+        };
+        if self.place.address.kind == Kind::Queue {
+            self.place.delayed(delayed, at);
+        }
+        done.iter().map(is_true).collect()
     }
 }

@@ -2,7 +2,7 @@
 -- What becomes of deliveries that are not done with.
 -- KEYS[1]: the place. ARGV: group, ending of its own keys, reader, then for each: stream, id, its count, its new count, where
 -- to (a reader, `returned`, `later`), in how many ms, what went wrong so far or nothing. What is not the reader's any more
--- stays as it is. Answers for each whether it was.
+-- stays as it is. Answers for each whether it was, how many wait for their time, and when that was.
 local base, group, side, me = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -23,4 +23,4 @@ for at = 4, #ARGV, 7 do
   done[#done + 1] = is_mine and 1 or 0
 end
 if rings then redis.call('XADD', base .. ':bell', 'MAXLEN', 1, '*', 'b', '') end
-return done
+return {done, redis.call('ZCARD', base .. ':due' .. side), tonumber(clock[1]) * 1000000 + tonumber(clock[2])}

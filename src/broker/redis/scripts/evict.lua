@@ -14,6 +14,7 @@ local function value_of(fields, wanted)
   for i = 1, #fields, 2 do
     if fields[i] == wanted then return fields[i + 1] end
   end
+  return nil
 end
 
 local function size_of(fields)

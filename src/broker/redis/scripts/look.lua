@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- What is in a place, and forgets what a topic is to keep no longer. KEYS[1]: the place. ARGV: group of queues, beginning of
--- the names of this run's readers. Answers {kind or nothing, how many, delayed, out elsewhere, bytes, groups: {name, lag, out
--- of this run's readers, when the next is due}}.
+-- the names of this run's readers. Answers {kind or nothing, how many, delayed, when that was, out elsewhere, messages and bytes
+-- so far, groups: {name, not delivered, out}}.
 local base, group, run = KEYS[1], ARGV[1], ARGV[2]
 local meta = redis.call('HMGET', base, 'kind', 'priority_max', 'retention', 'retention_bytes', 'bytes', 'count', 'seq', 'trimmed')
 if not meta[1] then return false end
 local bytes, count = tonumber(meta[5]) or 0, tonumber(meta[6]) or 0
 if meta[1] == 'queue' then
-  local total, elsewhere, later = 0, 0, 0
+  local total, elsewhere, clock = 0, 0, redis.call('TIME')
   for level = 0, tonumber(meta[2]) or 0 do
     for _, letter in ipairs({'p', 'd'}) do
       local key = base .. ':' .. letter .. level
@@ -15,13 +15,12 @@ if meta[1] == 'queue' then
       local pending = redis.pcall('XPENDING', key, group)
       if not pending.err then
         for _, one in ipairs(pending[4] or {}) do
-          if one[1] == 'later' then later = later + tonumber(one[2])
-          elseif one[1] ~= 'returned' and string.sub(one[1], 1, #run) ~= run then elsewhere = elsewhere + tonumber(one[2]) end
+          if one[1] ~= 'later' and one[1] ~= 'returned' and string.sub(one[1], 1, #run) ~= run then elsewhere = elsewhere + tonumber(one[2]) end
         end
       end
     end
   end
-  return {'queue', total, later, elsewhere, count, bytes, {}}
+  return {'queue', total, redis.call('ZCARD', base .. ':due'), tonumber(clock[1]) * 1000000 + tonumber(clock[2]), elsewhere, count, bytes, {}}
 end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -54,7 +53,7 @@ if not found.err then
     for i = 1, #one, 2 do named[one[i]] = one[i + 1] end
     local last = tonumber(string.match(named['last-delivered-id'], '^%d+'))
     local new = math.max((tonumber(meta[7]) or 0) - last, 0)
-    groups[#groups + 1] = {named['name'], new, named['pending'], redis.call('ZCARD', base .. ':due:' .. named['name'])}
+    groups[#groups + 1] = {named['name'], new, named['pending']}
   end
 end
-return {'topic', redis.call('XLEN', log), 0, 0, count, bytes, groups}
+return {'topic', redis.call('XLEN', log), 0, 0, 0, count, bytes, groups}

@@ -1,7 +1,8 @@
 #!lua
 -- Publishes messages to one queue or topic, in order. Nothing of a message is there unless all of it is.
 -- KEYS[1]: the place. ARGV: group of queues, then for each message its level, its time or 0, its size, how many fields and
--- values follow, and these. Answers {dropped, what became of each: 0 taken, 1 too many, 2 too many bytes}; nothing where
+-- values follow, and these. Answers {dropped, what became of each: 0 taken, 1 too many, 2 too many bytes, 3 taken for
+-- later, and of queues how many wait for their time, and when that was}; nothing where
 -- there is no such place.
 local base, group = KEYS[1], ARGV[1]
 local meta = redis.call('HMGET', base, 'kind', 'priority_max', 'length_max', 'bytes_max', 'overflow', 'seq', 'ms', 'bytes', 'count', 'mark_ms', 'mark_bytes')
@@ -124,6 +125,7 @@ while at <= #ARGV do
         added = redis.pcall('XADD', key, id, unpack(ARGV, from, to))
       end
       if is_later then
+        result = 3
         if not grouped[level] then
           redis.pcall('XGROUP', 'CREATE', key, group, '0', 'MKSTREAM')
           grouped[level] = true
@@ -147,4 +149,5 @@ if published > 0 then
   end
   redis.call('XADD', base .. ':bell', 'MAXLEN', 1, '*', 'b', '')
 end
-return {dropped, table.concat(results)}
+if is_topic then return {dropped, table.concat(results)} end
+return {dropped, table.concat(results), redis.call('ZCARD', base .. ':due'), tonumber(clock[1]) * 1000000 + tonumber(clock[2])}

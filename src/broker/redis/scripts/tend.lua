@@ -1,14 +1,13 @@
 #!lua flags=allow-oom
--- Takes for one reader what is not new: what came back, what was out too long, what its time has come for.
+-- Takes for one reader what is not new: what came back, what others had out too long, what its time has come for.
 -- KEYS[1]: the place. ARGV: group, ending of its own keys, reader, how many at most, lease in ms, beginning of the names of
--- readers of this engine, beginning of those of this run, how many streams, these, then of what the reader itself had out
--- too long: stream, id. Answers {now, when the next is due or -1, last id of the bell, how many had their time come,
--- deliveries: {stream, count, id, fields, what went wrong before}}.
+-- readers of this engine, beginning of those of this run, how many streams, these. Answers {now, when the next is due or -1, last id of the bell, how many wait for their
+-- time, when that was, deliveries: {stream, count, id, fields, what went wrong before}}.
 local base, group, side, me = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local room, lease, engine, run, streams = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
-local due, tries, taken, moved = base .. ':due' .. side, base .. ':tries' .. side, {}, 0
+local due, tries, taken = base .. ':due' .. side, base .. ':tries' .. side, {}
 
 local function take(stream, id, count)
   local key = base .. ':' .. stream
@@ -26,14 +25,8 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 
   local row = redis.pcall('XPENDING', base .. ':' .. stream, group, id, id, 1, 'later')
   if not row.err and row[1] then
     redis.call('XCLAIM', base .. ':' .. stream, group, 'returned', 0, id, 'RETRYCOUNT', row[1][4], 'JUSTID')
-    moved = moved + 1
   end
   redis.call('ZREM', due, name)
-end
-
-for at = 9 + streams, #ARGV, 2 do
-  local row = redis.pcall('XPENDING', base .. ':' .. ARGV[at], group, ARGV[at + 1], ARGV[at + 1], 1, me)
-  if not row.err and row[1] then take(ARGV[at], ARGV[at + 1], row[1][4]) end
 end
 
 for n = 1, streams do
@@ -64,4 +57,4 @@ end
 
 local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
 local bell = redis.call('XREVRANGE', base .. ':bell', '+', '-', 'COUNT', 1)
-return {now, next_due[2] and tonumber(next_due[2]) or -1, bell[1] and bell[1][1] or '0-0', moved, taken}
+return {now, next_due[2] and tonumber(next_due[2]) or -1, bell[1] and bell[1][1] or '0-0', redis.call('ZCARD', due), tonumber(clock[1]) * 1000000 + tonumber(clock[2]), taken}
