@@ -12,7 +12,7 @@ use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
 };
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
@@ -71,7 +71,10 @@ impl Reader {
             }
             System::Redis => {
                 let client = redis::Client::open(format!("redis://{}", server.direct())).expect("a client");
-                let connection = soon("a connection", client.get_multiplexed_async_connection()).await;
+                // It waits as long as it takes, where a machine is busy.
+                let patient = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+                let connecting = client.get_multiplexed_async_connection_with_config(&patient);
+                let connection = soon("a connection", connecting).await;
                 let stream = format!("helixmq:queue:{{{name}}}:p0");
                 let connection = connection.expect("a connection");
                 Self::Redis { connection, stream, last: "0-0".to_owned(), read: VecDeque::new() }
