@@ -19,15 +19,17 @@ run_with_servers() {
   trap "end_starts; forget_all '$folder'" EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
-  for system in rabbitmq kafka; do
+  for system in rabbitmq kafka redis; do
     "$brokers" up "$system" "$folder/$system" 0 {lock}>&- &
     starts+=($!)
   done
   for start in "${starts[@]}"; do wait "$start" || fail 'not every server could be started, see above'; done
   starts=()
   export RABBITMQ_TEST_DIR=$folder/rabbitmq RABBITMQ_TEST_PORT KAFKA_TEST_DIR=$folder/kafka KAFKA_TEST_PORT
+  export REDIS_TEST_DIR=$folder/redis REDIS_TEST_PORT
   RABBITMQ_TEST_PORT=$(cat "$RABBITMQ_TEST_DIR/port")
   KAFKA_TEST_PORT=$(cat "$KAFKA_TEST_DIR/port")
+  REDIS_TEST_PORT=$(cat "$REDIS_TEST_DIR/port")
   "$@" {lock}>&- || status=$?
   exit "$status"
 }

@@ -11,12 +11,15 @@ mod counted;
 mod delivery;
 pub mod embedded;
 mod error;
-mod hybrid;
+pub mod guarded;
+mod joined;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod queueless;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod system;
 pub mod topology;
 
@@ -28,7 +31,8 @@ use tokio::sync::watch;
 pub use counted::Counted;
 pub use delivery::{Count, Deliveries, Delivery, Settler, Tag};
 pub use error::{BrokerError, PublishError, PublishFailures, TransactionError};
-pub use hybrid::Hybrid;
+pub use guarded::{GuardSettings, Guarded};
+pub use joined::{Joined, JoinedSystem};
 pub use queueless::{QUEUE_PARTITIONS, QUEUE_RETENTION, Queueless};
 pub use system::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System};
 
@@ -82,9 +86,9 @@ pub trait Broker: Send + Sync + Debug {
     fn name(&self) -> &str;
 
     /// The name of the system that has this queue or topic: another one, where several stand behind this broker.
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         let _ = address;
-        self.name()
+        self.name().into()
     }
 
     /// What it can do. Constant for the life of the connection.

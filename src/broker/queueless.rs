@@ -109,7 +109,7 @@ impl Broker for Queueless {
         self.inner.name()
     }
 
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         self.inner.name_of(&topic(address))
     }
 

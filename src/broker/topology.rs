@@ -188,7 +188,7 @@ mod tests {
             let distinct: std::collections::BTreeSet<_> = names.iter().collect();
             assert_eq!(distinct.len(), names.len());
             for name in names {
-                assert_eq!(Address::checked(kind, name), Ok(Address { kind, name: name.into() }));
+                assert_eq!(Address::checked(kind, name), Ok(Address { kind, system: None, name: name.into() }));
             }
         }
     }

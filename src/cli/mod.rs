@@ -19,7 +19,7 @@ mod serve;
 mod shown;
 mod store;
 mod tail;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 mod topology;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -87,7 +87,7 @@ enum Command {
     #[command(subcommand)]
     Store(store::Command),
     /// Compare queues of RabbitMQ and topics of Kafka with the configuration, or make them
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     #[command(subcommand)]
     Topology(topology::Command),
     /// Look for what would keep the engine from doing its work
@@ -130,7 +130,7 @@ fn done(command: Command, context: Context) -> Result<Exit, Failure> {
         Command::Plugin(command) => plugin::run(&command, &context),
         Command::Dlq(command) => dlq::run(&command, &context),
         Command::Store(command) => store::run(&command, &context),
-        #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+        #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
         Command::Topology(command) => topology::run(&command, &context),
         Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(&command, &context),

@@ -58,13 +58,16 @@ const KAFKA: System = System {
 const REDIS: System = System {
     name: "Redis",
     section: "redis",
-    present: false,
+    present: cfg!(feature = "redis"),
     variables: &[
+        ("REDIS_URL", "redis.url", &[]),
         ("REDIS_HOST", "redis.host", &[]),
         ("REDIS_PORT", "redis.port", &[]),
+        ("REDIS_USERNAME", "redis.username", &[]),
         ("REDIS_PASSWORD", "redis.password", &[]),
+        ("REDIS_DB", "redis.database", &[]),
     ],
-    named_by: "REDIS_HOST",
+    named_by: "REDIS_URL or REDIS_HOST",
 };
 const SYSTEMS: [System; 3] = [RABBITMQ, KAFKA, REDIS];
 
@@ -117,11 +120,17 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Backend> {
 
 fn backend(reader: &mut Reader<'_>) -> Option<Backend> {
     let (text, variable) = named(reader, "MESSAGING_BACKEND", &[])?;
-    let known = [(RABBITMQ, Some(Backend::Rabbitmq)), (KAFKA, Some(Backend::Kafka)), (REDIS, None)];
+    let known = [(RABBITMQ, Some(Backend::Rabbitmq)), (KAFKA, Some(Backend::Kafka)), (REDIS, Some(Backend::Redis))];
     let system = known.iter().find(|(system, _)| system.section == text);
     let problem = match system {
-        None if text == "inmemory" => return Some(Backend::Inmemory),
-        Some((system, backend)) if system.present => return *backend,
+        None if text == "inmemory" => {
+            reader.overrides.insert("messaging.backend", (text, variable));
+            return Some(Backend::Inmemory);
+        }
+        Some((system, backend)) if system.present => {
+            reader.overrides.insert("messaging.backend", (text, variable));
+            return *backend;
+        }
         Some((system, _)) => absence(system).0,
         None => format!("{} is not a backend", super::words::quoted(&text)),
     };
@@ -142,6 +151,12 @@ pub(super) fn names_rabbitmq(reader: &Reader<'_>) -> bool {
 #[cfg(feature = "kafka")]
 pub(super) fn names_kafka(reader: &Reader<'_>) -> bool {
     reader.overrides.contains_key("kafka.brokers")
+}
+
+/// Whether variables alone say that Redis is to be used.
+#[cfg(feature = "redis")]
+pub(super) fn names_redis(reader: &Reader<'_>) -> bool {
+    ["redis.url", "redis.host"].iter().any(|path| reader.overrides.contains_key(path))
 }
 
 /// What Kubernetes sets for a service of that name.
@@ -169,6 +184,8 @@ pub(super) fn refuse_absent(reader: &mut Reader<'_>, config: &Config) {
         "rabbitmq" => config.rabbitmq.is_some(),
         #[cfg(feature = "kafka")]
         "kafka" => config.kafka.is_some(),
+        #[cfg(feature = "redis")]
+        "redis" => config.redis.is_some(),
         _ => {
             let _ = config;
             false

@@ -136,7 +136,7 @@ pub(super) fn millis(range: RangeInclusive<u64>) -> Kind<Duration> {
 
 /// A time with its unit, `30s` or `500ms`, as other systems' configurations have it; a number alone is milliseconds, as
 /// everywhere here. For keys that do not end in `_ms`.
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 pub(super) fn time(range: RangeInclusive<u64>) -> Kind<Duration> {
     let takes = format!("a time (30s, 500ms), {} to {}", time_text(*range.start()), time_text(*range.end()));
     Kind {
@@ -155,7 +155,7 @@ pub(super) fn time(range: RangeInclusive<u64>) -> Kind<Duration> {
 }
 
 /// In the largest unit up to hours that leaves nothing over.
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 fn time_text(milliseconds: u64) -> String {
     [("h", 3_600_000), ("m", 60_000), ("s", 1000)]
         .into_iter()
@@ -347,19 +347,44 @@ pub(super) fn token() -> Kind<Secret> {
     Kind { secret: true, ..parsed("text", read, |_| "***".to_owned()) }
 }
 
-/// The name of a queue or topic.
+/// The name of a queue or topic of the system whose section it stands in.
 pub(super) fn address_name(kind: AddressKind) -> Kind<Address> {
+    let place = place_name(kind);
     let read = move |text: &str| {
-        if let Some((_, name)) = text.split_once(':').filter(|(before, _)| *before == "queue" || *before == "topic") {
+        let address = (place.read)(text)?;
+        match &address.system {
+            Some(_) => Err(Wrong::new(not(text, "a name"), format!("write the name alone: {}", address.name))),
+            None => Ok(address),
+        }
+    };
+    parsed(&format!("the name of a {kind}"), read, shown_name)
+}
+
+/// The name of a queue or topic, and of the system that has it where it is not the usual one.
+pub(super) fn place_name(kind: AddressKind) -> Kind<Address> {
+    let read = move |text: &str| {
+        if let Some((_, name)) = text.split_once(':').filter(|(before, _)| AddressKind::of(before).is_some()) {
             return Err(Wrong::new(not(text, "a name"), format!("write the name alone: {name}")));
         }
         Address::checked(kind, text).map_err(|error| address_wrong(&error))
     };
-    parsed(&format!("the name of a {kind}"), read, |address| address.name.to_string())
+    parsed(&format!("the name of a {kind}, or SYSTEM:NAME"), read, shown_name)
+}
+
+/// An address whose kind is known.
+pub(super) fn shown_name(address: &Address) -> String {
+    match &address.system {
+        Some(system) => format!("{system}:{}", address.name),
+        None => address.name.to_string(),
+    }
 }
 
 pub(super) fn address() -> Kind<Address> {
-    parsed("queue:NAME or topic:NAME", |text| text.parse().map_err(|error| address_wrong(&error)), ToString::to_string)
+    parsed(
+        "queue:NAME, topic:NAME or SYSTEM:NAME",
+        |text| text.parse().map_err(|error| address_wrong(&error)),
+        ToString::to_string,
+    )
 }
 
 /// Where dead letters go: a queue by its name alone, or an address.
@@ -368,7 +393,7 @@ pub(super) fn dead_letter() -> Kind<Address> {
         let address = if text.contains(':') { text.parse() } else { Address::checked(AddressKind::Queue, text) };
         address.map_err(|error| address_wrong(&error))
     };
-    parsed("the name of a queue, queue:NAME or topic:NAME", read, ToString::to_string)
+    parsed("the name of a queue, queue:NAME, topic:NAME or SYSTEM:NAME", read, ToString::to_string)
 }
 
 pub(super) fn address_wrong(error: &AddressError) -> Wrong {
@@ -384,6 +409,13 @@ pub(super) fn address_wrong(error: &AddressError) -> Wrong {
             format!("{text:?} is not a name for a queue or topic"),
             format!("use 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' and '-'"),
         ),
+        AddressError::BadSystem(text) => Wrong::new(
+            format!("{text:?} is not a name for a messaging system"),
+            "write one as the configuration names it, as in rabbitmq:NAME",
+        ),
+        AddressError::OtherKind(kind, text) => {
+            Wrong::new(format!("{text:?} is not a {kind}"), format!("write SYSTEM:NAME of a {kind}"))
+        }
     }
 }
 
@@ -416,7 +448,7 @@ mod tests {
         }
     }
 
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     #[test]
     fn times_are_read_with_their_unit_and_shown_so_that_they_read_back() {
         let kind = time(0..=3_600_000);

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, embedded, environment,
+    Warning, connections, embedded, environment,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
@@ -131,6 +131,7 @@ pub fn keys() -> Vec<Key> {
     const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
                           rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
                           kafka: {topics: {a: {}}}, \
+                          redis: {queues: {a: {}}, topics: {a: {}}}, \
                           routes: [{name: a, topic: a, handler: a}]}";
     let mut reader = Reader::new(&|_| None, None);
     let document = yaml::read(SAMPLE).ok();
@@ -156,8 +157,12 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
     let backend = environment::read(reader);
-    let (mut config, drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    let (mut config, mut drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    if config.backend.is_some() {
+        drafts.iter_mut().for_each(Draft::on_one_system);
+    }
     let kafka = OnKafka::of(&config);
+    routes::require_systems(reader, &drafts, &|address| config.objection(address));
     require_declared(reader, &config, &drafts);
     routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
     config.routes = routes::join_all(reader, drafts, &kafka);
@@ -170,18 +175,25 @@ fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>)
 
 /// With nothing made on first use, every address that a route names must be declared where it is.
 fn require_declared(reader: &mut Reader<'_>, config: &Config, drafts: &[Draft]) {
-    let on = |system: Backend, address: &Address| config.system_of(address.kind) == system;
+    let on = |system: Backend, address: &Address| config.system_name_of(address) == system.name();
     if !config.embedded.auto_create {
         let declared = embedded::declared(&config.embedded);
         routes::require_declared(reader, drafts, "embedded", &|address| {
-            !on(Backend::Inmemory, address) || declared.contains(address)
+            !on(Backend::Inmemory, address) || declared.contains(&address.local())
         });
     }
     #[cfg(feature = "rabbitmq")]
     if let Some(settings) = config.rabbitmq_in_use().filter(|settings| !settings.auto_create) {
         let declared = super::rabbitmq::declared(settings);
         routes::require_declared(reader, drafts, "rabbitmq", &|address| {
-            !on(Backend::Rabbitmq, address) || declared.contains(address)
+            !on(Backend::Rabbitmq, address) || declared.contains(&address.local())
+        });
+    }
+    #[cfg(feature = "redis")]
+    if let Some(settings) = config.redis_in_use().filter(|settings| !settings.auto_create) {
+        let declared = super::redis::declared(settings);
+        routes::require_declared(reader, drafts, "redis", &|address| {
+            !on(Backend::Redis, address) || declared.contains(&address.local())
         });
     }
 }
@@ -194,9 +206,12 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, required) = section.section("messaging", |section| {
-        (section.value("enabled", &kind::flag(), default.enabled), require::read(section))
+    let (enabled, named, required) = section.section("messaging", |section| {
+        let enabled = section.value("enabled", &kind::flag(), default.enabled);
+        let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
+        (enabled, backend.map(|given| given.value), require::read(section))
     });
+    let backend = backend.or(named);
     let http = section.section("http", http);
     let (data_directory, shutdown_grace) = section.section("engine", |section| {
         (
@@ -211,7 +226,7 @@ fn read(
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
         if named || section.has("rabbitmq") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, dead_letter)))
+            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, true, dead_letter)))
         } else {
             section.known("rabbitmq");
             None
@@ -222,7 +237,7 @@ fn read(
     let (kafka, group) = {
         let named = backend == Some(Backend::Kafka) || environment::names_kafka(section.reader);
         let kafka = if named || section.has("kafka") {
-            Some(section.section("kafka", |section| super::kafka::read(section, backend, group.clone())))
+            Some(section.section("kafka", |section| super::kafka::read(section, backend, true, group.clone())))
         } else {
             section.known("kafka");
             None
@@ -230,6 +245,18 @@ fn read(
         let group = kafka.as_ref().map_or(group, |kafka| kafka.group.clone());
         (kafka, group)
     };
+    #[cfg(feature = "redis")]
+    let redis = {
+        let named = backend == Some(Backend::Redis) || environment::names_redis(section.reader);
+        if named || section.has("redis") {
+            let dead_letter = &embedded.dead_letter;
+            Some(section.section("redis", |section| super::redis::read(section, backend, true, dead_letter)))
+        } else {
+            section.known("redis");
+            None
+        }
+    };
+    let connections = connections::read(section, backend, &embedded.dead_letter, &group);
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
@@ -246,12 +273,15 @@ fn read(
         embedded,
         telemetry,
         group: group.0.as_str().into(),
+        connections,
         ..Config::default()
     };
     #[cfg(feature = "rabbitmq")]
     let config = Config { rabbitmq, ..config };
     #[cfg(feature = "kafka")]
     let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
+    #[cfg(feature = "redis")]
+    let config = Config { redis, ..config };
     let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
 
     let mut around = Surroundings {

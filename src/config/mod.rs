@@ -4,6 +4,7 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod connections;
 mod embedded;
 mod environment;
 mod finding;
@@ -16,14 +17,18 @@ mod load;
 mod plugin_toml;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 mod require;
 mod routes;
 mod section;
 mod shown;
 mod source;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 mod tls;
 mod tree;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod url;
 mod words;
 mod yaml;
 
@@ -39,6 +44,7 @@ pub use crate::{
     handler::{Loading, PluginSettings},
     message::Secret,
 };
+pub use connections::Connection;
 pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
@@ -71,7 +77,7 @@ pub struct Config {
     /// The plugins and what they may.
     pub plugins: Plugins,
     /// Which system has queues and topics; `None`: queues are on RabbitMQ where it is configured, topics on Kafka where it
-    /// is, and the rest on the embedded broker.
+    /// is, the rest on Redis where that is, and else on the embedded broker.
     pub backend: Option<Backend>,
     /// The embedded broker.
     pub embedded: Embedded,
@@ -81,6 +87,11 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
+    /// Redis, where it is configured.
+    #[cfg(feature = "redis")]
+    pub redis: Option<crate::broker::redis::Settings>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -100,9 +111,34 @@ pub enum Backend {
     Rabbitmq,
     /// Kafka, where a queue is a topic that one group reads.
     Kafka,
+    /// Redis, which has both.
+    Redis,
 }
 
 impl Backend {
+    /// All that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Inmemory,
+        #[cfg(feature = "rabbitmq")]
+        Self::Rabbitmq,
+        #[cfg(feature = "kafka")]
+        Self::Kafka,
+        #[cfg(feature = "redis")]
+        Self::Redis,
+    ];
+
+    /// As addresses name the system.
+    #[must_use]
+    pub fn name(self) -> Arc<str> {
+        match self {
+            Self::Inmemory => "embedded",
+            Self::Rabbitmq => "rabbitmq",
+            Self::Kafka => "kafka",
+            Self::Redis => "redis",
+        }
+        .into()
+    }
+
     /// As the environment names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -110,6 +146,7 @@ impl Backend {
             Self::Inmemory => "inmemory",
             Self::Rabbitmq => "rabbitmq",
             Self::Kafka => "kafka",
+            Self::Redis => "redis",
         }
     }
 }
@@ -218,29 +255,29 @@ impl Config {
         let kafka = self.kafka.is_some();
         #[cfg(not(feature = "kafka"))]
         let kafka = false;
+        #[cfg(feature = "redis")]
+        let redis = self.redis.is_some();
+        #[cfg(not(feature = "redis"))]
+        let redis = false;
         match (self.backend, kind) {
             (Some(backend), _) => backend,
             (None, AddressKind::Queue) if rabbitmq => Backend::Rabbitmq,
             (None, AddressKind::Topic) if kafka => Backend::Kafka,
+            (None, _) if redis => Backend::Redis,
             (None, _) => Backend::Inmemory,
         }
     }
 
-    fn uses(&self, system: Backend) -> bool {
-        [AddressKind::Queue, AddressKind::Topic].into_iter().any(|kind| self.system_of(kind) == system)
-    }
-
     /// The systems outside of the engine that are used, by name.
     #[must_use]
-    pub fn systems(&self) -> Vec<&str> {
-        let outside = [Backend::Rabbitmq, Backend::Kafka].into_iter();
-        outside.filter(|system| self.uses(*system)).map(Backend::as_str).collect()
+    pub fn systems(&self) -> Vec<Arc<str>> {
+        self.connections_in_use().into_keys().collect()
     }
 
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        self.uses(Backend::Rabbitmq) || self.uses(Backend::Kafka)
+        !self.connections_in_use().is_empty()
     }
 
     /// Whether queues are on RabbitMQ.
@@ -267,18 +304,25 @@ impl Config {
         self.system_of(AddressKind::Queue) == Backend::Kafka
     }
 
-    /// RabbitMQ's settings, where queues are to be there.
+    /// RabbitMQ's settings, where it is used.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
     pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
-        self.rabbitmq.as_ref().filter(|_| self.uses(Backend::Rabbitmq))
+        self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
-    /// Kafka's settings, where topics are to be there.
+    /// Redis' settings, where it is used.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis_in_use(&self) -> Option<&crate::broker::redis::Settings> {
+        self.redis.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Redis))
+    }
+
+    /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
     pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
-        self.kafka.as_ref().filter(|_| self.uses(Backend::Kafka))
+        self.kafka.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Kafka))
     }
 }
 
@@ -300,6 +344,9 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
+            connections: BTreeMap::new(),
+            #[cfg(feature = "redis")]
+            redis: None,
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

@@ -225,7 +225,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// Names a section that is read only where it is there, so that a key may be taken for it.
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     pub(super) fn known(&mut self, key: &'static str) {
         self.asked.push(key);
     }

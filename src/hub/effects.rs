@@ -107,7 +107,7 @@ pub(super) fn unpublished(error: &PublishError) -> Verdict {
 pub(super) fn count_published(broker: &dyn Broker, to: &Address, count: usize) {
     let destination = to.to_string();
     let count = u64::try_from(count).unwrap_or(u64::MAX);
-    metrics().published.with_label_values(&[broker.name_of(to), &destination]).inc_by(count);
+    metrics().published.with_label_values(&[&*broker.name_of(to), &destination]).inc_by(count);
 }
 
 /// Keeps dead letters. Returns, for each, whether it is confirmed; one that is not must not be settled.
@@ -145,5 +145,5 @@ pub(super) async fn keep_dead_letters(broker: &dyn Broker, to: &Address, letters
 
 pub(super) fn count_failure(broker: &dyn Broker, to: &Address, error: &PublishError) {
     let code: ReasonCode = error.code();
-    metrics().publish_failures.with_label_values(&[broker.name_of(to), code.as_str()]).inc();
+    metrics().publish_failures.with_label_values(&[&*broker.name_of(to), code.as_str()]).inc();
 }

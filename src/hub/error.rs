@@ -40,7 +40,10 @@ impl StartError {
             BrokerError::Mismatch { address, .. } | BrokerError::NotFound(address) => Some(address),
             _ => about,
         };
-        Self::Broker { broker: about.map_or(broker.name(), |about| broker.name_of(about)).to_owned(), error }
+        Self::Broker {
+            broker: about.map_or_else(|| broker.name().to_owned(), |about| broker.name_of(about).to_string()),
+            error,
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn letter(
         text,
         handler_code,
         at: now,
-        broker: shared.broker.name_of(source).to_owned(),
+        broker: shared.broker.name_of(source).to_string(),
         source: source.to_string(),
         partition: delivery.position.map(|position| position.partition),
         offset: delivery.position.map(|position| position.offset),

@@ -5,6 +5,7 @@
 //! is the heart of the engine), [`effects`] publishes what it caused, or [`transaction`] where that is settled in one. [`supervisor`] starts and stops them, and
 //! [`watch`] tells when files change.
 
+mod apply;
 mod brake;
 mod calls;
 mod condition;
@@ -13,6 +14,7 @@ mod doing;
 mod drain;
 mod effects;
 mod error;
+mod exchange;
 mod feed;
 mod held;
 mod inbox;
@@ -32,5 +34,6 @@ pub mod watch;
 
 pub use brake::BrakeState;
 pub use error::StartError;
+pub use exchange::{Exchange, ExchangedSystem, Opening};
 pub use running::RouteStatus;
 pub use supervisor::{Hub, Settings};

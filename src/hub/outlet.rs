@@ -82,7 +82,7 @@ impl Outlet for BrokerOutlet {
             Ok(()) => {
                 crate::telemetry::metrics()
                     .published
-                    .with_label_values(&[self.broker.name_of(to), &to.to_string()])
+                    .with_label_values(&[&*self.broker.name_of(to), &to.to_string()])
                     .inc();
                 Ok(())
             }

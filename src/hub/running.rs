@@ -115,7 +115,7 @@ impl Running {
             let shared = Arc::new(Parts {
                 broker: Arc::clone(broker),
                 brake,
-                meters: Meters::new(broker.name_of(&source.address), &route),
+                meters: Meters::new(&broker.name_of(&source.address), &route),
                 route,
                 slot,
                 context,

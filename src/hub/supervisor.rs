@@ -18,6 +18,7 @@ use super::{
     condition::Condition,
     drain::{Drain, say_while},
     error::StartError,
+    exchange::Exchange,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
@@ -73,7 +74,7 @@ pub struct Hub {
 }
 
 enum Command {
-    Apply(Box<Settings>, oneshot::Sender<Result<(), StartError>>),
+    Apply(Box<Settings>, Option<Exchange>, oneshot::Sender<Result<(), StartError>>),
 }
 
 impl Hub {
@@ -204,13 +205,16 @@ impl Hub {
     }
 
     /// Replaces the settings: routes that did not change go on undisturbed, the others end between two batches and
-    /// begin anew.
+    /// begin anew. Systems that are exchanged end what reads from them or publishes to them in the same way.
     ///
     /// # Errors
     /// [`StartError`]: the settings before go on.
-    pub async fn apply(&self, settings: Settings) -> Result<(), StartError> {
+    pub async fn apply(&self, settings: Settings, exchange: Option<Exchange>) -> Result<(), StartError> {
         let (done, applied) = oneshot::channel();
-        self.commands.send(Command::Apply(Box::new(settings), done)).await.map_err(|_| StartError::Stopping)?;
+        self.commands
+            .send(Command::Apply(Box::new(settings), exchange, done))
+            .await
+            .map_err(|_| StartError::Stopping)?;
         applied.await.map_err(|_| StartError::Stopping)?
     }
 
@@ -227,19 +231,19 @@ impl Hub {
     }
 }
 
-struct Supervisor {
-    broker: Arc<dyn Broker>,
+pub(super) struct Supervisor {
+    pub(super) broker: Arc<dyn Broker>,
     registry: Arc<Registry>,
     outlet: Arc<BrokerOutlet>,
-    settings: Arc<Mutex<Settings>>,
-    loader_settings: Arc<Mutex<LoaderSettings>>,
-    plugins_changed: mpsc::Sender<Vec<String>>,
-    running: BTreeMap<Address, Running>,
+    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) loader_settings: Arc<Mutex<LoaderSettings>>,
+    pub(super) plugins_changed: mpsc::Sender<Vec<String>>,
+    pub(super) running: BTreeMap<Address, Running>,
     /// Ends what loading a plugin calls.
     loading: Ending,
     lane_ended: mpsc::Sender<LaneEnd>,
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
-    program: PathBuf,
+    pub(super) program: PathBuf,
     condition: Condition,
 }
 
@@ -270,8 +274,8 @@ impl Supervisor {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(renewal.into()) => renewal = running::keep_alive(&self.running),
                 Some(end) = lane_ends.recv() => self.lane_ended(end),
-                Some(Command::Apply(settings, done)) = commands.recv() => {
-                    let applied = self.apply(*settings, &mut lane_ends, &stop).await;
+                Some(Command::Apply(settings, exchange, done)) = commands.recv() => {
+                    let applied = self.apply(*settings, exchange, &mut lane_ends, &stop).await;
                     // Whoever asked may have gone.
                     done.send(applied).ok();
                 }
@@ -295,7 +299,7 @@ impl Supervisor {
         while tasks.join_next().await.is_some() {}
     }
 
-    fn current(&self) -> Settings {
+    pub(super) fn current(&self) -> Settings {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -328,56 +332,7 @@ impl Supervisor {
         LaneContext { terms, outlet: Arc::clone(&self.outlet) as _, runtime: tokio::runtime::Handle::current(), ending }
     }
 
-    async fn apply(
-        &mut self,
-        settings: Settings,
-        lane_ends: &mut mpsc::Receiver<LaneEnd>,
-        stop: &CancellationToken,
-    ) -> Result<(), StartError> {
-        declare(&*self.broker, &settings.declarations).await?;
-        let before = self.current();
-        let changed_plugins: Vec<String> = before
-            .plugins
-            .keys()
-            .chain(settings.plugins.keys())
-            .filter(|name| before.plugins.get(*name) != settings.plugins.get(*name))
-            .cloned()
-            .collect();
-        let stopping: Vec<Address> = self
-            .running
-            .keys()
-            .filter(|address| before.routes.of(address) != settings.routes.of(address))
-            .cloned()
-            .collect();
-        let grace = settings.grace;
-        if !self.drain(&stopping, grace, lane_ends, Some(stop)).await {
-            return Err(StartError::Stopping);
-        }
-        if let Err(error) = self.start_missing(&settings.routes).await {
-            // Everything as it was: what has just been started ends, what has just been ended starts again.
-            let other = |address: &&Address| before.routes.of(address) != settings.routes.of(address);
-            let started: Vec<Address> = self.running.keys().filter(other).cloned().collect();
-            self.drain(&started, grace, lane_ends, None).await;
-            if let Err(error) = self.start_missing(&before.routes).await {
-                tracing::error!(
-                    "routes that ran before cannot be started again; apply the settings once more: {error}"
-                );
-            }
-            self.show();
-            return Err(error);
-        }
-        *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
-            loader_settings(&settings, &self.program);
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
-        if !changed_plugins.is_empty() {
-            // The loader has ended only when the hub stops.
-            self.plugins_changed.send(changed_plugins).await.ok();
-        }
-        self.show();
-        Ok(())
-    }
-
-    async fn start_missing(&mut self, routes: &RouteTable) -> Result<(), StartError> {
+    pub(super) async fn start_missing(&mut self, routes: &RouteTable) -> Result<(), StartError> {
         // All that is not there is named at once.
         let mut missing = Vec::new();
         for (source, of_source) in routes.sources() {
@@ -402,7 +357,7 @@ impl Supervisor {
     }
 
     /// Ends sources; false when the engine stops before they have: then they end with the others.
-    async fn drain(
+    pub(super) async fn drain(
         &mut self,
         which: &[Address],
         grace: Duration,
@@ -419,7 +374,7 @@ impl Supervisor {
         }
     }
 
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let statuses = self.running.values().flat_map(Running::statuses).collect();
         *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     }
@@ -431,7 +386,7 @@ impl Supervisor {
             let waiting = lag.unwrap_or(stats.ready + stats.delayed);
             let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
             let name = stats.address.to_string();
-            metrics().depth.with_label_values(&[self.broker.name_of(&stats.address), &name]).set(waiting);
+            metrics().depth.with_label_values(&[&*self.broker.name_of(&stats.address), &name]).set(waiting);
             if stats.address == dead_letters {
                 metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
             }
@@ -439,11 +394,11 @@ impl Supervisor {
     }
 }
 
-async fn declare(broker: &dyn Broker, what: &[Declaration]) -> Result<(), StartError> {
+pub(super) async fn declare(broker: &dyn Broker, what: &[Declaration]) -> Result<(), StartError> {
     broker.declare(what).await.map_err(|error| StartError::of(broker, None, error))
 }
 
-fn loader_settings(settings: &Settings, program: &std::path::Path) -> LoaderSettings {
+pub(super) fn loader_settings(settings: &Settings, program: &std::path::Path) -> LoaderSettings {
     LoaderSettings {
         directory: settings.plugins_directory.clone(),
         settings: settings.plugins.clone(),

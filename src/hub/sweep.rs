@@ -149,7 +149,7 @@ impl Sweep {
             text: fate.text.clone(),
             handler_code: None,
             at: now,
-            broker: self.broker.name_of(queue).to_owned(),
+            broker: self.broker.name_of(queue).to_string(),
             source: queue.to_string(),
             partition: None,
             offset: None,

@@ -16,7 +16,7 @@ mod settlement;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-pub use address::{Address, AddressError, Kind, NAME_BYTES_MAX, Position};
+pub use address::{Address, AddressError, Kind, NAME_BYTES_MAX, Position, SYSTEM_BYTES_MAX};
 pub use attempt::{FAILURES_MAX, FailedAttempt, remember};
 pub use compact_str::CompactString as Text;
 pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX, Headers, HeadersError};

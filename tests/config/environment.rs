@@ -53,16 +53,21 @@ fn old_names_are_accepted_with_a_warning_unless_they_contradict() {
 }
 
 #[test]
-fn what_this_build_has_not_is_refused_and_never_ignored() {
-    refused(&[("MESSAGING_BACKEND", "redis")], "environment MESSAGING_BACKEND: this build has no broker for Redis");
+fn what_makes_no_sense_is_refused_and_never_ignored() {
     refused(&[("MESSAGING_BACKEND", "nats")], "\"nats\" is not a backend");
-    refused(&[("REDIS_PASSWORD", "hunter2")], "environment REDIS_PASSWORD: this build has no broker for Redis");
     refused(&[("MESSAGING_FALLBACK_ENABLED", "true")], "nothing to fall back from");
     refused(&[("MESSAGING_ENABLED", "perhaps")], "environment MESSAGING_ENABLED: messaging.enabled: \"perhaps\"");
     refused(&[("LOG_LEVEL", "warning")], "environment LOG_LEVEL: telemetry.filter: \"warning\" is not a level");
     let said =
         load(FILE, &[("REDIS_PASSWORD", "hunter2"), ("RABBITMQ_URL", "amqp://u:hunter2@h/")]).map(|_| ()).unwrap_err();
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[cfg(not(feature = "redis"))]
+#[test]
+fn a_system_that_this_build_has_not_is_refused() {
+    refused(&[("MESSAGING_BACKEND", "redis")], "environment MESSAGING_BACKEND: this build has no broker for Redis");
+    refused(&[("REDIS_PASSWORD", "hunter2")], "environment REDIS_PASSWORD: this build has no broker for Redis");
 }
 
 #[test]

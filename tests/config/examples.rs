@@ -25,7 +25,9 @@ fn each_example_loads() {
         if file.extension().is_some_and(|extension| extension == "yaml") {
             let text = fs::read_to_string(&file).unwrap();
             let env = |name: &str| match name {
-                "RABBITMQ_PASSWORD" | "KAFKA_SASL_PASSWORD" => text.contains(name).then(|| "p@ss".replace('@', "%40")),
+                "RABBITMQ_PASSWORD" | "KAFKA_SASL_PASSWORD" | "REDIS_PASSWORD" => {
+                    text.contains(name).then(|| "p@ss".replace('@', "%40"))
+                }
                 _ => env(name),
             };
             let loaded = config::load(Some(&file), &env).unwrap_or_else(|errors| panic!("{errors}"));
@@ -57,8 +59,9 @@ fn the_default_file_names_every_key_that_is_not_under_a_name_of_the_operators() 
     let named: BTreeMap<_, _> =
         load("messaging.yaml").values.into_iter().map(|shown| (shown.path, shown.origin)).collect();
     for key in config::keys() {
-        // With a section for RabbitMQ or Kafka, even an empty one, queues or topics would be there.
-        let elsewhere = ["rabbitmq.", "kafka."].iter().any(|section| key.path.starts_with(section));
+        // With a section for another system, even an empty one, queues or topics would be there; with a backend, all.
+        let elsewhere =
+            ["rabbitmq.", "kafka.", "redis.", "messaging.backend"].iter().any(|start| key.path.starts_with(start));
         if !key.path.contains(['<', '[']) && key.path != "http.token" && !elsewhere {
             assert!(matches!(named.get(&key.path), Some(Origin::File { .. })), "{} is not in the file", key.path);
         }

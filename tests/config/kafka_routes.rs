@@ -61,12 +61,12 @@ fn what_only_kafka_can_is_refused_elsewhere() {
         (
             "kafka:",
             "topic: t, delivery: transactional, destinations: [\"queue:q\"]",
-            "queue:q in `destinations` is not on Kafka",
+            "queue:q in `destinations` is not on the same Kafka",
         ),
         (
             "kafka:",
             "topic: t, delivery: transactional, dead_letter: q",
-            "dead letters go to queue:q, which is not on Kafka",
+            "dead letters go to queue:q, which is not on the same Kafka",
         ),
         ("kafka:", "topic: t, delivery: transactional, reply: true", "routes[0].reply: is true, and answers go where"),
         ("kafka: {idempotent: false}", "topic: t, delivery: transactional", "kafka.idempotent is false"),

@@ -22,3 +22,7 @@ mod plugin_files;
 mod properties;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(all(feature = "rabbitmq", feature = "kafka"))]
+mod systems;

@@ -170,7 +170,7 @@ async fn a_drain_of_one_source_does_not_end_the_calls_of_another() {
     let mut settings = engine.hub.settings();
     let rest = settings.routes.iter().filter(|route| &*route.name == "other-sleep").map(|route| Route::clone(route));
     settings.routes = helixmq::route::RouteTable::new(rest.chain([from_queue("work", "native")]).collect()).unwrap();
-    engine.hub.apply(settings).await.expect("applied");
+    engine.hub.apply(settings, None).await.expect("applied");
     engine.queue_done("work").await;
     assert_eq!(ends.load(Ordering::SeqCst), 1, "the new handler has the message of the old one");
     let dead = engine.one_dead().await;
@@ -236,7 +236,7 @@ async fn a_stop_does_not_wait_for_the_drain_of_a_reload_first() {
     let mut settings = engine.hub.settings();
     settings.routes = helixmq::route::RouteTable::new(Vec::new()).unwrap();
     settings.grace = Duration::from_secs(600);
-    let (applied, broker) = tokio::join!(engine.hub.apply(settings), async {
+    let (applied, broker) = tokio::join!(engine.hub.apply(settings, None), async {
         // The drain of the reload, which may take ten minutes, has begun.
         tokio::time::sleep(Duration::from_millis(50)).await;
         tokio::time::timeout(PATIENCE, engine.hub.stop()).await.expect("an end");

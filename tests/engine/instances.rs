@@ -283,11 +283,11 @@ async fn a_changed_setting_reaches_the_handler() {
     assert_eq!(greeting().await, "one");
     let mut settings = engine.hub.settings();
     settings.plugins.get_mut("env-peek").unwrap().config.insert("greeting".into(), "two".into());
-    engine.hub.apply(settings.clone()).await.expect("applied");
+    engine.hub.apply(settings.clone(), None).await.expect("applied");
     eventually("it is loaded again", || engine.receipts("env-peek").len() == 2).await;
     assert_eq!(greeting().await, "two");
     settings.plugins.clear();
-    engine.hub.apply(settings).await.expect("applied");
+    engine.hub.apply(settings, None).await.expect("applied");
     eventually("it is loaded again", || engine.receipts("env-peek").len() == 3).await;
     assert_eq!(greeting().await, Value::Null);
     assert!(
@@ -314,7 +314,7 @@ async fn a_setting_that_changes_while_its_plugin_is_loaded_holds() {
     eventually("it is being compiled", || compiled.read_dir().is_ok_and(|mut files| files.next().is_some())).await;
     let mut settings = engine.hub.settings();
     settings.plugins.get_mut("env-peek").unwrap().config.insert("greeting".into(), "two".into());
-    engine.hub.apply(settings).await.expect("applied");
+    engine.hub.apply(settings, None).await.expect("applied");
     eventually("it is loaded once more", || engine.receipts("env-peek").len() == 2).await;
     engine.send_to_queue("work", [message("peek")]).await;
     engine.queue_done("work").await;

@@ -144,7 +144,7 @@ async fn only_the_file_that_was_pinned_is_taken() {
     let serving = engine.digest("marker").expect("it serves");
     let mut settings = engine.hub.settings();
     settings.plugins.entry("marker".into()).or_default().sha256 = Some(serving.to_uppercase());
-    engine.hub.apply(settings).await.expect("applied");
+    engine.hub.apply(settings, None).await.expect("applied");
     eventually("it is loaded again", || engine.receipts("marker").len() == 2).await;
     engine.install(&fixture("marker-v2"), "marker");
     eventually("the other is refused", || {

@@ -27,4 +27,5 @@ mod results;
 mod routes;
 mod support;
 mod sweep;
+mod systems;
 mod transactions;

@@ -231,7 +231,7 @@ async fn routes_change_under_load_and_each_message_is_handled_once() {
         publisher.go_on().await;
         let mut settings = engine.hub.settings();
         settings.routes = RouteTable::new(shapes[round % shapes.len()].clone()).expect("routes");
-        engine.hub.apply(settings).await.expect("applied");
+        engine.hub.apply(settings, None).await.expect("applied");
     }
     publisher.go_on().await;
     let sent = publisher.finish().await;
@@ -259,7 +259,7 @@ async fn settings_that_cannot_be_applied_change_nothing() {
     let mut settings = before.clone();
     let routes = vec![from_queue("other", "two"), from_queue("work", "two"), from_queue("zz.missing", "one")];
     settings.routes = RouteTable::new(routes).expect("routes");
-    let refused = engine.hub.apply(settings).await;
+    let refused = engine.hub.apply(settings, None).await;
     assert!(
         matches!(&refused, Err(error @ StartError::Missing(_)) if error.to_string().contains("zz.missing")),
         "{refused:?}"
@@ -270,7 +270,7 @@ async fn settings_that_cannot_be_applied_change_nothing() {
     engine.queue_done("work").await;
     assert_eq!(engine.out(), ["one"]);
     assert_eq!(engine.left(&Address::queue("other")), 1, "no route of the refused settings runs");
-    engine.hub.apply(before).await.expect("applied");
+    engine.hub.apply(before, None).await.expect("applied");
     engine.stop().await;
 }
 

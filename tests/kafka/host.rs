@@ -1,21 +1,14 @@
 //! The engine itself is killed, again and again, as its own binary: a message that takes it down uses up its own attempts,
 //! exactly, and nobody else's; what it returns in transactions is there once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::{
     raw::{Raw, Record},
     server::Server,
-    support::PATIENCE,
+    support::host,
 };
 
 const ATTEMPTS_MAX: u64 = 4;
@@ -24,9 +17,9 @@ const LIVES_MAX: u64 = ATTEMPTS_MAX + 4;
 const INNOCENT: usize = 50;
 const PARTITIONS: i32 = 2;
 
-/// Where engines run one after the other.
+/// Where engines run one after the other, and the names that they use.
 struct Place {
-    directory: TempDir,
+    lives: host::Place,
     work: String,
     handled: String,
     runs: String,
@@ -37,15 +30,12 @@ struct Place {
 impl Place {
     /// `member`: more lines of the section `kafka`. `delivery`: how the route has its results published.
     async fn new(server: &Server, member: &str, delivery: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
         let [work, handled, runs, dead, group] =
             ["work", "handled", "runs", "dead", "group"].map(|base| server.name(base));
         let raw = Raw::new(server);
         for (topic, partitions) in [(&work, PARTITIONS), (&handled, 1), (&runs, 1), (&dead, 1)] {
             raw.topic(topic, partitions).await;
         }
-        let place = Self { directory, work, handled, runs, dead, group };
-        let Self { work, handled, runs, dead, group, .. } = &place;
         let brokers = server.bootstrap();
         let config = format!(
             "http: {{listen: '127.0.0.1:0', token: killed-again-and-again}}\nplugins: {{directory: plugins}}\n\
@@ -56,51 +46,7 @@ impl Place {
              destinations: {{out: 'topic:{handled}', runs: 'topic:{runs}'}}, dead_letter: 'topic:{dead}', \
              retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10}}}}\n"
         );
-        let path = place.directory.path();
-        fs::write(path.join("messaging.yaml"), config).expect("written");
-        fs::create_dir(path.join("plugins")).expect("made");
-        let file =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plugins/target/plugins/witness-event.wasm");
-        let copied = fs::copy(&file, path.join("plugins/witness-event.wasm"));
-        copied.unwrap_or_else(|error| panic!("{}: {error}; build it: cargo xtask plugins", file.display()));
-        place
-    }
-
-    fn start(&self) -> Host {
-        let path = self.directory.path();
-        let log = File::options().create(true).append(true).open(path.join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
-        command.args(["--config", "messaging.yaml", "serve"]).current_dir(path).env_clear();
-        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).stdin(Stdio::null()).stdout(Stdio::null());
-        Host(command.stderr(log).spawn().expect("started"))
-    }
-
-    /// Asks until there is an answer; where none comes, the engine's last words are shown.
-    async fn eventually<T>(&self, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
-        let asking = async {
-            loop {
-                if let Some(answer) = ask().await {
-                    return answer;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let answer = tokio::time::timeout(PATIENCE, asking).await;
-        answer.unwrap_or_else(|_| {
-            let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            let lines: Vec<_> = log.lines().rev().take(12).collect();
-            panic!("never happened: {what}; {}", lines.join("\n"))
-        })
-    }
-}
-
-/// A running engine. Killed when it is dropped.
-struct Host(Child);
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        Self { lives: host::Place::new(&config, &["witness-event"]), work, handled, runs, dead, group }
     }
 }
 
@@ -130,10 +76,11 @@ async fn gives_up_only_the_killer(member: &str) {
         let runs = said(&raw, &place.runs).await.into_iter();
         runs.filter(|(id, _)| (id == "killer") == of_killer).map(|(_, attempt)| attempt).collect()
     };
-    let mut host = place.start();
+    let mut host = place.lives.start();
     let (mut lives, mut begun) = (1, 0);
     let dead = loop {
         let (runs, dead) = place
+            .lives
             .eventually("it begins again, or is given up", async || {
                 let (runs, (dead, _)) = (attempts(true).await.len(), raw.ids(&place.dead).await);
                 (runs > begun || !dead.is_empty()).then_some((runs, dead))
@@ -146,7 +93,7 @@ async fn gives_up_only_the_killer(member: &str) {
         drop(host);
         lives += 1;
         assert!(lives <= LIVES_MAX, "it takes the engine down for ever, begun {begun} times");
-        host = place.start();
+        host = place.lives.start();
     };
     let killer = attempts(true).await;
     assert_eq!(dead, BTreeSet::from(["killer".to_owned()]), "dead because of another; its attempts: {killer:?}");
@@ -156,7 +103,7 @@ async fn gives_up_only_the_killer(member: &str) {
         let handled: BTreeSet<_> = said(&raw, &place.handled).await.into_iter().map(|(id, _)| id).collect();
         (handled.len() == INNOCENT).then_some(())
     };
-    place.eventually("all others are handled", all).await;
+    place.lives.eventually("all others are handled", all).await;
     raw.commits_all(&place.group, &place.work).await;
     let (dead, letters) = raw.ids(&place.dead).await;
     assert_eq!((dead.len(), letters), (1, 1), "dead because of another, or twice: {dead:?}");
@@ -204,12 +151,12 @@ async fn each_result_is_there_once_whenever_the_engine_is_killed() {
     let written = async || raw.ends(&place.handled).await.values().map(|(_, end)| *end).sum::<i64>();
     for _ in 0..KILLS {
         let before = written().await;
-        let host = place.start();
+        let host = place.lives.start();
         // Not waiting for a commit: there is something, and nobody can know yet whether it will hold.
-        place.eventually("it publishes", async || (written().await > before).then_some(())).await;
+        place.lives.eventually("it publishes", async || (written().await > before).then_some(())).await;
         drop(host);
     }
-    let host = place.start();
+    let host = place.lives.start();
     let results = async || {
         let mut results = BTreeMap::<_, Vec<_>>::new();
         for (id, attempt) in said(&raw, &place.handled).await {
@@ -217,7 +164,7 @@ async fn each_result_is_there_once_whenever_the_engine_is_killed() {
         }
         results
     };
-    place.eventually("all have a result", async || (results().await.len() == COUNT).then_some(())).await;
+    place.lives.eventually("all have a result", async || (results().await.len() == COUNT).then_some(())).await;
     raw.commits_all(&place.group, &place.work).await;
     drop(host);
     let results = results().await;

@@ -14,8 +14,8 @@ use helixmq::{
 use crate::{
     raw::Record,
     server::Server,
-    site::{Site, degraded},
-    support::{eventually, soon},
+    site::Site,
+    support::{degraded, eventually, soon},
 };
 
 const ALL: BatchMax = BatchMax { count: 1000, bytes: usize::MAX };

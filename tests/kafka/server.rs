@@ -4,39 +4,26 @@
 //! Start at [`Server::shared`] and [`Server::own`].
 
 use std::{
-    env, fs,
     net::SocketAddr,
     ops::Deref,
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Mutex, OwnedMutexGuard},
-    task::spawn_blocking,
 };
 
-use crate::support::{eventually, proxy::Proxy};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/brokers");
+use crate::support::{eventually, proxy::Proxy, server::Running};
 
 /// A server. Cloned, it is the same; one of a test's own ends with the last of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Server(Arc<Running>);
-
-#[derive(Debug)]
-struct Running {
-    directory: PathBuf,
-    port: u16,
-    /// Lines for its configuration; `None`: it is not ours.
-    own: Option<String>,
+pub(crate) struct Server {
+    running: Arc<Running>,
     /// Held by who is between it and its clients.
     proxied: Arc<Mutex<()>>,
 }
@@ -71,15 +58,7 @@ impl Server {
     /// The one for all tests. It must not be stopped, and what it holds in common with others not be changed.
     pub(crate) fn shared() -> Self {
         static PROXIED: std::sync::LazyLock<Arc<Mutex<()>>> = std::sync::LazyLock::new(Arc::default);
-        let given = (env::var("KAFKA_TEST_DIR"), env::var("KAFKA_TEST_PORT"));
-        let (Ok(directory), Ok(port)) = given else {
-            panic!(
-                "KAFKA_TEST_DIR and KAFKA_TEST_PORT name no server: run `cargo xtask test`, or this test alone by \
-                 `scripts/brokers run cargo test --features real-brokers --test kafka`"
-            );
-        };
-        let port = port.parse().expect("KAFKA_TEST_PORT is a port");
-        Self(Arc::new(Running { directory: directory.into(), port, own: None, proxied: Arc::clone(&PROXIED) }))
+        Self { running: Arc::new(Running::shared("kafka")), proxied: Arc::clone(&PROXIED) }
     }
 
     /// One of the test's own.
@@ -89,22 +68,12 @@ impl Server {
 
     /// The same with more lines in its server.properties, where `{certs}` is the folder of its certificates.
     pub(crate) async fn own_with(lines: &str) -> Self {
-        // Beside the shared one, whose folder is cleaned up even where a test is killed.
-        let beside = env::var("KAFKA_TEST_DIR").ok().and_then(|shared| Some(Path::new(&shared).parent()?.to_owned()));
-        let folder = beside.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
-        let directory = tempfile::Builder::new().prefix("own.").tempdir_in(folder).expect("a directory").keep();
-        let lines = lines.replace("{certs}", &directory.join("certs").display().to_string());
-        // Whatever comes of it, it is ended when this is dropped.
-        let mut running = Running { directory, port: 0, own: Some(lines), proxied: Arc::default() };
-        running.up().await;
-        let port = fs::read_to_string(running.directory.join("port")).expect("its port");
-        running.port = port.trim().parse().expect("a port");
-        Self(Arc::new(running))
+        Self { running: Arc::new(Running::own("kafka", lines, &[]).await), proxied: Arc::default() }
     }
 
     /// Where it listens.
     pub(crate) fn address(&self, listener: Listener) -> SocketAddr {
-        ([127, 0, 0, 1], self.0.port + listener as u16).into()
+        self.running.address(listener as u16)
     }
 
     /// Where everybody may connect, as clients are told it.
@@ -114,7 +83,7 @@ impl Server {
 
     /// Stands between the server and those that connect to where this listens. One at a time: waits for its turn.
     pub(crate) async fn proxy(&self) -> ProxiedServer {
-        let alone = Arc::clone(&self.0.proxied).lock_owned().await;
+        let alone = Arc::clone(&self.proxied).lock_owned().await;
         let (listen, to) = (self.address(Listener::Proxy), self.address(Listener::Proxied));
         // The one before closes its port when its task has ended.
         eventually("nobody else listens", async || TcpListener::bind(listen).await.ok()).await;
@@ -123,31 +92,22 @@ impl Server {
 
     /// One of the files that `scripts/servers/certs.sh` makes.
     pub(crate) fn certificate(&self, file: &str) -> PathBuf {
-        let path = self.0.directory.join("certs").join(file);
-        assert!(path.exists(), "{} is missing", path.display());
-        path
+        self.running.certificate(file)
     }
 
     /// Kills it, as losing its process does: nothing is said to anybody. Returns when its port is closed.
     pub(crate) async fn kill(&self) {
-        assert!(self.0.own.is_some(), "that one is for all tests");
-        let pid = fs::read_to_string(self.0.directory.join("pid")).expect("its process id");
-        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::KILL).expect("it runs");
-        let address = self.address(Listener::Plaintext);
-        eventually("its port is closed", async || TcpStream::connect(address).await.err()).await;
+        self.running.kill().await;
     }
 
     /// Stops it in good order.
     pub(crate) async fn stop(&self) {
-        assert!(self.0.own.is_some(), "that one is for all tests");
-        let output = brokers("down", &self.0.directory, None, &[]).await;
-        assert!(output.status.success(), "Kafka could not be stopped: {}", said(&output));
+        self.running.stop().await;
     }
 
     /// Starts it again, with what it had. Returns when it answers.
     pub(crate) async fn up(&self) {
-        self.0.up().await;
+        self.running.up().await;
     }
 
     /// A name of the test's own, for topics and groups: there are no rooms of one's own on a Kafka.
@@ -169,35 +129,4 @@ impl std::ops::DerefMut for ProxiedServer {
     fn deref_mut(&mut self) -> &mut Proxy {
         &mut self.proxy
     }
-}
-
-impl Running {
-    async fn up(&self) {
-        let lines = self.own.as_deref().expect("one of a test's own");
-        let output = brokers("up", &self.directory, Some("0"), &[("KAFKA_EXTRA", lines)]).await;
-        assert!(output.status.success(), "Kafka could not be started: {}", said(&output));
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.own.is_some() {
-            let ended = Command::new(SCRIPT).arg("forget").arg("kafka").arg(&self.directory).output();
-            let is_ended = ended.as_ref().is_ok_and(|output| output.status.success());
-            assert!(is_ended || std::thread::panicking(), "Kafka could not be ended: {ended:?}");
-        }
-    }
-}
-
-async fn brokers(verb: &str, directory: &Path, port: Option<&str>, environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(SCRIPT);
-    command.arg(verb).arg("kafka").arg(directory).args(port).envs(environment.iter().copied());
-    let output = spawn_blocking(move || command.output());
-    // Longer than anything else: servers start one after the other where there are few cores.
-    let output = tokio::time::timeout(Duration::from_secs(120), output).await.expect("an end of scripts/brokers");
-    output.expect("no panic").expect("scripts/brokers")
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -9,7 +9,7 @@ use std::{
 
 use helixmq::{
     broker::{
-        Broker, BrokerStatus, Counted, Declaration, Hybrid, Storage, TopicSettings,
+        Broker, Counted, Declaration, Joined, Storage, TopicSettings,
         embedded::{self, Embedded},
         kafka::{Kafka, Settings},
     },
@@ -25,10 +25,10 @@ use crate::{
     raw::Raw,
     server::{Listener, Server},
     support::{
+        degraded,
         engine::{self, Parts},
-        eventually,
         ledger::Ledger,
-        soon,
+        ready, soon,
     },
 };
 
@@ -108,7 +108,7 @@ impl Site {
         let kafka = soon("a connection", Kafka::connect("kafka", self.settings.clone())).await;
         let counted = Counted::new(Arc::new(kafka.expect("a broker")), Arc::clone(&self.store));
         let queues = Embedded::new("embedded", embedded::Settings::default()).expect("a broker in memory");
-        Arc::new(Hybrid::new(Arc::new(queues), Arc::new(counted)))
+        Arc::new(Joined::pair(Arc::new(queues), Arc::new(counted)))
     }
 
     /// An engine whose handler does as `ends` says.
@@ -221,16 +221,8 @@ impl Engine {
 
     /// Waits until nothing is wrong any more.
     pub(crate) async fn ready(&self) {
-        eventually("the broker is ready", async || (self.broker.status() == BrokerStatus::Ready).then_some(())).await;
+        ready(&self.broker).await;
     }
-}
-
-pub(crate) async fn degraded(broker: &Arc<dyn Broker>) -> String {
-    let reason = async || match broker.status() {
-        BrokerStatus::Degraded { reason } => Some(reason),
-        _ => None,
-    };
-    eventually("the broker says that something is wrong", reason).await
 }
 
 /// Connected as everybody may be, with time-outs that keep tests short.

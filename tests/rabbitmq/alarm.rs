@@ -8,10 +8,11 @@ use helixmq::{
 
 use crate::{
     server::Server,
-    site::{Site, WORK, degraded, ready},
+    site::{Site, WORK},
     support::{
-        eventually,
+        degraded, eventually,
         ledger::{Publishing, send},
+        ready,
     },
 };
 

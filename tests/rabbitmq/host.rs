@@ -1,23 +1,16 @@
 //! The engine itself is killed, again and again, as its own binary: a message that takes it down uses up its own attempts,
 //! exactly, and nobody else's.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeSet,
-    fs::{self, File},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::{cell::RefCell, collections::BTreeSet};
 
 use helixmq::broker::rabbitmq::topology::QueueKind::{self, Classic, Quorum};
 use lapin::BasicProperties;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::{
     raw::{Raw, table, text},
     server::{Server, Vhost},
-    support::eventually,
+    support::{eventually, host::Place},
 };
 
 const ATTEMPTS_MAX: u64 = 4;
@@ -25,53 +18,17 @@ const ATTEMPTS_MAX: u64 = 4;
 const LIVES_MAX: u64 = ATTEMPTS_MAX + 4;
 const INNOCENT: usize = 50;
 
-/// Where engines run one after the other.
-struct Place(TempDir);
-
-impl Place {
-    fn new(vhost: &Vhost, kind: QueueKind) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path();
-        let (port, name, kind) = (vhost.server().amqp().port(), vhost.name(), kind.as_str());
-        let config = format!(
-            "http: {{listen: '127.0.0.1:0', token: killed-again-and-again}}\nplugins: {{directory: plugins}}\n\
-             engine: {{data_directory: data}}\ntelemetry: {{filter: warn, format: json}}\n\
-             rabbitmq:\n  host: 127.0.0.1\n  port: {port}\n  username: guest\n  password: guest\n  vhost: {name}\n  \
-             queues: {{work: {{type: {kind}}}, handled: {{type: {kind}}}, runs: {{type: {kind}}}}}\n\
-             routes:\n  - {{name: work, queue: work, handler: witness, concurrency: 2, \
-             destinations: {{out: 'queue:handled', runs: 'queue:runs'}}, \
-             retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10}}}}\n"
-        );
-        fs::write(path.join("messaging.yaml"), config).expect("written");
-        fs::create_dir(path.join("plugins")).expect("made");
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plugins/target/plugins/witness.wasm");
-        let copied = fs::copy(&file, path.join("plugins/witness.wasm"));
-        copied.unwrap_or_else(|error| panic!("{}: {error}; build it: cargo xtask plugins", file.display()));
-        Self(directory)
-    }
-
-    fn start(&self) -> Host {
-        let log = File::options().create(true).append(true).open(self.0.path().join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
-        command.args(["--config", "messaging.yaml", "serve"]).current_dir(self.0.path()).env_clear();
-        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).stdin(Stdio::null()).stdout(Stdio::null());
-        Host(command.stderr(log).spawn().expect("started"))
-    }
-
-    fn log(&self) -> String {
-        let log = fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
-        log.lines().rev().take(12).map(|line| format!("{line}\n")).collect()
-    }
-}
-
-/// A running engine. Killed when it is dropped.
-struct Host(Child);
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+fn config(vhost: &Vhost, kind: QueueKind) -> String {
+    let (port, name, kind) = (vhost.server().amqp().port(), vhost.name(), kind.as_str());
+    format!(
+        "http: {{listen: '127.0.0.1:0', token: killed-again-and-again}}\nplugins: {{directory: plugins}}\n\
+         engine: {{data_directory: data}}\ntelemetry: {{filter: warn, format: json}}\n\
+         rabbitmq:\n  host: 127.0.0.1\n  port: {port}\n  username: guest\n  password: guest\n  vhost: {name}\n  \
+         queues: {{work: {{type: {kind}}}, handled: {{type: {kind}}}, runs: {{type: {kind}}}}}\n\
+         routes:\n  - {{name: work, queue: work, handler: witness, concurrency: 2, \
+         destinations: {{out: 'queue:handled', runs: 'queue:runs'}}, \
+         retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10}}}}\n"
+    )
 }
 
 /// What is in a queue by now, in the fields of the payload.
@@ -87,7 +44,7 @@ async fn said(raw: &Raw, queue: &str) -> Vec<(String, u64)> {
 async fn gives_up_only_the_killer(kind: QueueKind) {
     let server = Server::shared();
     let vhost = server.vhost().await;
-    let place = Place::new(&vhost, kind);
+    let place = Place::new(&config(&vhost, kind), &["witness"]);
     let mut host = place.start();
     let raw = Raw::connect(&vhost).await;
     for queue in ["work", "handled", "runs", "helixagent.dlq"] {

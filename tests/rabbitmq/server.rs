@@ -4,52 +4,38 @@
 //! Start at [`Server::shared`] and [`Server::own`]; a test works in a [`Vhost`].
 
 use std::{
-    env, fs,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Output},
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use helixmq::broker::rabbitmq::topology::QueueKind;
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::{net::TcpStream, task::spawn_blocking};
 
 use crate::{
     management::Management,
-    support::{eventually, soon},
+    support::{
+        eventually,
+        server::{self, Running},
+        soon,
+    },
 };
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/brokers");
+/// Looked at once a minute otherwise: consumers that take too long.
+const TERMS: (&str, &str) = ("RABBITMQ_TERMS", "{channel_tick_interval, 500}");
 
 /// A server. Cloned, it is the same; one of a test's own ends with the last of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Server(Arc<Running>);
 
-#[derive(Debug)]
-struct Running {
-    directory: PathBuf,
-    port: u16,
-    /// Lines for its configuration; `None`: it is not ours.
-    own: Option<String>,
-}
-
 impl Server {
     /// The one for all tests. It must not be stopped, and what it holds in common with others not be changed.
     pub(crate) fn shared() -> Self {
-        let given = (env::var("RABBITMQ_TEST_DIR"), env::var("RABBITMQ_TEST_PORT"));
-        let (Ok(directory), Ok(port)) = given else {
-            panic!(
-                "RABBITMQ_TEST_DIR and RABBITMQ_TEST_PORT name no server: run `cargo xtask test`, or this test alone by \
-                 `scripts/brokers run cargo test --features real-brokers --test rabbitmq`"
-            );
-        };
-        let port = port.parse().expect("RABBITMQ_TEST_PORT is a port");
-        Self(Arc::new(Running { directory: directory.into(), port, own: None }))
+        Self(Arc::new(Running::shared("rabbitmq")))
     }
 
     /// One of the test's own.
@@ -59,18 +45,7 @@ impl Server {
 
     /// The same with more lines in its rabbitmq.conf, where `{certs}` is the folder of its certificates.
     pub(crate) async fn own_with(lines: &str) -> Self {
-        // Beside the shared one, whose folder is cleaned up even where a test is killed.
-        let beside =
-            env::var("RABBITMQ_TEST_DIR").ok().and_then(|shared| Some(Path::new(&shared).parent()?.to_owned()));
-        let folder = beside.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
-        let directory = tempfile::Builder::new().prefix("own.").tempdir_in(folder).expect("a directory").keep();
-        let lines = lines.replace("{certs}", &directory.join("certs").display().to_string());
-        // Whatever comes of it, it is ended when this is dropped.
-        let mut running = Running { directory, port: 0, own: Some(lines) };
-        running.up().await;
-        let port = fs::read_to_string(running.directory.join("port")).expect("its port");
-        running.port = port.trim().parse().expect("a port");
-        Self(Arc::new(running))
+        Self(Arc::new(Running::own("rabbitmq", lines, &[TERMS]).await))
     }
 
     /// One that several tests use, and which is there while one of them runs: with settings that are stricter than usual.
@@ -90,35 +65,25 @@ impl Server {
     }
 
     pub(crate) fn amqp(&self) -> SocketAddr {
-        self.address(0)
+        self.0.address(0)
     }
 
     pub(crate) fn amqps(&self) -> SocketAddr {
-        self.address(1)
-    }
-
-    fn address(&self, offset: u16) -> SocketAddr {
-        ([127, 0, 0, 1], self.0.port + offset).into()
+        self.0.address(1)
     }
 
     pub(crate) fn management(&self) -> Management {
-        Management::at(self.address(2))
+        Management::at(self.0.address(2))
     }
 
     /// One of the files that `scripts/servers/certs.sh` makes.
     pub(crate) fn certificate(&self, file: &str) -> PathBuf {
-        let path = self.0.directory.join("certs").join(file);
-        assert!(path.exists(), "{} is missing", path.display());
-        path
+        self.0.certificate(file)
     }
 
     /// Kills it, as losing its process does: nothing is said to anybody. Returns when its port is closed.
     pub(crate) async fn kill(&self) {
-        assert!(self.0.own.is_some(), "that one is for all tests");
-        let pid = fs::read_to_string(self.0.directory.join("pid")).expect("its process id");
-        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::KILL).expect("it runs");
-        eventually("its port is closed", async || TcpStream::connect(self.amqp()).await.err()).await;
+        self.0.kill().await;
     }
 
     /// Starts it again, with what it had. Returns when it answers.
@@ -128,10 +93,10 @@ impl Server {
 
     /// `rabbitmqctl`.
     pub(crate) async fn ctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(SCRIPT);
-        command.arg("ctl").arg(&self.0.directory).args(arguments);
-        let output = run(command).await;
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        let mut command = server::script("ctl");
+        command.arg(self.0.directory()).args(arguments);
+        let output = server::run(command).await;
+        assert!(output.status.success(), "{arguments:?}: {}", server::said(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -148,41 +113,6 @@ impl Server {
         make.await.expect("a virtual host");
         Vhost(Arc::new(Made { server: self.clone(), name }))
     }
-}
-
-impl Running {
-    async fn up(&self) {
-        let mut command = Command::new(SCRIPT);
-        command.arg("up").arg("rabbitmq").arg(&self.directory).arg("0");
-        if let Some(lines) = &self.own {
-            command.env("RABBITMQ_EXTRA", lines);
-            // Looked at once a minute otherwise: consumers that take too long.
-            command.env("RABBITMQ_TERMS", "{channel_tick_interval, 500}");
-        }
-        let output = run(command).await;
-        assert!(output.status.success(), "RabbitMQ could not be started: {}", said(&output));
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.own.is_some() {
-            let ended = Command::new(SCRIPT).arg("forget").arg("rabbitmq").arg(&self.directory).output();
-            let is_ended = ended.as_ref().is_ok_and(|output| output.status.success());
-            assert!(is_ended || std::thread::panicking(), "RabbitMQ could not be ended: {ended:?}");
-        }
-    }
-}
-
-async fn run(mut command: Command) -> Output {
-    let output = spawn_blocking(move || command.output());
-    // Longer than anything else: servers start one after the other where there are few cores.
-    let output = tokio::time::timeout(Duration::from_secs(120), output).await.expect("an end of scripts/brokers");
-    output.expect("no panic").expect("scripts/brokers")
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A virtual host of a test's own, on a server that others may use. It goes with the last clone.
@@ -215,7 +145,7 @@ impl Vhost {
     /// with a quorum queue that nobody leads, and what it confirmed is gone. Measured on 3.10.8, with no engine near; its
     /// queues are in Mnesia, whose log is written with a delay, the members of quorum queues in `names.dets`.
     pub(crate) async fn remembers(&self, kind: QueueKind, queue: &str) {
-        let folder = self.server().0.directory.join("data");
+        let folder = self.server().0.directory().join("data");
         let member = format!("{}_{queue}", self.name());
         let is_written = async || {
             let files = files(&folder, 4);
@@ -255,7 +185,7 @@ impl Drop for Made {
     fn drop(&mut self) {
         // A server of its own is deleted whole. What a failed test was still busy with is left alone: a virtual host that goes
         // while a quorum queue is being made in it takes the dead lettering of the whole node along (3.10.8).
-        if self.server.0.own.is_none() && !std::thread::panicking() {
+        if !self.server.0.is_own() && !std::thread::panicking() {
             self.server.management().delete(&format!("vhosts/{}", self.name));
         }
     }
@@ -279,7 +209,7 @@ async fn makes_virtual_hosts_that_are_gone_afterwards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_kills_and_starts_again_a_server_of_its_own() {
     let server = Server::own_with("max_message_size = 1000").await;
-    let directory = server.0.directory.clone();
+    let directory = server.0.directory().to_owned();
     let vhost = server.vhost().await;
     let raw = crate::raw::Raw::connect(&vhost).await;
     raw.queue("q", "quorum", &[]).await;

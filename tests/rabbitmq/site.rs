@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use helixmq::{
     broker::{
-        Broker, BrokerStatus, Counted, Declaration, QueueSettings, Storage,
+        Broker, Counted, Declaration, QueueSettings, Storage,
         rabbitmq::{Credentials, Host, RabbitMq, Settings, topology::QueueKind},
     },
     handler::Call,
@@ -21,11 +21,11 @@ use crate::{
     raw::Raw,
     server::{Server, Vhost},
     support::{
+        degraded,
         engine::{self, Parts},
-        eventually,
         ledger::Ledger,
         proxy::Proxy,
-        soon,
+        ready, soon,
     },
 };
 
@@ -172,18 +172,6 @@ impl Engine {
     pub(crate) async fn ready(&self) {
         ready(&self.broker).await;
     }
-}
-
-pub(crate) async fn degraded(broker: &Arc<dyn Broker>) -> String {
-    let reason = async || match broker.status() {
-        BrokerStatus::Degraded { reason } => Some(reason),
-        _ => None,
-    };
-    eventually("the broker says that something is wrong", reason).await
-}
-
-pub(crate) async fn ready(broker: &Arc<dyn Broker>) {
-    eventually("the broker is ready", async || (broker.status() == BrokerStatus::Ready).then_some(())).await;
 }
 
 /// Connected to a virtual host as everybody may be, with time-outs that keep tests short.

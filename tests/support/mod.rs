@@ -1,4 +1,5 @@
-//! What tests share: an engine on the embedded broker, waiting without sleeping, a small HTTP client, a network that fails.
+//! What tests share: an engine on the embedded broker or as a program of its own, waiting without sleeping, a small HTTP
+//! client, real servers and a network that fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,11 +11,15 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod engine;
+pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod ledger;
 pub(crate) mod proxy;
+pub(crate) mod server;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
+
+use helixmq::broker::{Broker, BrokerStatus};
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,4 +40,18 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
 /// Waits for what must come by itself.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}
+
+/// Waits until the broker says what is wrong.
+pub(crate) async fn degraded(broker: &Arc<dyn Broker>) -> String {
+    let reason = async || match broker.status() {
+        BrokerStatus::Degraded { reason } => Some(reason),
+        _ => None,
+    };
+    eventually("the broker says that something is wrong", reason).await
+}
+
+/// Waits until nothing is wrong any more.
+pub(crate) async fn ready(broker: &Arc<dyn Broker>) {
+    eventually("the broker is ready", async || (broker.status() == BrokerStatus::Ready).then_some(())).await;
 }

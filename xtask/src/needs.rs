@@ -48,6 +48,11 @@ pub(crate) fn servers() -> Result {
             "Maven, which fetches that Kafka",
             "apt-get install --no-install-recommends maven",
         ),
+        (
+            shell::succeeds("redis-server --version"),
+            "Redis, which tests run against",
+            "apt-get install --no-install-recommends redis-server",
+        ),
         (shell::succeeds("openssl version"), "OpenSSL's program, which makes certificates", "apt-get install openssl"),
         (shell::succeeds("flock --version"), "flock", "apt-get install util-linux"),
     ])

@@ -173,11 +173,11 @@ impl Asked {
         if confirmed > 0 {
             metrics()
                 .published
-                .with_label_values(&[broker.name_of(&self.to), &self.to.to_string()])
+                .with_label_values(&[&*broker.name_of(&self.to), &self.to.to_string()])
                 .inc_by(confirmed as u64);
         }
         for (_, error) in &failures {
-            metrics().publish_failures.with_label_values(&[broker.name_of(&self.to), error.code().as_str()]).inc();
+            metrics().publish_failures.with_label_values(&[&*broker.name_of(&self.to), error.code().as_str()]).inc();
         }
         failures
     }

@@ -96,7 +96,7 @@ impl Broker for Counted {
         self.inner.connection()
     }
 
-    fn name_of(&self, address: &Address) -> &str {
+    fn name_of(&self, address: &Address) -> Arc<str> {
         self.inner.name_of(address)
     }
 

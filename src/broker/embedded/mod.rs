@@ -8,6 +8,7 @@
 //!
 //! Start at [`Embedded`], then `queue/state.rs` and `topic/state.rs`; for the disk at `disk/mod.rs`.
 
+mod beside;
 mod clock;
 mod declare;
 mod delayed;
@@ -28,7 +29,9 @@ use std::{
 
 use async_trait::async_trait;
 
+pub(in crate::broker) use self::beside::Held;
 use self::{
+    beside::Intake,
     clock::Clock,
     declare::Settings as _,
     disk::{DiskQueue, DiskTopic, Memory},
@@ -292,9 +295,9 @@ impl Broker for Embedded {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
-        let bytes_max = self.settings.message_bytes_max;
+        let intake = Intake { bytes_max: self.settings.message_bytes_max, delays: true };
         let failures = match self.place(to) {
-            Ok(place) => place.publish(messages, bytes_max).await,
+            Ok(place) => place.publish(messages, intake).await,
             Err(error) => {
                 let error = match error {
                     BrokerError::NotFound(address) => PublishError::NotFound(address),

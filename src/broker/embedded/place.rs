@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    beside::{Held, Intake},
     declare::Settings as _,
     disk::{DiskQueue, DiskTopic},
     queue::Queue,
@@ -26,12 +27,21 @@ pub(super) enum Place {
 
 impl Place {
     /// Gives what was not published, by place in the batch.
-    pub(super) async fn publish(&self, messages: Vec<Arc<Message>>, bytes_max: usize) -> Vec<(usize, PublishError)> {
+    pub(super) async fn publish(&self, messages: Vec<Arc<Message>>, intake: Intake) -> Vec<(usize, PublishError)> {
         match self {
-            Self::Queue(queue) => queue.publish(messages, bytes_max),
-            Self::Topic(topic) => topic.publish(messages, bytes_max),
-            Self::DiskQueue(queue) => queue.publish(messages, bytes_max).await,
-            Self::DiskTopic(topic) => topic.publish(messages, bytes_max).await,
+            Self::Queue(queue) => queue.publish(messages, intake),
+            Self::Topic(topic) => topic.publish(messages, intake.bytes_max),
+            Self::DiskQueue(queue) => queue.publish(messages, intake).await,
+            Self::DiskTopic(topic) => topic.publish(messages, intake.bytes_max).await,
+        }
+    }
+
+    /// What a queue holds; nothing, if it is none.
+    pub(super) fn held(&self) -> Held {
+        match self {
+            Self::Queue(queue) => queue.held(),
+            Self::DiskQueue(queue) => queue.held(),
+            Self::Topic(_) | Self::DiskTopic(_) => Held::default(),
         }
     }
 
@@ -67,6 +77,14 @@ impl Place {
             Self::Topic(topic) => topic.stats(),
             Self::DiskQueue(queue) => queue.stats(),
             Self::DiskTopic(topic) => topic.stats(),
+        }
+    }
+
+    /// Where it is kept.
+    pub(super) fn storage(&self) -> Storage {
+        match self {
+            Self::Queue(_) | Self::Topic(_) => Storage::Memory,
+            Self::DiskQueue(_) | Self::DiskTopic(_) => Storage::Disk,
         }
     }
 

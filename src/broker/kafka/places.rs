@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::group::{GroupReading, PartFigures};
-use crate::{
-    broker::AddressStats,
-    message::{Address, Kind},
-};
+use crate::{broker::AddressStats, message::Address};
 
 /// What is known.
 #[derive(Debug, Default)]
@@ -132,7 +129,7 @@ type Behind = BTreeMap<(Arc<str>, i32), u64>;
 
 fn stats_of<'a>(all: &'a mut BTreeMap<Arc<str>, AddressStats>, name: &Arc<str>) -> &'a mut AddressStats {
     all.entry(Arc::clone(name)).or_insert_with(|| AddressStats {
-        address: Address { kind: Kind::Topic, name: Arc::clone(name) },
+        address: Address::topic(Arc::clone(name)),
         ready: 0,
         delayed: 0,
         unsettled: 0,

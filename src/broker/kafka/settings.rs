@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use crate::message::Secret;
 
 /// How Kafka is reached and used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Where to begin, as `host:port`; the others are learned from these. Never empty.
     pub brokers: Vec<String>,

@@ -45,7 +45,7 @@ pub(super) async fn declare(
             None => {
                 let name: Arc<str> = entity.name.as_str().into();
                 let kind = if entity.what == What::Queue { Kind::Queue } else { Kind::Topic };
-                mismatch = Some((Address { kind, name }, texts.collect()));
+                mismatch = Some((Address { kind, system: None, name }, texts.collect()));
             }
             Some((_, all)) => {
                 let of = format!("{} {}", entity.what.as_str(), entity.name);

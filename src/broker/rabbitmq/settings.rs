@@ -6,7 +6,7 @@ use super::topology::{QueueKind, Topology};
 use crate::{broker::topology::DEAD_LETTER_QUEUE, message::Secret};
 
 /// How RabbitMQ is reached and used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Nodes, tried in turn. Never empty.
     pub hosts: Vec<Host>,

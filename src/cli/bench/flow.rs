@@ -119,7 +119,7 @@ impl Bench {
     }
 
     /// On a broker that is there.
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     pub(super) fn start_on(plan: &Plan, flow: Flow, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
         Self::start_in(plan, flow, directory(plan)?, runtime)
     }

@@ -261,7 +261,7 @@ fn one(args: &Args, scenario: Scenario, context: &Context, runtime: &tokio::runt
         kind.adjust(&mut plan, args);
         plan.kafka = Some(std::sync::Arc::new(kafka::Target::new(&args.kafka, kind, context)?));
     }
-    #[cfg(not(any(feature = "rabbitmq", feature = "kafka")))]
+    #[cfg(not(any(feature = "rabbitmq", feature = "kafka", feature = "redis")))]
     let _ = context;
     if let Some(seconds) = args.seconds {
         let trial = run_once(&Plan { messages: plan.messages / 10, ..plan.clone() }, runtime)?;

@@ -1,109 +1,166 @@
-//! The systems that messages come from and go to, opened as the configuration says.
+//! The systems that messages come from and go to, opened as the configuration says, and exchanged where it changes.
 
 use std::sync::Arc;
 
 use super::settings;
 use crate::{
-    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Hybrid},
+    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Counted, Joined, JoinedSystem, embedded::Embedded},
     cli::{Exit, Failure},
-    config::{Backend, Config},
+    config::{Config, Connection},
+    hub::{Exchange, ExchangedSystem, Opening},
     message::Kind,
-    store::Store,
 };
 
 /// What the broker inside the engine is called.
 pub(super) const EMBEDDED: &str = "embedded";
 
 /// Which system could not be used, and why.
-pub(super) type NotOpened = (&'static str, BrokerError);
+pub(super) type NotOpened = (String, BrokerError);
 
-/// What the engine runs on. Reads and writes files, and connects; a server that is away is no reason to fail.
-pub(super) async fn open(config: &Config) -> Result<Arc<dyn Broker>, NotOpened> {
-    let embedded = Arc::new(settings::broker(config).map_err(|error| (EMBEDDED, error))?);
-    let store = embedded.store().cloned();
-    let rabbitmq = rabbitmq(config, store.as_ref()).await?;
-    let kafka = match kafka(config, store.as_ref()).await {
-        Ok(kafka) => kafka,
-        Err(error) => {
-            if let Some(rabbitmq) = rabbitmq {
-                rabbitmq.close().await;
+/// All systems of an engine.
+#[derive(Clone, Debug)]
+pub(super) struct Systems {
+    joined: Arc<Joined>,
+    embedded: Arc<Embedded>,
+}
+
+impl Systems {
+    /// Opens what the engine runs on. Reads and writes files, and connects; a server that is away is no reason to fail.
+    pub(super) async fn open(config: &Config) -> Result<Self, NotOpened> {
+        let embedded = Arc::new(settings::broker(config).map_err(|error| (EMBEDDED.to_owned(), error))?);
+        let mut systems: Vec<JoinedSystem> = Vec::new();
+        for (name, connection) in config.connections_in_use() {
+            match open(config.clone(), Arc::clone(&name), connection, Arc::clone(&embedded)).await {
+                Ok(broker) => systems.push(JoinedSystem { name, broker }),
+                Err(error) => {
+                    for system in systems {
+                        system.broker.close().await;
+                    }
+                    return Err((name.to_string(), error));
+                }
             }
-            return Err(error);
         }
-    };
-    let embedded: Arc<dyn Broker> = embedded;
-    // What is configured and used has been opened; the embedded broker is there in any case, for its store.
-    let of = |kind| match config.system_of(kind) {
-        Backend::Inmemory => Arc::clone(&embedded),
-        Backend::Rabbitmq => rabbitmq.as_ref().map_or_else(|| Arc::clone(&embedded), Arc::clone),
-        Backend::Kafka => kafka.as_ref().map_or_else(|| Arc::clone(&embedded), Arc::clone),
-    };
-    let (queues, topics) = (of(Kind::Queue), of(Kind::Topic));
-    // Attempts are noted in the store of the embedded broker, which closes it.
-    let first = if Arc::ptr_eq(&queues, &embedded) { Kind::Topic } else { Kind::Queue };
-    Ok(if Arc::ptr_eq(&queues, &topics) { queues } else { Arc::new(Hybrid::new(queues, topics).closing_first(first)) })
-}
+        // The others note attempts, and what waits for them, in its store: it is closed last.
+        systems.push(JoinedSystem { name: EMBEDDED.into(), broker: Arc::clone(&embedded) as _ });
+        let [queues, topics] = [Kind::Queue, Kind::Topic].map(|kind| config.system_of(kind).name());
+        let joined = Joined::new(queues, topics, systems);
+        let joined = if config.backend.is_some() { joined.as_one() } else { joined };
+        Ok(Self { joined: Arc::new(joined), embedded })
+    }
 
-/// Why an engine must not start that cannot do without these systems: one of them is away.
-pub(super) fn absent(broker: &dyn Broker, required: &[Arc<str>]) -> Option<Failure> {
-    let systems = broker.systems();
-    let absent = systems.iter().find(|system| {
-        let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
-        !is_there && required.iter().any(|name| **name == *system.name)
-    })?;
-    let why = match &absent.status {
-        BrokerStatus::Ready => String::new(),
-        BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
-    };
-    let (name, state) = (&absent.name, absent.state.as_str());
-    Some(Failure::new(
-        Exit::Unreachable,
-        "REQUIRED_SYSTEM_AWAY",
-        format!("the engine cannot start without {name}, which is {state}{why}"),
-        "start it, or remove it from messaging.require to start without it",
-    ))
-}
+    /// All of them, as the hub sees them.
+    pub(super) fn broker(&self) -> Arc<dyn Broker> {
+        Arc::clone(&self.joined) as _
+    }
 
-/// Attempts that a server does not count are noted in our own store.
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
-fn counted(broker: Arc<dyn Broker>, store: Option<&Arc<Store>>) -> Arc<dyn Broker> {
-    match store {
-        Some(store) => Arc::new(crate::broker::Counted::new(broker, Arc::clone(store))),
-        None => broker,
+    /// Why an engine must not start that cannot do without these: one of them is away.
+    pub(super) fn absent(&self, required: &[Arc<str>]) -> Option<Failure> {
+        let systems = self.joined.systems();
+        let absent = systems.iter().find(|system| {
+            let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
+            !is_there && required.iter().any(|name| **name == *system.name)
+        })?;
+        let why = match &absent.status {
+            BrokerStatus::Ready => String::new(),
+            BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
+        };
+        let (name, state) = (&absent.name, absent.state.as_str());
+        Some(Failure::new(
+            Exit::Unreachable,
+            "REQUIRED_SYSTEM_AWAY",
+            format!("the engine cannot start without {name}, which is {state}{why}"),
+            "start it, or remove it from messaging.require to start without it",
+        ))
+    }
+
+    /// What has to be exchanged where the configuration changes; `None`: nothing.
+    pub(super) fn exchange(&self, before: &Config, after: &Config) -> Option<Exchange> {
+        let (olds, news) = (before.connections_in_use(), after.connections_in_use());
+        let mut systems = Vec::new();
+        for name in olds.keys().chain(news.keys().filter(|name| !olds.contains_key(*name))) {
+            let (old, new) = (olds.get(name), news.get(name));
+            if is_same(name, old, new) {
+                continue;
+            }
+            let after = new.map(|connection| self.opening(after, name, connection));
+            let before = old.map(|connection| self.opening(before, name, connection));
+            systems.push(ExchangedSystem::new(Arc::clone(name), after, before));
+        }
+        (!systems.is_empty()).then(|| Exchange { joined: Arc::clone(&self.joined), systems })
+    }
+
+    fn opening(&self, config: &Config, name: &Arc<str>, connection: &Connection) -> Opening {
+        Box::pin(open(config.clone(), Arc::clone(name), connection.clone(), Arc::clone(&self.embedded)))
     }
 }
 
-#[cfg(feature = "rabbitmq")]
-async fn rabbitmq(config: &Config, store: Option<&Arc<Store>>) -> Result<Option<Arc<dyn Broker>>, NotOpened> {
-    use crate::{broker::rabbitmq::RabbitMq, message::Address};
-    let Some(settings) = config.rabbitmq_in_use() else { return Ok(None) };
-    let queue = |address: Address| (address.kind == Kind::Queue).then_some(address.name);
-    let mut settings = settings.clone();
-    settings.dead_letters = config.all_dead_letters().into_iter().filter_map(queue).collect();
-    let connected = RabbitMq::connect("rabbitmq", settings).await.map_err(|error| ("rabbitmq", error))?;
-    Ok(Some(counted(Arc::new(connected), store)))
+/// Whether a system may stay as it is.
+fn is_same(name: &str, old: Option<&Connection>, new: Option<&Connection>) -> bool {
+    match (old, new) {
+        // Its topics are made, and compared, with everything that is declared.
+        #[cfg(feature = "kafka")]
+        (Some(Connection::Kafka(old)), Some(Connection::Kafka(new))) if name == "kafka" => {
+            let [old, new] = [old, new].map(|settings| {
+                let topics = std::collections::BTreeMap::new();
+                crate::broker::kafka::Settings { topics, ..settings.as_ref().clone() }
+            });
+            old == new
+        }
+        (old, new) => old == new,
+    }
 }
 
-#[cfg(not(feature = "rabbitmq"))]
-async fn rabbitmq(_: &Config, _: Option<&Arc<Store>>) -> Result<Option<Arc<dyn Broker>>, NotOpened> {
-    Ok(None)
+/// Connects one system, and puts in front of it what it lacks.
+async fn open(
+    config: Config,
+    name: Arc<str>,
+    connection: Connection,
+    embedded: Arc<Embedded>,
+) -> Result<Arc<dyn Broker>, BrokerError> {
+    // What has a section of its own is declared with all else.
+    let own = config.connections.contains_key(&name).then(|| settings::declared_on(&connection));
+    let broker = connect(&config, &name, connection, &embedded).await?;
+    if let Some(declarations) = own {
+        broker.declare(&declarations).await?;
+    }
+    Ok(broker)
 }
 
-#[cfg(feature = "kafka")]
-async fn kafka(config: &Config, store: Option<&Arc<Store>>) -> Result<Option<Arc<dyn Broker>>, NotOpened> {
-    use crate::broker::{Queueless, kafka::Kafka};
-    let Some(settings) = config.kafka_in_use() else { return Ok(None) };
-    let connected = Kafka::connect("kafka", settings.clone()).await.map_err(|error| ("kafka", error))?;
-    let counted = counted(Arc::new(connected), store);
-    // With topics alone, what is asked about queues stays an error of the broker.
-    Ok(Some(if config.queues_on_kafka() {
-        Arc::new(Queueless::new(counted, Arc::clone(&config.group)))
-    } else {
-        counted
-    }))
+async fn connect(
+    config: &Config,
+    name: &Arc<str>,
+    connection: Connection,
+    embedded: &Arc<Embedded>,
+) -> Result<Arc<dyn Broker>, BrokerError> {
+    match connection {
+        #[cfg(feature = "rabbitmq")]
+        Connection::Rabbitmq(mut settings) => {
+            let is_there = |address: &crate::message::Address| {
+                address.kind == Kind::Queue && config.system_name_of(address) == *name
+            };
+            let dead_letters = config.all_dead_letters().into_iter().filter(is_there);
+            settings.dead_letters = dead_letters.map(|address| address.name).collect();
+            let connected = crate::broker::rabbitmq::RabbitMq::connect(name, *settings).await?;
+            Ok(counted(Arc::new(connected), embedded))
+        }
+        #[cfg(feature = "kafka")]
+        Connection::Kafka(settings) => {
+            let connected = crate::broker::kafka::Kafka::connect(name, *settings).await?;
+            let counted = counted(Arc::new(connected), embedded);
+            Ok(Arc::new(crate::broker::Queueless::new(counted, Arc::clone(&config.group))))
+        }
+        #[cfg(feature = "redis")]
+        Connection::Redis(settings) => {
+            drop(settings);
+            Err(BrokerError::Closed)
+        }
+    }
 }
 
-#[cfg(not(feature = "kafka"))]
-async fn kafka(_: &Config, _: Option<&Arc<Store>>) -> Result<Option<Arc<dyn Broker>>, NotOpened> {
-    Ok(None)
+/// Attempts that a server does not count are noted in our own store.
+fn counted(broker: Arc<dyn Broker>, embedded: &Arc<Embedded>) -> Arc<dyn Broker> {
+    match embedded.store() {
+        Some(store) => Arc::new(Counted::new(broker, Arc::clone(store))),
+        None => broker,
+    }
 }

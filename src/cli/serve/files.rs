@@ -12,7 +12,7 @@ use std::{
 
 use tokio::signal::unix::Signal;
 
-use super::{settings, systemd::Systemd};
+use super::{brokers::Systems, settings, systemd::Systemd};
 use crate::{
     cli::Context,
     config::{Config, FILE_BYTES_MAX, Warning},
@@ -28,6 +28,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub(super) struct Files {
     pub(super) context: Context,
     pub(super) hub: Arc<Hub>,
+    pub(super) systems: Systems,
     /// What is in force.
     pub(super) config: Config,
     /// What the files held when it was loaded.
@@ -104,7 +105,10 @@ impl Files {
             Err(error) => return refused(&error),
         };
         loaded.warnings.iter().for_each(warn);
-        if let Err(error) = self.hub.apply(settings::hub_of_running(&self.config, &loaded.config)).await {
+        let fixed = settings::needs_restart(&self.config, &loaded.config);
+        settings::keep_fixed(&mut loaded.config, &self.config);
+        let exchange = self.systems.exchange(&self.config, &loaded.config);
+        if let Err(error) = self.hub.apply(settings::hub(&loaded.config), exchange).await {
             return refused(&error);
         }
         if let Some(logs) =
@@ -113,7 +117,7 @@ impl Files {
         {
             tracing::error!("the filter of logs stays as it was: {error}");
         }
-        for path in settings::needs_restart(&self.config, &loaded.config) {
+        for path in fixed {
             tracing::warn!("{path} changed: restart the engine for it");
         }
         metrics().config_reloads.with_label_values(&["applied"]).inc();
@@ -123,7 +127,6 @@ impl Files {
             took_ms = began.elapsed().as_secs_f64() * 1000.0,
             "the configuration is in force"
         );
-        settings::keep_servers(&mut loaded.config, &mut self.config);
         self.config = loaded.config;
     }
 }

@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    brokers::Systems,
     data::DataDirectory,
     files::{Files, Seen},
     systemd::Systemd,
@@ -156,13 +157,14 @@ async fn engine(
     // In a task of its own: what takes long, or hangs, must not keep a signal from being heard.
     let mut starting = JoinSet::new();
     starting.spawn(started(config.clone()));
-    let hub = tokio::select! {
-        Some(started) = starting.join_next() => Arc::new(started.map_err(|error| not_run(&error))??),
+    let (systems, hub) = tokio::select! {
+        Some(started) = starting.join_next() => started.map_err(|error| not_run(&error))??,
         ending = signals.next() => {
             tracing::warn!("stopped while starting");
             return Ok(ending.exit());
         }
     };
+    let hub = Arc::new(hub);
     data.write_address(address)?;
     metrics().uptime.set(i64::try_from(crate::message::now_ms() / 1000).unwrap_or(i64::MAX));
     tracing::info!(
@@ -185,8 +187,15 @@ async fn engine(
     let api = Arc::new(http::Api::new(Arc::clone(&hub), http_options(&config, token)));
     answering.spawn(http::serve(listener, api, http_stop.clone()));
     let mut watching = JoinSet::new();
-    let files =
-        Files { context, hub: Arc::clone(&hub), config: config.clone(), seen, logs, systemd: Arc::clone(&systemd) };
+    let files = Files {
+        context,
+        hub: Arc::clone(&hub),
+        systems,
+        config: config.clone(),
+        seen,
+        logs,
+        systemd: Arc::clone(&systemd),
+    };
     watching.spawn(files.run(hang_up));
 
     let why = wait(&hub, &systemd, &mut signals, &mut answering, &mut watching).await;
@@ -220,12 +229,11 @@ async fn engine(
 }
 
 /// Opens the systems, and starts an engine on them.
-async fn started(config: Config) -> Result<Hub, Failure> {
-    let broker = brokers::open(&config)
-        .await
-        .map_err(|(broker, error)| not_started(&StartError::Broker { broker: broker.to_owned(), error }))?;
-    if let Some(failure) = brokers::absent(&*broker, &config.require) {
-        broker.close().await;
+async fn started(config: Config) -> Result<(Systems, Hub), Failure> {
+    let systems =
+        Systems::open(&config).await.map_err(|(broker, error)| not_started(&StartError::Broker { broker, error }))?;
+    if let Some(failure) = systems.absent(&config.require) {
+        systems.broker().close().await;
         return Err(failure);
     }
     let program = std::env::current_exe().map_err(|error| {
@@ -236,8 +244,8 @@ async fn started(config: Config) -> Result<Hub, Failure> {
             "start it by its full path",
         )
     })?;
-    let hub = Hub::start(broker, settings::hub(&config), Vec::new(), program).await;
-    hub.map_err(|error| not_started(&error))
+    let hub = Hub::start(systems.broker(), settings::hub(&config), Vec::new(), program).await;
+    Ok((systems, hub.map_err(|error| not_started(&error))?))
 }
 
 /// Why the engine stops.
@@ -319,7 +327,7 @@ fn in_memory(hub: &Hub, made: Storage) -> u64 {
         declared.unwrap_or(made)
     };
     // Others keep theirs themselves.
-    let is_ours = |address: &Address| hub.broker().name_of(address) == brokers::EMBEDDED;
+    let is_ours = |address: &Address| *hub.broker().name_of(address) == *brokers::EMBEDDED;
     let queues = hub.broker().stats().into_iter().filter(|stats| stats.address.kind == Kind::Queue);
     let queues = queues.filter(|stats| is_ours(&stats.address));
     let queues = queues.filter(|stats| storage(&stats.address.name) == Storage::Memory);

@@ -1,7 +1,7 @@
 //! From the configuration to what hub and broker run by.
 
 use std::path::PathBuf;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
 use std::sync::Arc;
 
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
@@ -9,8 +9,8 @@ use crate::broker::QueueSettings;
 #[cfg(feature = "kafka")]
 use crate::broker::TopicSettings;
 use crate::{
-    broker::{BrokerError, Declaration, embedded},
-    config::{Backend, Config},
+    broker::{BrokerError, Declaration, embedded, topology},
+    config::{Backend, Config, Connection},
     hub,
     message::Kind,
     route::RouteTable,
@@ -36,35 +36,35 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
     }
 }
 
-/// The same for an engine that runs: how a queue of RabbitMQ is made is in a section that the next start takes over, so
-/// that new ones are made then, as configured.
-pub(super) fn hub_of_running(running: &Config, config: &Config) -> hub::Settings {
-    let settings = hub(config);
-    #[cfg(feature = "rabbitmq")]
-    let mut settings = settings;
-    #[cfg(feature = "rabbitmq")]
-    if let (Some(before), Some(after)) = (running.rabbitmq_in_use(), config.rabbitmq_in_use()) {
-        settings.declarations.retain(|declaration| {
-            let address = declaration.address();
-            let is_new = address.kind == Kind::Queue
-                && after.topology.queues.contains_key(&address.name)
-                && !before.topology.queues.contains_key(&address.name);
-            !is_new
-        });
+/// Keeps of the running configuration which systems have what names none: that only the next start changes.
+pub(super) fn keep_fixed(config: &mut Config, running: &Config) {
+    if usual(config) == usual(running) {
+        return;
     }
-    #[cfg(not(feature = "rabbitmq"))]
-    let _ = running;
-    settings
+    config.backend = running.backend;
+    #[cfg(feature = "rabbitmq")]
+    config.rabbitmq.clone_from(&running.rabbitmq);
+    #[cfg(feature = "kafka")]
+    config.kafka.clone_from(&running.kafka);
+    #[cfg(feature = "redis")]
+    config.redis.clone_from(&running.redis);
 }
 
-/// Keeps of the running configuration what a reload does not change.
-pub(super) fn keep_servers(config: &mut Config, running: &mut Config) {
-    #[cfg(feature = "rabbitmq")]
-    {
-        config.rabbitmq = running.rabbitmq.take();
+/// Which systems have what names none: queues, then topics; and whether there are others.
+fn usual(config: &Config) -> (Backend, Backend, bool) {
+    (config.system_of(Kind::Queue), config.system_of(Kind::Topic), config.backend.is_some())
+}
+
+/// What is made on a system that has a name of its own.
+pub(super) fn declared_on(connection: &Connection) -> Vec<Declaration> {
+    match connection {
+        #[cfg(feature = "rabbitmq")]
+        Connection::Rabbitmq(settings) => on_rabbitmq(settings).collect(),
+        #[cfg(feature = "kafka")]
+        Connection::Kafka(settings) => settings.topics.iter().map(|(name, plan)| on_kafka(name, plan)).collect(),
+        #[cfg(feature = "redis")]
+        Connection::Redis(settings) => on_redis(settings).collect(),
     }
-    #[cfg(not(feature = "rabbitmq"))]
-    let _ = (config, running);
 }
 
 /// What is made at the start, on whichever system it is.
@@ -73,19 +73,45 @@ fn declarations(config: &Config) -> Vec<Declaration> {
         config.embedded.declarations.iter().filter(|declaration| declared(config, declaration)).cloned().collect();
     #[cfg(feature = "rabbitmq")]
     let all = match config.rabbitmq_in_use() {
-        // RabbitMQ has settings of its own for each: the name says which.
-        Some(settings) => {
-            let queue = |name: &Arc<str>| Declaration::Queue(Arc::clone(name), QueueSettings::default());
-            settings.topology.queues.keys().map(queue).chain(all).collect()
-        }
+        Some(settings) => on_rabbitmq(settings).chain(all).collect(),
         None => all,
     };
     #[cfg(feature = "kafka")]
     let all = match config.kafka_in_use() {
-        Some(settings) => settings.topics.iter().map(|(name, plan)| on_kafka(config, name, plan)).chain(all).collect(),
+        Some(settings) => {
+            let is_queue =
+                |name: &str| config.queues_on_kafka() && topology::QUEUES.iter().any(|queue| queue.name == name);
+            let on_kafka = |(name, plan): (&Arc<str>, &_)| match is_queue(name) {
+                true => Declaration::Queue(Arc::clone(name), QueueSettings::default()),
+                false => on_kafka(name, plan),
+            };
+            settings.topics.iter().map(on_kafka).chain(all).collect()
+        }
+        None => all,
+    };
+    #[cfg(feature = "redis")]
+    let all = match config.redis_in_use() {
+        Some(settings) => {
+            let is_there = |one: &Declaration| config.system_of(one.address().kind) == Backend::Redis;
+            on_redis(settings).filter(is_there).chain(all).collect()
+        }
         None => all,
     };
     all
+}
+
+/// RabbitMQ has settings of its own for each: the name says which.
+#[cfg(feature = "rabbitmq")]
+fn on_rabbitmq(settings: &crate::broker::rabbitmq::Settings) -> impl Iterator<Item = Declaration> {
+    settings.topology.queues.keys().map(|name| Declaration::Queue(Arc::clone(name), QueueSettings::default()))
+}
+
+/// What is made on Redis.
+#[cfg(feature = "redis")]
+fn on_redis(settings: &crate::broker::redis::Settings) -> impl Iterator<Item = Declaration> {
+    let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(Arc::clone(name), queue.clone()));
+    let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(Arc::clone(name), topic.clone()));
+    queues.chain(topics)
 }
 
 /// Whether what is declared for the embedded broker is made: elsewhere queues, and on Kafka topics too, have sections of
@@ -95,16 +121,12 @@ fn declared(config: &Config, declaration: &Declaration) -> bool {
     match config.system_of(kind) {
         Backend::Inmemory => true,
         Backend::Rabbitmq => kind == Kind::Topic,
-        Backend::Kafka => false,
+        Backend::Kafka | Backend::Redis => false,
     }
 }
 
 #[cfg(feature = "kafka")]
-fn on_kafka(config: &Config, name: &Arc<str>, plan: &crate::broker::kafka::settings::TopicPlan) -> Declaration {
-    let is_queue = crate::broker::topology::QUEUES.iter().any(|queue| *queue.name == **name);
-    if is_queue && config.queues_on_kafka() {
-        return Declaration::Queue(Arc::clone(name), QueueSettings::default());
-    }
+fn on_kafka(name: &Arc<str>, plan: &crate::broker::kafka::settings::TopicPlan) -> Declaration {
     let settings = TopicSettings {
         partitions: plan.partitions,
         retention: plan.retention,
@@ -153,27 +175,6 @@ fn disk(config: &Config) -> Option<embedded::DiskSettings> {
     wanted.then(|| embedded.disk.clone())
 }
 
-/// Kafka's settings but its topics: new ones are made at once. Without passwords, which a restart takes over, too.
-fn kafka(config: &Config) -> String {
-    #[cfg(feature = "kafka")]
-    if let Some(settings) = config.kafka_in_use() {
-        let topics = std::collections::BTreeMap::new();
-        return format!("{:?}", crate::broker::kafka::Settings { topics, ..settings.clone() });
-    }
-    let _ = config;
-    String::new()
-}
-
-/// RabbitMQ's settings, with what is declared there: how it is declared is its own. Without passwords.
-fn rabbitmq(config: &Config) -> String {
-    #[cfg(feature = "rabbitmq")]
-    if let Some(settings) = config.rabbitmq_in_use() {
-        return format!("{settings:?}");
-    }
-    let _ = config;
-    String::new()
-}
-
 /// What changed that only the next start takes over, by its path in the configuration.
 pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let embedded = |config: &Config| {
@@ -188,8 +189,7 @@ pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str
         ("http.body_bytes_max", before.http.body_bytes_max != after.http.body_bytes_max),
         ("embedded", embedded(before) != embedded(after)),
         ("embedded.disk", disk(before) != disk(after)),
-        ("rabbitmq", rabbitmq(before) != rabbitmq(after)),
-        ("kafka", kafka(before) != kafka(after)),
+        ("which systems have queues and topics", usual(before) != usual(after)),
         ("telemetry.format", before.telemetry.format != after.telemetry.format),
     ]
     .into_iter()
@@ -220,25 +220,15 @@ mod tests {
 
     #[cfg(all(feature = "rabbitmq", feature = "kafka"))]
     #[test]
-    fn servers_are_changed_by_a_restart_and_topics_are_made_at_once() {
+    fn which_systems_have_queues_and_topics_stays_until_the_next_start() {
         let load = |text: &str| crate::config::load_text("x.yaml".as_ref(), text, &|_| None).unwrap().config;
-        let both = |rabbitmq: &str, kafka: &str| {
-            load(&format!(
-                "rabbitmq: {{host: a, username: u, password: p{rabbitmq}}}\nkafka: {{brokers: ['a:1']{kafka}}}"
-            ))
-        };
-        let before = both("", "");
-        assert_eq!(needs_restart(&before, &both("", ", topics: {new: {partitions: 2}}")), [""; 0]);
-        assert_eq!(needs_restart(&before, &both("", ", linger: 9ms")), ["kafka"]);
-        assert_eq!(needs_restart(&before, &both(", prefetch_count: 7", "")), ["rabbitmq"]);
-        let after = both(", queues: {new: {}}", ", topics: {new: {}}");
-        assert_eq!(needs_restart(&before, &after), ["rabbitmq"]);
-        let count = |settings: hub::Settings| {
-            let new = settings.declarations.iter().filter(|one| &*one.address().name == "new");
-            new.map(|one| one.address().kind).collect::<Vec<_>>()
-        };
-        assert_eq!(count(hub(&after)), [Kind::Topic, Kind::Queue]);
-        assert_eq!(count(hub_of_running(&before, &after)), [Kind::Topic]);
+        let rabbitmq = "rabbitmq: {host: a, username: u, password: p}";
+        let before = load(rabbitmq);
+        assert_eq!(needs_restart(&before, &load("rabbitmq: {host: b, username: u, password: p}")), [""; 0]);
+        let mut after = load(&format!("{rabbitmq}\nkafka: {{brokers: ['a:1']}}"));
+        assert_eq!(needs_restart(&before, &after), ["which systems have queues and topics"]);
+        keep_fixed(&mut after, &before);
+        assert_eq!((after.kafka.is_some(), after.system_of(Kind::Topic)), (false, Backend::Inmemory));
     }
 
     #[test]

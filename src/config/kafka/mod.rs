@@ -60,13 +60,19 @@ pub fn standard() -> Settings {
     topics::standard()
 }
 
-/// Reads it. `group` is that of the environment or the default.
-pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, group: (String, Origin)) -> Read {
+/// Reads it. `standard`: whether it has the standard topics where it does not say so. `group` is that of the environment or
+/// the default.
+pub(super) fn read(
+    section: &mut Section<'_, '_, '_>,
+    backend: Option<Backend>,
+    standard: bool,
+    group: (String, Origin),
+) -> Read {
     let mut settings = Settings::default();
-    if let Some(other @ (Backend::Inmemory | Backend::Rabbitmq)) = backend {
+    if let Some(other @ (Backend::Inmemory | Backend::Rabbitmq | Backend::Redis)) = backend {
         let (path, origin) = (section.path.clone(), section.origin());
-        let problem = format!("is not used: MESSAGING_BACKEND is {}, so everything is there", other.as_str());
-        section.reader.warn(origin, &path, problem, "unset MESSAGING_BACKEND to use it");
+        let problem = format!("is not used: messaging.backend is {}, so everything is there", other.as_str());
+        section.reader.warn(origin, &path, problem, "unset messaging.backend to use it");
     }
     reach::read(section, &mut settings);
     let time = kind::time;
@@ -85,7 +91,7 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, 
     settings.commit_messages_max =
         section.value("commit_messages_max", &kind::integer(1..=u64::from(u32::MAX)), settings.commit_messages_max);
     let dead_letters = dead_letters(section);
-    topics::read(section, &mut settings, backend == Some(Backend::Kafka));
+    topics::read(section, &mut settings, backend == Some(Backend::Kafka), standard);
     extra::read(section, &mut settings);
     Read { settings, group, dead_letters }
 }

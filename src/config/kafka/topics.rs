@@ -34,14 +34,14 @@ const KEYS: &[(&str, &str)] = &[
 const UNLIMITED: &str = "-1";
 
 /// Reads it into `settings`. `queues`: whether queues are there too, each as a topic.
-pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, queues: bool) {
+pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, queues: bool, standard: bool) {
     let prefix = section.optional("topic_prefix", &kind::address_name(AddressKind::Topic), "-");
     let copies = || kind::integer(1..=COPIES_MAX);
     settings.replication_factor =
         section.optional("replication_factor", &copies(), "- (the servers' default)").map(|given| given.value);
     let in_sync =
         section.optional("min_insync_replicas", &copies(), "- (the servers' default)").map(|given| given.value);
-    let standard = section.value("standard_topology", &kind::flag(), true);
+    let standard = section.value("standard_topology", &kind::flag(), standard);
     settings.auto_create = section.value("auto_create", &kind::flag(), settings.auto_create);
     settings.accept_differences = section.value("accept_differences", &kind::flag(), settings.accept_differences);
     let retry = Address::topic(Arc::clone(&settings.retry_topic));

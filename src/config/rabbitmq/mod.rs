@@ -18,13 +18,19 @@ use crate::{
     message::Address,
 };
 
-/// Reads it. `dead_letter` is where dead letters go that no route sends elsewhere.
-pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, dead_letter: &Address) -> Settings {
+/// Reads it. `standard`: whether it has the standard topology where it does not say so. `dead_letter` is where dead letters
+/// go that no route sends elsewhere.
+pub(super) fn read(
+    section: &mut Section<'_, '_, '_>,
+    backend: Option<Backend>,
+    standard: bool,
+    dead_letter: &Address,
+) -> Settings {
     let mut settings = Settings::default();
-    if let Some(other @ (Backend::Inmemory | Backend::Kafka)) = backend {
+    if let Some(other @ (Backend::Inmemory | Backend::Kafka | Backend::Redis)) = backend {
         let (path, origin) = (section.path.clone(), section.origin());
-        let problem = format!("is not used: MESSAGING_BACKEND is {}, so everything is there", other.as_str());
-        section.reader.warn(origin, &path, problem, "unset MESSAGING_BACKEND to use it");
+        let problem = format!("is not used: messaging.backend is {}, so everything is there", other.as_str());
+        section.reader.warn(origin, &path, problem, "unset messaging.backend to use it");
     }
     reach::read(section, &mut settings);
     let time = || kind::time(WAIT_MS);
@@ -50,7 +56,7 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, backend: Option<Backend>, 
         let problem = "a message that is lost on its way is lost for good, and nobody is told";
         section.reader.warn(origin, &path, problem, "set it to true");
     }
-    topology::read(section, &mut settings, backend == Some(Backend::Rabbitmq), dead_letter);
+    topology::read(section, &mut settings, backend == Some(Backend::Rabbitmq), standard, dead_letter);
     settings
 }
 

@@ -8,8 +8,9 @@ use super::{
         kind::{self, Kind, Wrong},
         section::{Given, Section},
         tree::Value,
+        url::{Node, encrypted, is_environment, merged, password, shown, shown_node},
     },
-    url::{self, Node, Url},
+    url::{self, Url},
 };
 use crate::{
     broker::rabbitmq::{Credentials, Host, Settings, Tls},
@@ -29,7 +30,7 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     let port = section.unshown("port", &kind::integer(1..=u16::MAX), "5672, with TLS 5671");
     let hosts = hosts(section);
     let user = section.unshown("username", &short_text("the name of a user"), "-");
-    let password = section.unshown("password", &password_kind(), "-");
+    let password = section.unshown("password", &password(), "-");
     let vhost = section.unshown("vhost", &short_text("the name of a virtual host"), "/");
     let auth = section.value("auth", &auth(), Auth::Plain);
     let (enabled, tls) = section.section("tls", tls);
@@ -40,7 +41,8 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
         let path = section.path_of("url");
         section.reader.show(&path, url.value.shown(), url.origin.clone());
     }
-    let with_tls = encrypted(section, enabled.as_ref(), url.as_ref());
+    let scheme = url.as_ref().map(|url| (url.value.tls, &url.origin));
+    let with_tls = encrypted(section, enabled.as_ref(), scheme, ["amqp", "amqps"]);
     settings.tls = with_tls.then_some(tls);
 
     let own_nodes = own_nodes(section, host, hosts);
@@ -60,61 +62,6 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     if let Some(credentials) = credentials(section, auth, user, password, settings.tls.as_ref()) {
         settings.credentials = credentials;
     }
-}
-
-fn shown(section: &mut Section<'_, '_, '_>, key: &str, value: String, origin: Origin) {
-    let path = section.path_of(key);
-    section.reader.show(&path, value, origin);
-}
-
-fn is_environment(origin: &Origin) -> bool {
-    matches!(origin, Origin::Environment(_))
-}
-
-/// One of a key and the same part of the URL. The environment wins over the file; where both come from the same of the
-/// two they must agree.
-fn merged<T: PartialEq>(
-    section: &mut Section<'_, '_, '_>,
-    key: &str,
-    own: Option<Given<T>>,
-    url: Option<T>,
-    from_url: Option<&Origin>,
-) -> Option<(T, Origin)> {
-    let url = url.zip(from_url.cloned());
-    let (own, url) = match (own, url) {
-        (Some(own), Some(url)) => (own, url),
-        (Some(own), None) => return Some((own.value, own.origin)),
-        (None, url) => return url,
-    };
-    match (is_environment(&own.origin), is_environment(&url.1)) {
-        (true, false) => return Some((own.value, own.origin)),
-        (false, true) => return Some(url),
-        _ => {}
-    }
-    if own.value != url.0 {
-        let (path, problem) = (section.path_of(key), "differs from what the URL says".to_owned());
-        section.reader.refuse(own.origin.clone(), &path, problem, "keep one of the two");
-    }
-    Some((own.value, own.origin))
-}
-
-/// Never decided by who wins: what was to be encrypted would not be.
-fn encrypted(section: &mut Section<'_, '_, '_>, enabled: Option<&Given<bool>>, url: Option<&Given<Url>>) -> bool {
-    let (value, origin) = match (enabled, url) {
-        (Some(enabled), Some(url)) if enabled.value != url.value.tls => {
-            let scheme = if url.value.tls { "amqps" } else { "amqp" };
-            let problem = format!("is {}, and the URL begins with {scheme}://", enabled.value);
-            let fix = "write amqps:// and enabled: true for TLS, amqp:// and enabled: false without";
-            section.reader.refuse(enabled.origin.clone(), &section.path_of("tls.enabled"), problem, fix);
-            (true, enabled.origin.clone())
-        }
-        (Some(enabled), _) => (enabled.value, enabled.origin.clone()),
-        (None, Some(url)) => (url.value.tls, url.origin.clone()),
-        (None, None) => (false, Origin::Default),
-    };
-    let path = format!("{}.enabled", section.path_of("tls"));
-    section.reader.show(&path, value.to_string(), origin);
-    value
 }
 
 fn own_nodes(
@@ -157,7 +104,7 @@ fn with_ports(
     let given = port.filter(|_| !loses).map(|port| port.value);
     let of = |named: Option<u16>| if wins { given } else { named.or(given) }.unwrap_or(default);
     let hosts: Vec<_> = nodes.into_iter().map(|(name, named)| Host { name, port: of(named) }).collect();
-    let text: Vec<_> = hosts.iter().map(|host| url::shown_node(&(host.name.clone(), Some(host.port)))).collect();
+    let text: Vec<_> = hosts.iter().map(|host| shown_node(&(host.name.clone(), Some(host.port)))).collect();
     shown(section, "hosts", text.join(", "), origin);
     hosts
 }
@@ -241,15 +188,7 @@ fn url_kind() -> Kind<Url> {
 }
 
 fn host_kind() -> Kind<Node> {
-    kind::parsed("a host", url::node, url::shown_node)
-}
-
-fn password_kind() -> Kind<Secret> {
-    let read = |text: &str| match text {
-        "" => Err(Wrong::new("the password is empty", "set one")),
-        _ => Ok(Secret::new(text)),
-    };
-    Kind { secret: true, ..kind::parsed("text", read, |_| "***".to_owned()) }
+    kind::parsed("a host", url::node, shown_node)
 }
 
 pub(super) fn short_text(takes: &'static str) -> Kind<String> {

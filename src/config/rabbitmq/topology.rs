@@ -41,8 +41,14 @@ struct Own {
 }
 
 /// Reads it into `settings`. `topics`: whether topics are on RabbitMQ too. `dead_letter`: where dead letters go.
-pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, topics: bool, dead_letter: &Address) {
-    let standard = section.value("standard_topology", &kind::flag(), true);
+pub(super) fn read(
+    section: &mut Section<'_, '_, '_>,
+    settings: &mut Settings,
+    topics: bool,
+    standard: bool,
+    dead_letter: &Address,
+) {
+    let standard = section.value("standard_topology", &kind::flag(), standard);
     let base = QueueSettings { priority_max: 0, ..QueueSettings::default() };
     let (defaults, kind) = section.section("queue_defaults", |section| {
         let kind = section.optional("type", &queue_kind(), "- (see the queues)").map(|given| given.value);

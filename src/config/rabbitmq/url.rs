@@ -1,11 +1,11 @@
 //! `amqp://user:password@host:port/vhost`. Source: RabbitMQ, "URI Specification". Errors quote nothing of it: there may
 //! be a password in any part that is wrong.
 
-use super::super::kind::Wrong;
+use super::super::{
+    kind::Wrong,
+    url::{Authority, Node, authority, decoded, shown_node},
+};
 use crate::{codec::bytes::percent_encoded, config::Secret};
-
-/// A host, and its port where one is named.
-pub(super) type Node = (String, Option<u16>);
 
 /// What a URL says.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) fn parse(text: &str) -> Result<Url, Wrong> {
             "write what stands there as keys under rabbitmq:, or %3F and %23 where it is part of a name or password";
         return Err(Wrong::new("has parameters behind \"?\" or \"#\", which are not read", fix));
     }
-    let (authority, vhost) = match rest.split_once('/') {
+    let (before, vhost) = match rest.split_once('/') {
         None => (rest, None),
         Some((_, "")) => {
             let fix = "write /%2F for the virtual host \"/\", or leave the \"/\" out";
@@ -44,27 +44,9 @@ pub(super) fn parse(text: &str) -> Result<Url, Wrong> {
                 "write %2F for a \"/\" in a virtual host",
             ));
         }
-        Some((authority, path)) => (authority, Some(decoded(path)?)),
+        Some((before, path)) => (before, Some(decoded(path)?)),
     };
-    let (user, password, nodes) = match authority.rsplit_once('@') {
-        None => (None, None, authority),
-        Some((before, _)) if before.contains('@') => {
-            return Err(Wrong::new("has more than one \"@\"", "write %40 for an \"@\" in a user or password"));
-        }
-        Some((before, nodes)) => {
-            let (user, password) = match before.split_once(':') {
-                Some((_, password)) if password.contains(':') => {
-                    return Err(Wrong::new(
-                        "has more than one \":\" in front of the \"@\"",
-                        "write %3A for those in a password",
-                    ));
-                }
-                Some((user, password)) => (user, Some(Secret::new(decoded(password)?))),
-                None => (before, None),
-            };
-            (Some(decoded(user)?), password, nodes)
-        }
-    };
+    let Authority { user, password, host: nodes } = authority(before)?;
     let each = nodes.split(',').map(|one| node(one).map_err(|_| wrong("has a host or port that is none")));
     Ok(Url { tls, user, password, nodes: each.collect::<Result<_, _>>()?, vhost })
 }
@@ -74,11 +56,7 @@ impl Url {
     pub(super) fn shown(&self) -> String {
         let nodes: Vec<_> = self.nodes.iter().map(shown_node).collect();
         let scheme = if self.tls { "amqps" } else { "amqp" };
-        let user = match (&self.user, &self.password) {
-            (Some(user), Some(_)) => format!("{}:***@", percent_encoded(user)),
-            (Some(user), None) => format!("{}@", percent_encoded(user)),
-            (None, _) => String::new(),
-        };
+        let user = Authority::shown_user(self.user.as_deref(), self.password.as_ref());
         let vhost = self.vhost.as_ref().map(|vhost| format!("/{}", percent_encoded(vhost))).unwrap_or_default();
         format!("{scheme}://{user}{}{vhost}", nodes.join(","))
     }
@@ -86,47 +64,7 @@ impl Url {
 
 /// `host`, `host:port` or `[::1]:port`.
 pub(super) fn node(text: &str) -> Result<Node, Wrong> {
-    let wrong = || {
-        let problem = format!("{} is not a host", super::super::words::quoted(text));
-        Wrong::new(problem, "write a name or an address, with a port where it is another: rabbit1:5672, [::1]:5672")
-    };
-    let (name, rest) = match text.strip_prefix('[') {
-        Some(inner) => inner.split_once(']').ok_or_else(wrong)?,
-        None => text.find(':').map_or((text, ""), |at| text.split_at(at)),
-    };
-    let port = match rest.strip_prefix(':') {
-        None if rest.is_empty() => None,
-        None => return Err(wrong()),
-        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
-    };
-    let allowed =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') || c == ':' && text.starts_with('[');
-    if name.is_empty() || !name.chars().all(allowed) {
-        return Err(wrong());
-    }
-    Ok((name.to_owned(), port))
-}
-
-pub(super) fn shown_node((name, port): &Node) -> String {
-    let name = if name.contains(':') { format!("[{name}]") } else { name.clone() };
-    port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"))
-}
-
-fn decoded(text: &str) -> Result<String, Wrong> {
-    let wrong =
-        || Wrong::new("has a \"%\" that is no percent-encoding", "write %25 for a \"%\", and two hex digits behind it");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes().iter();
-    while let Some(byte) = rest.next() {
-        if *byte != b'%' {
-            bytes.push(*byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|byte| char::from(*byte).to_digit(16)).ok_or_else(wrong);
-        let value = digit()? * 16 + digit()?;
-        bytes.push(u8::try_from(value).map_err(|_| wrong())?);
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
+    super::super::url::node(text, "rabbit1:5672, [::1]:5672")
 }
 
 #[cfg(test)]

@@ -137,6 +137,21 @@ pub(in crate::config) fn look_for_handlers(reader: &mut Reader<'_>, drafts: &[Dr
     }
 }
 
+/// Refuses each address on a system that is not configured, or that `refused` says why and what to do.
+pub(in crate::config) fn require_systems(
+    reader: &mut Reader<'_>,
+    drafts: &[Draft],
+    refused: &dyn Fn(&Address) -> Option<(String, String)>,
+) {
+    for draft in drafts {
+        for address in draft.addresses() {
+            if let Some((problem, fix)) = refused(address) {
+                reader.refuse(draft.origin.clone(), &draft.path, problem, fix);
+            }
+        }
+    }
+}
+
 /// Refuses each address that a route names and that is not declared; `broker` is the section that declares it.
 pub(in crate::config) fn require_declared(
     reader: &mut Reader<'_>,
@@ -145,10 +160,7 @@ pub(in crate::config) fn require_declared(
     declared: &dyn Fn(&Address) -> bool,
 ) {
     for draft in drafts {
-        let route = &draft.route;
-        let ends = [&route.source.address, &route.dead_letter];
-        let named: BTreeSet<_> = ends.into_iter().chain(route.terms.destinations.values()).collect();
-        for address in named.into_iter().filter(|address| !declared(address)) {
+        for address in draft.addresses().into_iter().filter(|address| !declared(address)) {
             let problem = format!("{address} is not declared, and {broker}.auto_create is false");
             let fix = format!("add it under {broker}.{}s, or set {broker}.auto_create to true", address.kind);
             reader.refuse(draft.origin.clone(), &draft.path, problem, fix);

@@ -5,7 +5,7 @@ mod join;
 mod on_kafka;
 
 use std::{
-    collections::{BTreeMap, btree_map},
+    collections::{BTreeMap, BTreeSet, btree_map},
     sync::Arc,
     time::Duration,
 };
@@ -27,7 +27,7 @@ use crate::{
     settle::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, FACTOR_MAX, RetryPolicy},
 };
 
-pub(super) use join::{join_all, look_for_handlers, require_declared};
+pub(super) use join::{join_all, look_for_handlers, require_declared, require_systems};
 pub(super) use on_kafka::OnKafka;
 
 /// Most lanes of one route: each is a thread.
@@ -69,6 +69,22 @@ impl Draft {
     /// The route, not yet joined with others.
     pub(super) fn into_route(self) -> Route {
         self.route
+    }
+
+    /// Every queue and topic that it names.
+    fn addresses(&self) -> BTreeSet<&Address> {
+        let ends = [&self.route.source.address, &self.route.dead_letter];
+        ends.into_iter().chain(self.route.terms.destinations.values()).collect()
+    }
+
+    /// Takes the systems out of what it names: everything is on one.
+    pub(super) fn on_one_system(&mut self) {
+        let route = &mut self.route;
+        for address in [&mut route.source.address, &mut route.dead_letter] {
+            address.system = None;
+        }
+        let terms = Arc::make_mut(&mut route.terms);
+        terms.destinations.values_mut().for_each(|address| address.system = None);
     }
 }
 
@@ -163,8 +179,8 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
 
 fn source(section: &mut Section<'_, '_, '_>, kafka: &OnKafka) -> Option<Address> {
     let (has_queue, has_topic) = (section.has("queue"), section.has("topic"));
-    let queue = section.optional("queue", &kind::address_name(AddressKind::Queue), "-");
-    let topic = section.optional("topic", &on_kafka::topic(kafka.topics), "-");
+    let queue = section.optional("queue", &kind::place_name(AddressKind::Queue), "-");
+    let topic = section.optional("topic", &on_kafka::topic(kafka.has_topics()), "-");
     match (has_queue, has_topic) {
         (true, true) => {
             let (path, origin) = (section.path_of("topic"), section.origin_of("topic"));

@@ -1,6 +1,6 @@
 //! What routes may ask for only where Kafka has what they read: patterns of topics, where retries wait, transactions.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     broker::Aside,
@@ -20,51 +20,70 @@ use super::{Draft, Said};
 /// What is on Kafka, as far as routes ask.
 #[derive(Clone, Debug, Default)]
 pub(in crate::config) struct OnKafka {
-    pub(in crate::config) topics: bool,
-    /// Queues too, each as a topic.
-    pub(in crate::config) queues: bool,
+    /// By the names of the systems that are Kafka.
+    systems: BTreeMap<Arc<str>, OneKafka>,
+    /// Which system has what names none: queues, then topics.
+    usual: [Arc<str>; 2],
+}
+
+/// One Kafka.
+#[derive(Clone, Debug)]
+struct OneKafka {
     /// Where copies of what is tried again later wait.
-    pub(in crate::config) retry_topic: Arc<str>,
+    retry_topic: Arc<str>,
     /// Why nothing can be published in a transaction, and what to do.
-    pub(in crate::config) no_transactions: Option<(&'static str, &'static str)>,
+    no_transactions: Option<(&'static str, &'static str)>,
 }
 
 impl OnKafka {
     /// What is there by a configuration.
     pub(in crate::config) fn of(config: &Config) -> Self {
+        let mut systems = BTreeMap::new();
         #[cfg(feature = "kafka")]
-        if let Some(settings) = config.kafka_in_use() {
-            return Self {
-                topics: config.topics_on_kafka(),
-                queues: config.queues_on_kafka(),
-                retry_topic: Arc::clone(&settings.retry_topic),
-                no_transactions: crate::config::kafka::no_transactions(settings),
-            };
+        for (name, connection) in config.connections_in_use() {
+            let crate::config::Connection::Kafka(settings) = connection else { continue };
+            let retry_topic = Arc::clone(&settings.retry_topic);
+            let no_transactions = crate::config::kafka::no_transactions(&settings);
+            systems.insert(name, OneKafka { retry_topic, no_transactions });
         }
-        let _ = config;
-        Self::default()
+        Self { systems, usual: [AddressKind::Queue, AddressKind::Topic].map(|kind| config.system_of(kind).name()) }
+    }
+
+    /// The system that has this queue or topic, and what is known of it where it is Kafka.
+    fn at(&self, address: &Address) -> Option<(&Arc<str>, &OneKafka)> {
+        let [queues, topics] = &self.usual;
+        let usual = if address.kind == AddressKind::Queue { queues } else { topics };
+        self.systems.get_key_value(address.system.as_ref().unwrap_or(usual))
     }
 
     /// Whether it has this queue or topic.
     pub(super) fn has(&self, address: &Address) -> bool {
-        match address.kind {
-            AddressKind::Queue => self.queues,
-            AddressKind::Topic => self.topics,
-        }
+        self.at(address).is_some()
+    }
+
+    /// Whether topics that name no system are there, or any other may be.
+    pub(super) fn has_topics(&self) -> bool {
+        !self.systems.is_empty()
+    }
+
+    /// Whether one Kafka has both.
+    fn joins(&self, one: &Address, other: &Address) -> bool {
+        matches!((self.at(one), self.at(other)), (Some((one, _)), Some((other, _))) if one == other)
     }
 
     /// Whether a source, whose name may be a pattern, brings what is published to an address.
     pub(super) fn reads(&self, source: &Address, address: &Address) -> bool {
-        let both_there = self.has(source) && self.has(address);
-        source == address || both_there && overlap(&source.name, &address.name)
+        source == address || self.joins(source, address) && overlap(&source.name, &address.name)
     }
 
     /// What can be said only of the whole route.
     pub(super) fn check(&self, section: &mut Section<'_, '_, '_>, route: &Route) {
-        if self.topics && self.reads(&route.source.address, &Address::topic(Arc::clone(&self.retry_topic))) {
-            let key = if route.source.address.kind == AddressKind::Queue { "queue" } else { "topic" };
+        let source = &route.source.address;
+        let kafka = self.at(source).map(|(_, kafka)| kafka);
+        if let Some(kafka) = kafka.filter(|kafka| overlap(&source.name, &kafka.retry_topic)) {
+            let key = if source.kind == AddressKind::Queue { "queue" } else { "topic" };
             let problem =
-                format!("reads {}, where the engine keeps copies of what is tried again later", self.retry_topic);
+                format!("reads {}, where the engine keeps copies of what is tried again later", kafka.retry_topic);
             let fix = "write a pattern without it, or let kafka.retry_topic name another topic";
             refuse(section, key, problem, fix);
         }
@@ -74,24 +93,26 @@ impl OnKafka {
     }
 
     fn check_transactional(&self, section: &mut Section<'_, '_, '_>, route: &Route) {
-        let outside = |address: &Address| !self.has(address);
         let source = &route.source.address;
-        if outside(source) {
+        let outside = |address: &Address| !self.joins(source, address);
+        let Some((_, kafka)) = self.at(source) else {
             let problem =
                 format!("is transactional, and {source} is not on Kafka: it cannot be settled in a transaction");
             // The rest would say the same again.
             return refuse(section, "delivery", problem, "write at_least_once, or read a topic on Kafka");
-        }
-        if let Some((why, fix)) = self.no_transactions {
+        };
+        if let Some((why, fix)) = kafka.no_transactions {
             refuse(section, "delivery", format!("is transactional, and {why}"), fix);
         }
         if let Some(address) = route.terms.destinations.values().find(|address| outside(address)) {
-            let problem = format!("is transactional, and {address} in `destinations` is not on Kafka");
+            let problem = format!("is transactional, and {address} in `destinations` is not on the same Kafka");
             refuse(section, "delivery", problem, "write at_least_once, or publish to topics on Kafka only");
         }
         if outside(&route.dead_letter) {
-            let problem =
-                format!("is transactional, and dead letters go to {}, which is not on Kafka", route.dead_letter);
+            let problem = format!(
+                "is transactional, and dead letters go to {}, which is not on the same Kafka",
+                route.dead_letter
+            );
             refuse(section, "delivery", problem, "let `dead_letter` name a topic on Kafka");
         }
         if route.terms.may_reply {
@@ -108,8 +129,9 @@ fn refuse(section: &mut Section<'_, '_, '_>, key: &str, problem: impl Into<Strin
 
 /// A topic, or on Kafka a pattern for several.
 pub(super) fn topic(on_kafka: bool) -> Kind<Address> {
-    const TAKES: &str = "the name of a topic, or on Kafka a pattern for several";
-    let name = kind::address_name(AddressKind::Topic);
+    const TAKES: &str = "the name of a topic, or SYSTEM:NAME; on Kafka also a pattern for several";
+    const EXAMPLE: &str = "topic";
+    let name = kind::place_name(AddressKind::Topic);
     let read = move |text: &str| {
         if !text.contains(['*', '#']) {
             return (name.read)(text);
@@ -119,14 +141,17 @@ pub(super) fn topic(on_kafka: bool) -> Kind<Address> {
             let problem = format!("{} is a pattern, and only Kafka has many topics for one reader", quoted(text));
             return Err(Wrong::new(problem, "write a route for each topic, or add `kafka:` to have topics there"));
         }
+        let (system, text) = text.split_once(':').map_or((None, text), |(system, text)| (Some(system), text));
         text.parse::<Pattern>().map_err(|error| Wrong::new(error.to_string(), example))?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '*' | '#');
         if text.len() > NAME_BYTES_MAX || !text.chars().all(allowed) {
             return Err(Wrong::new(format!("{} is not a pattern for names of topics", quoted(text)), example));
         }
-        Ok(Address::topic(text))
+        // What is no pattern has the same system.
+        let system = system.map(|system| (name.read)(&format!("{system}:{EXAMPLE}"))).transpose()?;
+        Ok(Address { system: system.and_then(|address| address.system), ..Address::topic(text) })
     };
-    kind::parsed(TAKES, read, |address| address.name.to_string())
+    kind::parsed(TAKES, read, kind::shown_name)
 }
 
 /// What is shown of a route that does not say where its retries wait.
@@ -180,6 +205,7 @@ pub(super) fn refuse_shared(reader: &mut Reader<'_>, drafts: &[Draft], kafka: &O
         let earlier = on_kafka.iter().take(place).map(|draft| &draft.route).find(|earlier| {
             earlier.source.group == source.group
                 && earlier.source.address != source.address
+                && kafka.joins(&earlier.source.address, &source.address)
                 && overlap(&earlier.source.address.name, &source.address.name)
         });
         if let Some(earlier) = earlier {

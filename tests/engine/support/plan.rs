@@ -9,7 +9,7 @@ use std::{
 };
 
 use helixmq::{
-    broker::{Broker, QueueSettings, TopicSettings, embedded},
+    broker::{Broker, Joined, JoinedSystem, QueueSettings, TopicSettings, embedded},
     handler::{Call, Handler, Loading, PluginSettings, native::Native},
     hub::{Hub, Settings},
     message::{Address, Outcome},
@@ -130,6 +130,20 @@ impl Plan {
 
     /// Starts on a broker that is there.
     pub(crate) async fn start_on(self, broker: Arc<Tap>) -> Engine {
+        let all = Arc::<Tap>::clone(&broker) as Arc<dyn Broker>;
+        self.start_in_front(broker, all).await
+    }
+
+    /// Starts on a broker, as `embedded`, and others by their names.
+    pub(crate) async fn start_joined(self, others: &[(&str, &Arc<Tap>)]) -> (Engine, Arc<Joined>) {
+        let broker = Arc::new(Tap::new(self.embedded.clone()));
+        let system = |(name, tap): (&str, &Arc<Tap>)| JoinedSystem { name: name.into(), broker: Arc::clone(tap) as _ };
+        let all = others.iter().copied().chain([("embedded", &broker)]).map(system).collect();
+        let joined = Arc::new(Joined::new("embedded".into(), "embedded".into(), all));
+        (self.start_in_front(broker, Arc::clone(&joined) as _).await, joined)
+    }
+
+    async fn start_in_front(self, broker: Arc<Tap>, all: Arc<dyn Broker>) -> Engine {
         let directory = tempfile::tempdir().expect("a directory");
         let plugins = directory.path().join("plugins");
         fs::create_dir(&plugins).expect("made");
@@ -148,7 +162,7 @@ impl Plan {
             grace: self.grace,
         };
         let program = PathBuf::from(env!("CARGO_BIN_EXE_helixmq"));
-        let hub = Hub::start(Arc::<Tap>::clone(&broker) as Arc<dyn Broker>, settings, self.natives, program).await;
+        let hub = Hub::start(all, settings, self.natives, program).await;
         let engine = Engine { hub: hub.expect("a hub that starts"), broker, directory };
         engine.hub.ready().await;
         for (_, name) in &self.files {

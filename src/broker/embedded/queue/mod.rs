@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::sleep_until};
 
 use self::state::{EVICTOR, State, Taken, Wake};
 use super::{
+    beside::{Held, Intake},
     clock::Clock,
     readers::{ReaderId, renew_every},
 };
@@ -53,9 +54,14 @@ impl Queue {
     }
 
     /// Gives what was not published, by place.
-    pub(super) fn publish(&self, messages: Vec<Arc<Message>>, bytes_max: usize) -> Vec<(usize, PublishError)> {
+    pub(super) fn publish(&self, messages: Vec<Arc<Message>>, intake: Intake) -> Vec<(usize, PublishError)> {
         let now = self.clock.now();
-        self.change(|state, wake| state.publish(messages, bytes_max, now, wake))
+        self.change(|state, wake| state.publish(messages, intake, now, wake))
+    }
+
+    pub(super) fn held(&self) -> Held {
+        let stats = self.stats();
+        Held { messages: stats.ready + stats.delayed + stats.unsettled, bytes: stats.bytes, arriving: 0 }
     }
 
     pub(super) fn subscribe(self: &Arc<Self>, prefetch: usize) -> QueueSubscription {

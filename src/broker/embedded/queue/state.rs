@@ -10,6 +10,7 @@ use crate::{
         AddressStats, BatchMax, BrowseAt, Browsed, Count, Delivery, Overflow, Page, PublishError, QueueSettings, Start,
         Tag,
         embedded::{
+            beside::Intake,
             clock::{Now, Tick},
             delayed::Delayed,
             leases::Leases,
@@ -96,7 +97,7 @@ impl State {
     pub(super) fn publish(
         &mut self,
         messages: Vec<Arc<Message>>,
-        bytes_max: usize,
+        intake: Intake,
         now: Now,
         wake: &mut Wake,
     ) -> Vec<(usize, PublishError)> {
@@ -108,14 +109,14 @@ impl State {
                 continue;
             }
             let size = message.size();
-            if let Err(error) = self.admit(size, bytes_max) {
+            if let Err(error) = self.admit(size, intake.bytes_max) {
                 failures.push((place, error));
                 continue;
             }
             if let Some(expires) = expires.filter(|ttl| message.expires_at.is_none_or(|own| *ttl < own)) {
                 Arc::make_mut(&mut message).expires_at = Some(expires);
             }
-            let due = message.not_before.and_then(|at| now.at_unix(at));
+            let due = message.not_before.filter(|_| intake.delays).and_then(|at| now.at_unix(at));
             self.arrivals += 1;
             let bytes = u32::try_from(size).unwrap_or(u32::MAX);
             let item = Item { message, arrival: self.arrivals, tries: Tries::first(), bytes };

@@ -268,10 +268,9 @@ impl Publisher {
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic => {
                 PublishError::NotFound(to.clone())
             }
-            Code::UnknownPartition => PublishError::NotFound(Address {
-                kind: to.kind,
-                name: format!("{}, partition asked for", to.name).into(),
-            }),
+            Code::UnknownPartition => {
+                PublishError::NotFound(Address::topic(format!("{}, partition asked for", to.name)))
+            }
             Code::InvalidMessage
             | Code::InvalidTimestamp
             | Code::InvalidRecord

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BatchMax, Broker, BrokerError, Counted, Declaration, Hybrid, Start, Subscribe, TopicSettings,
+        BatchMax, Broker, BrokerError, Counted, Declaration, Joined, Start, Subscribe, TopicSettings,
         embedded::{self, Embedded},
         kafka::{
             Kafka, Settings,
@@ -280,7 +280,7 @@ impl Engine {
         let store = Store::open(store::Settings::new(directory.path()))?;
         let kafka = Arc::new(runtime.block_on(Kafka::connect("kafka", target.settings.clone()))?);
         let queues = Embedded::new("embedded", embedded::Settings { auto_create: true, ..Default::default() })?;
-        let broker: Arc<dyn Broker> = Arc::new(Hybrid::new(Arc::new(queues), Arc::new(Counted::new(kafka, store))));
+        let broker: Arc<dyn Broker> = Arc::new(Joined::pair(Arc::new(queues), Arc::new(Counted::new(kafka, store))));
         let flow = Flow {
             broker: Arc::clone(&broker),
             source: Address::topic(topics.work.as_str()),

@@ -35,6 +35,7 @@ use crate::{
         AddressStats, BatchMax, BrokerError, Browse, BrowseAt, Browsed, Deliveries, Delivery, KeepAlive, Page,
         PublishError, QueueSettings, Settler, Start, Subscription, delivery,
         embedded::{
+            beside::{Held, Intake},
             clock::{Clock, Now},
             readers::{ReaderId, renew_every},
         },
@@ -80,7 +81,7 @@ impl DiskQueue {
     pub(in crate::broker::embedded) async fn publish(
         self: &Arc<Self>,
         mut messages: Vec<Arc<Message>>,
-        bytes_max: usize,
+        intake: Intake,
     ) -> Vec<(usize, PublishError)> {
         let count = messages.len();
         let all = |error: PublishError| (0..count).map(|place| (place, error.clone())).collect();
@@ -101,7 +102,7 @@ impl DiskQueue {
         let (failures, places) = {
             let mut state = self.lock();
             let mut changes = Vec::new();
-            let (items, failures) = state.reserve(messages, rests, bytes_max, now, &mut changes);
+            let (items, failures) = state.reserve(messages, rests, intake, now, &mut changes);
             if items.is_empty() {
                 return failures;
             }
@@ -178,6 +179,10 @@ impl DiskQueue {
 
     pub(in crate::broker::embedded) fn stats(&self) -> AddressStats {
         self.lock().stats()
+    }
+
+    pub(in crate::broker::embedded) fn held(&self) -> Held {
+        self.lock().held()
     }
 
     pub(in crate::broker::embedded) fn close(self: &Arc<Self>) {

@@ -15,6 +15,7 @@ use crate::{
     broker::{
         AddressStats, BatchMax, Count, Delivery, PublishError, QueueSettings, Tag,
         embedded::{
+            beside::{Held, Intake},
             clock::{Now, Tick},
             disk::suspects,
             leases::Leases,
@@ -102,7 +103,7 @@ impl State {
         &mut self,
         messages: Vec<Arc<Message>>,
         rests: Vec<Vec<u8>>,
-        bytes_max: usize,
+        intake: Intake,
         now: Now,
         changes: &mut Vec<Change>,
     ) -> (Vec<Item>, Vec<(usize, PublishError)>) {
@@ -111,11 +112,11 @@ impl State {
         changes.reserve(messages.len());
         for (place, (message, rest)) in messages.into_iter().zip(rests).enumerate() {
             let size = message.size();
-            if let Err(error) = self.admit(size, bytes_max) {
+            if let Err(error) = self.admit(size, intake.bytes_max) {
                 failures.push((place, error));
                 continue;
             }
-            let due = message.not_before.filter(|at| *at > now.unix);
+            let due = message.not_before.filter(|at| intake.delays && *at > now.unix);
             let lane = if due.is_some() { LANE_LATER } else { self.priority_of(&message) };
             self.sequence += 1;
             let key = LaneId::new(self.id, lane).key(self.sequence);
@@ -307,6 +308,10 @@ impl State {
 
     pub(super) fn total(&self) -> u64 {
         self.count - self.arriving
+    }
+
+    pub(super) fn held(&self) -> Held {
+        Held { messages: self.total(), bytes: self.bytes, arriving: self.arriving }
     }
 
     pub(super) fn stats(&self) -> AddressStats {

@@ -1,0 +1,286 @@
+//! Several systems as one broker: an address says which of them has it, or goes where all of its kind are. Nothing is copied
+//! between them, and what one of them cannot do does not hold up the others. Below this no address names a system.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering as Memory},
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, Declaration, Deliveries,
+    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System, guarded::is_spool,
+};
+use crate::message::{Address, Kind, Message};
+
+/// What can be done where no system is left.
+const NOTHING: Capabilities = Capabilities {
+    durable: false,
+    priority: false,
+    delay: false,
+    expiry: false,
+    log: false,
+    replay: false,
+    delivery_count: false,
+    transactions: false,
+    ordering: Ordering::None,
+    browse: false,
+    message_bytes_max: 0,
+};
+
+/// One of the systems.
+#[derive(Clone, Debug)]
+pub struct JoinedSystem {
+    /// As addresses name it.
+    pub name: Arc<str>,
+    /// What it is.
+    pub broker: Arc<dyn Broker>,
+}
+
+/// Several systems.
+#[derive(Debug)]
+pub struct Joined {
+    /// Has the queues of addresses that name no system.
+    queues: Arc<str>,
+    /// The same for topics.
+    topics: Arc<str>,
+    /// Everything is there, whatever an address says.
+    is_one: bool,
+    /// All of them are.
+    is_closed: AtomicBool,
+    /// All of them.
+    systems: ArcSwap<Vec<JoinedSystem>>,
+}
+
+impl Joined {
+    /// Joins systems; `queues` and `topics` name those of them that have what names no system. They are closed in this order:
+    /// the one that has the store of the others is the last.
+    #[must_use]
+    pub fn new(queues: Arc<str>, topics: Arc<str>, systems: Vec<JoinedSystem>) -> Self {
+        Self {
+            queues,
+            topics,
+            is_one: false,
+            is_closed: AtomicBool::new(false),
+            systems: ArcSwap::from_pointee(systems),
+        }
+    }
+
+    /// Queues on one system, topics on another, and nothing else.
+    #[must_use]
+    pub fn pair(queues: Arc<dyn Broker>, topics: Arc<dyn Broker>) -> Self {
+        let named = |broker: Arc<dyn Broker>| JoinedSystem { name: broker.name().into(), broker };
+        let (queues, topics) = (named(queues), named(topics));
+        Self::new(Arc::clone(&queues.name), Arc::clone(&topics.name), vec![queues, topics])
+    }
+
+    /// Everything goes to the systems of unnamed addresses, whatever an address says.
+    #[must_use]
+    pub fn as_one(self) -> Self {
+        Self { is_one: true, ..self }
+    }
+
+    /// Puts a system in the place of the one with its name, or adds it, or with `None` takes it away. Which systems have what
+    /// names none stays.
+    pub fn exchange(&self, name: &Arc<str>, broker: Option<Arc<dyn Broker>>) {
+        self.systems.rcu(|systems| {
+            let mut systems = Vec::clone(systems);
+            let place = systems.iter().position(|system| system.name == *name);
+            let system = broker.clone().map(|broker| JoinedSystem { name: Arc::clone(name), broker });
+            match place {
+                Some(place) => drop(systems.splice(place..=place, system)),
+                // In front of the one that has the store.
+                None => drop(systems.splice(0..0, system)),
+            }
+            systems
+        });
+    }
+
+    /// Closes a system before it is [exchanged](Self::exchange). What is published there until then is told to come again.
+    pub async fn close_one(&self, name: &str) {
+        let of_name = self.all().iter().find(|system| *system.name == *name).map(|system| Arc::clone(&system.broker));
+        if let Some(broker) = of_name {
+            broker.close().await;
+        }
+    }
+
+    /// The systems, in the order in which they are closed.
+    #[must_use]
+    pub fn all(&self) -> Arc<Vec<JoinedSystem>> {
+        self.systems.load_full()
+    }
+
+    /// What has the addresses of a kind that name no system.
+    fn usual(&self, kind: Kind) -> &Arc<str> {
+        match kind {
+            Kind::Queue => &self.queues,
+            Kind::Topic => &self.topics,
+        }
+    }
+
+    /// What has that address.
+    fn of(&self, address: &Address) -> Option<Arc<dyn Broker>> {
+        let name = match &address.system {
+            Some(system) if !self.is_one => system,
+            _ => self.usual(address.kind),
+        };
+        let systems = self.systems.load();
+        systems.iter().find(|system| system.name == *name).map(|system| Arc::clone(&system.broker))
+    }
+
+    fn asked(&self, address: &Address) -> Result<Arc<dyn Broker>, BrokerError> {
+        self.of(address).ok_or_else(|| BrokerError::NotFound(address.clone()))
+    }
+}
+
+/// The same failure, about the address as it was asked for. `is_open`: one that is closed is being exchanged.
+fn placed(failures: PublishFailures, to: &Address, is_open: bool) -> PublishFailures {
+    let placed = |error: PublishError| match error {
+        PublishError::Closed if is_open => {
+            PublishError::Unavailable(format!("the system that has {to} is being connected anew"))
+        }
+        PublishError::NotFound(_) => PublishError::NotFound(to.clone()),
+        PublishError::Unroutable(_) => PublishError::Unroutable(to.clone()),
+        PublishError::Full { limit, .. } => PublishError::Full { address: to.clone(), limit },
+        PublishError::NoSpace { reason, .. } => PublishError::NoSpace { address: to.clone(), reason },
+        PublishError::TooLarge { bytes, max, .. } => PublishError::TooLarge { address: to.clone(), bytes, max },
+        PublishError::Rejected { reason, .. } => PublishError::Rejected { address: to.clone(), reason },
+        PublishError::Unavailable(_) | PublishError::Unconfirmed(_) | PublishError::Closed => error,
+    };
+    PublishFailures(failures.0.into_iter().map(|(place, error)| (place, placed(error))).collect())
+}
+
+fn said(error: BrokerError, system: Option<&Arc<str>>) -> BrokerError {
+    let Some(system) = system else { return error };
+    match error {
+        BrokerError::NotFound(address) => BrokerError::NotFound(address.on(Arc::clone(system))),
+        BrokerError::Mismatch { address, differences } => {
+            BrokerError::Mismatch { address: address.on(Arc::clone(system)), differences }
+        }
+        other => other,
+    }
+}
+
+#[async_trait]
+impl Broker for Joined {
+    fn name(&self) -> &str {
+        &self.queues
+    }
+
+    fn name_of(&self, address: &Address) -> Arc<str> {
+        match &address.system {
+            Some(system) if !self.is_one => Arc::clone(system),
+            _ => Arc::clone(self.usual(address.kind)),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let of = |kind| self.of(&Address { kind, system: None, name: "".into() }).map(|broker| broker.capabilities());
+        // One of them is away while it is exchanged.
+        let (queues, topics) = match (of(Kind::Queue), of(Kind::Topic)) {
+            (Some(queues), Some(topics)) => (queues, topics),
+            (Some(one), None) | (None, Some(one)) => (one, one),
+            (None, None) => return NOTHING,
+        };
+        Capabilities {
+            durable: queues.durable && topics.durable,
+            log: topics.log,
+            replay: topics.replay,
+            transactions: topics.transactions,
+            delivery_count: queues.delivery_count && topics.delivery_count,
+            browse: queues.browse && topics.browse,
+            message_bytes_max: queues.message_bytes_max.min(topics.message_bytes_max),
+            ..queues
+        }
+    }
+
+    async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
+        let Some(broker) = self.of(to) else {
+            let missing = |place| (place, PublishError::NotFound(to.clone()));
+            return Err(PublishFailures((0..messages.len()).map(missing).collect()));
+        };
+        let published = match &to.system {
+            None => broker.publish(to, messages).await,
+            Some(_) => broker.publish(&to.local(), messages).await,
+        };
+        published.map_err(|failures| placed(failures, to, !self.is_closed.load(Memory::Relaxed)))
+    }
+
+    async fn declare(&self, what: &[Declaration]) -> Result<(), BrokerError> {
+        let (queues, topics): (Vec<_>, Vec<_>) =
+            what.iter().cloned().partition(|declaration| declaration.address().kind == Kind::Queue);
+        for of_kind in [queues, topics] {
+            if let Some(first) = of_kind.first() {
+                self.asked(&first.address())?.declare(&of_kind).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
+        let broker = self.asked(&request.from)?;
+        let system = request.from.system.clone();
+        let from = request.from.local();
+        broker.subscribe(Subscribe { from, ..request }).await.map_err(|error| said(error, system.as_ref()))
+    }
+
+    async fn evict(&self, from: &Address, max: BatchMax) -> Result<Deliveries, BrokerError> {
+        let evicted = self.asked(from)?.evict(&from.local(), max).await;
+        evicted.map_err(|error| said(error, from.system.as_ref()))
+    }
+
+    async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
+        let broker = self.asked(&request.from)?;
+        let system = request.from.system.clone();
+        let from = request.from.local();
+        broker.browse(Browse { from, ..request }).await.map_err(|error| said(error, system.as_ref()))
+    }
+
+    fn stats(&self) -> Vec<AddressStats> {
+        let mut all = Vec::new();
+        for system in self.systems.load().iter() {
+            // What waits for another system is its own.
+            let stats = system.broker.stats().into_iter().filter(|stats| !is_spool(&stats.address));
+            for mut stats in stats {
+                if *self.usual(stats.address.kind) != system.name {
+                    stats.address = stats.address.on(Arc::clone(&system.name));
+                }
+                all.push(stats);
+            }
+        }
+        all
+    }
+
+    fn status(&self) -> BrokerStatus {
+        let mut worst = BrokerStatus::Ready;
+        for system in self.systems.load().iter() {
+            let named = |reason: String| format!("{}: {reason}", system.name);
+            match (system.broker.status(), &worst) {
+                (BrokerStatus::Failed { reason }, _) => return BrokerStatus::Failed { reason: named(reason) },
+                (BrokerStatus::Degraded { reason }, BrokerStatus::Ready) => {
+                    worst = BrokerStatus::Degraded { reason: named(reason) };
+                }
+                _ => {}
+            }
+        }
+        worst
+    }
+
+    fn circuit(&self, to: &Address) -> Option<watch::Receiver<Circuit>> {
+        self.of(to)?.circuit(&to.local())
+    }
+
+    fn systems(&self) -> Vec<System> {
+        self.systems.load().iter().flat_map(|system| system.broker.systems()).collect()
+    }
+
+    async fn close(&self) {
+        self.is_closed.store(true, Memory::Relaxed);
+        for system in self.all().iter() {
+            system.broker.close().await;
+        }
+    }
+}

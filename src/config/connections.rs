@@ -1,0 +1,136 @@
+//! Systems outside of the engine: each kind has a section of its name, and further ones of a kind are under `connections`,
+//! by names of their own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Backend, Config,
+    finding::Origin,
+    kind,
+    section::Section,
+    words::{listed, quoted},
+};
+use crate::message::{Address, Kind as AddressKind, SYSTEM_BYTES_MAX};
+
+/// What a system can be; the first is the engine itself.
+const KINDS: &[(&str, Backend)] = &[
+    ("inmemory", Backend::Inmemory),
+    #[cfg(feature = "rabbitmq")]
+    ("rabbitmq", Backend::Rabbitmq),
+    #[cfg(feature = "kafka")]
+    ("kafka", Backend::Kafka),
+    #[cfg(feature = "redis")]
+    ("redis", Backend::Redis),
+];
+
+/// The one system that has everything.
+pub(super) fn backend() -> kind::Kind<Backend> {
+    kind::choice(KINDS, |backend| backend.as_str().to_owned())
+}
+
+/// How a system outside of the engine is reached and used.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Connection {
+    /// RabbitMQ.
+    #[cfg(feature = "rabbitmq")]
+    Rabbitmq(Box<crate::broker::rabbitmq::Settings>),
+    /// Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(Box<crate::broker::kafka::Settings>),
+    /// Redis.
+    #[cfg(feature = "redis")]
+    Redis(Box<crate::broker::redis::Settings>),
+}
+
+impl Config {
+    /// The systems outside of the engine that are used, by name. With a [backend](Config::backend) there is no other.
+    #[must_use]
+    pub fn connections_in_use(&self) -> BTreeMap<Arc<str>, Connection> {
+        let is_used = |of: Backend| self.backend.is_none_or(|backend| backend == of);
+        let mut all = if self.backend.is_none() { self.connections.clone() } else { BTreeMap::new() };
+        #[cfg(feature = "rabbitmq")]
+        if let Some(settings) = self.rabbitmq.as_ref().filter(|_| is_used(Backend::Rabbitmq)) {
+            all.insert(Backend::Rabbitmq.name(), Connection::Rabbitmq(Box::new(settings.clone())));
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(settings) = self.kafka.as_ref().filter(|_| is_used(Backend::Kafka)) {
+            all.insert(Backend::Kafka.name(), Connection::Kafka(Box::new(settings.clone())));
+        }
+        #[cfg(feature = "redis")]
+        if let Some(settings) = self.redis.as_ref().filter(|_| is_used(Backend::Redis)) {
+            all.insert(Backend::Redis.name(), Connection::Redis(Box::new(settings.clone())));
+        }
+        let _ = is_used;
+        all
+    }
+
+    /// The name of the system that has a queue or topic.
+    #[must_use]
+    pub fn system_name_of(&self, address: &Address) -> Arc<str> {
+        address.system.clone().unwrap_or_else(|| self.system_of(address.kind).name())
+    }
+
+    /// Why there is no such queue or topic, and what to do; `None`: there may be.
+    pub(super) fn objection(&self, address: &Address) -> Option<(String, String)> {
+        let system = address.system.as_ref()?;
+        let connections = self.connections_in_use();
+        if **system == *Backend::Inmemory.name() || connections.contains_key(system) {
+            return None;
+        }
+        let embedded = Backend::Inmemory.name();
+        let names: Vec<&str> = std::iter::once(&embedded).chain(connections.keys()).map(|name| &**name).collect();
+        let problem = format!("{address}: no messaging system is called {}", quoted(system));
+        let there = format!("there {} {}", if names.len() == 1 { "is" } else { "are" }, listed(&names, "and"));
+        Some((problem, format!("configure `{system}:`, or add it under `connections:`; {there}")))
+    }
+}
+
+/// Reads the systems that have names of their own.
+pub(super) fn read(
+    section: &mut Section<'_, '_, '_>,
+    backend: Option<Backend>,
+    dead_letter: &Address,
+    group: &(String, Origin),
+) -> BTreeMap<Arc<str>, Connection> {
+    let mut all = BTreeMap::new();
+    section.named("connections", |name, origin, section| {
+        let path = section.path.clone();
+        if let Some(backend) = backend {
+            let problem = format!("is not used: everything is on {}", backend.as_str());
+            section.reader.warn(section.origin(), &path, problem, "unset messaging.backend to use it");
+        }
+        let is_taken = Backend::ALL.iter().any(|backend| *backend.name() == *name) || AddressKind::of(name).is_some();
+        if is_taken {
+            let problem = format!("{} has a meaning of its own", quoted(name));
+            section.reader.refuse(origin, &path, problem, "choose another name, as in billing");
+        } else if !kind::is_name(name) || name.len() > SYSTEM_BYTES_MAX {
+            let wrong = kind::bad_name(name);
+            section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
+        }
+        if let Some(connection) = one(section, dead_letter, group) {
+            all.insert(Arc::from(name), connection);
+        }
+    });
+    all
+}
+
+/// Reads one; where it has no kind, that has been said.
+fn one(section: &mut Section<'_, '_, '_>, dead_letter: &Address, group: &(String, Origin)) -> Option<Connection> {
+    let of = section
+        .required("kind", &kind::choice(KINDS.get(1..).unwrap_or_default(), |backend| backend.as_str().to_owned()))?
+        .value;
+    let _ = (dead_letter, group);
+    match of {
+        #[cfg(feature = "rabbitmq")]
+        Backend::Rabbitmq => {
+            Some(Connection::Rabbitmq(Box::new(super::rabbitmq::read(section, None, false, dead_letter))))
+        }
+        #[cfg(feature = "kafka")]
+        Backend::Kafka => {
+            Some(Connection::Kafka(Box::new(super::kafka::read(section, None, false, group.clone()).settings)))
+        }
+        #[cfg(feature = "redis")]
+        Backend::Redis => Some(Connection::Redis(Box::new(super::redis::read(section, None, false, dead_letter)))),
+        _ => None,
+    }
+}
