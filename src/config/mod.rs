@@ -72,6 +72,8 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// Bytes that messages may take while they pass through; 0: no limit.
+    pub memory_budget: usize,
     /// How the engine is reached.
     pub http: Http,
     /// The plugins and what they may.
@@ -336,6 +338,7 @@ impl Default for Config {
             require: Vec::new(),
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            memory_budget: 1 << 30,
             http: Http::default(),
             plugins: Plugins::default(),
             backend: None,

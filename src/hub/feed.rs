@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState},
+    budget::{Account, Counting},
     inbox::{Backlog, Inbox},
     lane::BATCH_MAX,
     places::Places,
@@ -49,6 +50,8 @@ pub(super) struct Feed {
     gates: Vec<Gate>,
     /// For each route what leads to its lanes.
     ways: Vec<Way>,
+    /// What it has out of the memory budget.
+    account: Arc<Account>,
     stop: CancellationToken,
 }
 
@@ -56,6 +59,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Lead {
     subscription: Option<Box<dyn Subscription>>,
+    counting: Counting,
     /// Fetched, and not yet with the lane it belongs to: a leader that turns to something else leaves them to the next one,
     /// as they would be overtaken if they went back to the broker.
     rest: VecDeque<Part>,
@@ -134,13 +138,15 @@ impl Feed {
         subscription: Box<dyn Subscription>,
         routes: Vec<Arc<Route>>,
         gates: Vec<Gate>,
+        account: Arc<Account>,
         stop: CancellationToken,
     ) -> Self {
         let keep_alive = ArcSwap::from_pointee(subscription.keep_alive());
         let ways = routes.iter().map(|route| Way::to(route)).collect();
-        let lead = Mutex::new(Lead { subscription: Some(subscription), rest: VecDeque::new() });
+        let lead =
+            Mutex::new(Lead { subscription: Some(subscription), counting: Counting::default(), rest: VecDeque::new() });
         let taken = Notify::new();
-        Self { broker, request, lead, taken, keep_alive, routes, gates, ways, stop }
+        Self { broker, request, lead, taken, keep_alive, routes, gates, ways, account, stop }
     }
 
     /// What keeps the leases of everything that is out.
@@ -192,9 +198,13 @@ impl Feed {
             let fetched = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Taken::End,
-                fetched = subscription.next(self.for_all(seat, max)) => fetched,
+                fetched = async {
+                    let max = self.account.may_fetch(self.for_all(seat, max)).await;
+                    subscription.next(max).await
+                } => fetched,
             };
-            match fetched {
+            let counted = |deliveries| lead.counting.count(&self.account, deliveries);
+            match fetched.map(|fetched| fetched.map(counted)) {
                 Ok(Some(deliveries)) if self.is_for_one() => return Taken::Batch(deliveries),
                 Ok(Some(deliveries)) => {
                     lead.rest = self.split(deliveries);

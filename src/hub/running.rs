@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState},
+    budget::{Account, Budget},
     doing::Doing,
     feed::{Feed, Gate, Seat},
     lane::{BATCH_MAX, Lane},
@@ -85,6 +86,7 @@ impl Running {
         routes: Vec<(Arc<Route>, Arc<Slot>, LaneContext)>,
         ending: Ending,
         ended: &mpsc::Sender<LaneEnd>,
+        budget: &Arc<Budget>,
     ) -> Result<Self, BrokerError> {
         let lanes: usize = routes.iter().map(|(route, ..)| route.concurrency.max(1)).sum();
         let request = Subscribe {
@@ -108,7 +110,15 @@ impl Running {
             })
             .collect();
         let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
-        let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
+        let feed = Arc::new(Feed::new(
+            Arc::clone(broker),
+            request,
+            subscription,
+            of_source,
+            gates,
+            Account::open(budget),
+            stop.clone(),
+        ));
         let lanes = vec![0; routes.len()];
         let mut running = Self { source: source.address.clone(), feed, stop, ending, lanes, shared: Vec::new() };
         for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
