@@ -21,6 +21,8 @@ pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod system;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod tls;
 pub mod topology;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
@@ -376,6 +378,12 @@ pub trait KeepAlive: Send + Sync + Debug {
 
     /// How often to renew; `None` where the system needs no sign of life.
     fn every(&self) -> Option<Duration>;
+
+    /// How many messages wait that this subscription would bring if it could, from memory; `None` where nothing is known
+    /// beyond [`Broker::stats`].
+    fn waiting(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What to show a person.

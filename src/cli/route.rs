@@ -236,7 +236,11 @@ fn say_handler(
             context.output.line(match digest.as_str() {
                 "-" => format!("  the running engine has no version of {handler} that serves"),
                 digest => format!("  the running engine serves {digest} since {since}"),
-            })
+            })?;
+            match text(answer, &["/status/reason"]) {
+                reason if reason == "-" => Ok(()),
+                reason => context.output.line(super::output::safe(&format!("  {reason}"))),
+            }
         }
         Err(failure) => {
             context.output.note(format_args!("the running engine was not asked: {}", failure.message()));
@@ -253,6 +257,7 @@ mod tests {
 routes:
   - {name: big, queue: orders, match: {type: order.big, headers: {region: eu}}, handler: slow}
   - {name: any, queue: orders, match: {type: 'order.#'}, handler: fast, retry: {delay_ms: 50}}
+engine: {outage: {failures_max: 7}}
 ";
 
     fn loaded() -> Loaded {
@@ -294,5 +299,7 @@ routes:
         assert_eq!(find("retry.delay_ms"), Some(("50", "x.yaml:4".to_owned())));
         assert_eq!(find("timeout_ms"), Some(("30000", "default".to_owned())));
         assert_eq!(find("handler"), Some(("fast", "x.yaml:4".to_owned())));
+        assert_eq!(find("outage.failures_max"), Some(("7", "x.yaml:5".to_owned())));
+        assert_eq!(find("outage.probe_ms"), Some(("30000", "default".to_owned())));
     }
 }

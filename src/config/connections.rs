@@ -42,6 +42,18 @@ pub enum Connection {
     Redis(Box<crate::broker::redis::Settings>),
 }
 
+impl Connection {
+    /// Whether the system counts attempts itself, so that nothing is noted here.
+    pub(super) fn counts_attempts(&self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => true,
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => false,
+        }
+    }
+}
+
 impl Config {
     /// The systems outside of the engine that are used, by name. With a [backend](Config::backend) there is no other.
     #[must_use]
@@ -91,6 +103,7 @@ pub(super) fn read(
     backend: Option<Backend>,
     dead_letter: &Address,
     group: &(String, Origin),
+    guard: &mut dyn FnMut(Arc<str>, &mut Section<'_, '_, '_>),
 ) -> BTreeMap<Arc<str>, Connection> {
     let mut all = BTreeMap::new();
     section.named("connections", |name, origin, section| {
@@ -107,6 +120,7 @@ pub(super) fn read(
             let wrong = kind::bad_name(name);
             section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
         }
+        guard(name.into(), section);
         if let Some(connection) = one(section, dead_letter, group) {
             all.insert(Arc::from(name), connection);
         }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, connections, embedded, environment,
+    Warning, brakes, connections, embedded, environment, fallback,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
@@ -118,7 +118,8 @@ pub fn read_plugin_toml(
     let said = |address: &Address| (address.clone(), Origin::Default);
     let DeadLetters { tasks, events } = &config.dead_letters;
     let dead_letters = DeadLetters { tasks: said(tasks), events: said(events) };
-    let mut around = Surroundings { group, dead_letters, kafka: OnKafka::of(config), plugins: BTreeMap::new() };
+    let (kafka, outage) = (OnKafka::of(config), brakes::Outage::of(config.outage));
+    let mut around = Surroundings { group, dead_letters, kafka, outage, plugins: BTreeMap::new() };
     let drafts = plugin_toml::read(&mut reader, file, &plugin, &mut part, &mut around);
     finished(&mut reader, &[file.to_path_buf()])?;
     let routes = drafts.into_iter().map(Draft::into_route).collect();
@@ -208,18 +209,21 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, named, required) = section.section("messaging", |section| {
+    let (enabled, named, asked, required) = section.section("messaging", |section| {
         let enabled = section.value("enabled", &kind::flag(), default.enabled);
         let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
-        (enabled, backend.map(|given| given.value), require::read(section))
+        (enabled, backend.map(|given| given.value), fallback::of_all(section), require::read(section))
     });
     let backend = backend.or(named);
+    let mut guards = BTreeMap::new();
     let http = section.section("http", http);
-    let (data_directory, shutdown_grace, memory_budget) = section.section("engine", |section| {
+    let (data_directory, shutdown_grace, memory_budget, outage, watchdog) = section.section("engine", |section| {
         (
             section.value("data_directory", &kind::path(), default.data_directory),
             section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
             section.value("memory_budget_mib", &kind::integer(0..=MEMORY_MIB_MAX), default.memory_budget >> 20) << 20,
+            section.section("outage", brakes::Outage::default),
+            section.section("watchdog", brakes::watchdog),
         )
     });
     let (embedded, dead_letter_origin) =
@@ -229,7 +233,10 @@ fn read(
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
         if named || section.has("rabbitmq") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, true, dead_letter)))
+            Some(section.section("rabbitmq", |section| {
+                guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
+                super::rabbitmq::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("rabbitmq");
             None
@@ -240,7 +247,10 @@ fn read(
     let (kafka, group) = {
         let named = backend == Some(Backend::Kafka) || environment::names_kafka(section.reader);
         let kafka = if named || section.has("kafka") {
-            Some(section.section("kafka", |section| super::kafka::read(section, backend, true, group.clone())))
+            Some(section.section("kafka", |section| {
+                guards.insert(Backend::Kafka.name(), fallback::read(section, asked.fallback));
+                super::kafka::read(section, backend, true, group.clone())
+            }))
         } else {
             section.known("kafka");
             None
@@ -253,13 +263,18 @@ fn read(
         let named = backend == Some(Backend::Redis) || environment::names_redis(section.reader);
         if named || section.has("redis") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("redis", |section| super::redis::read(section, backend, true, dead_letter)))
+            Some(section.section("redis", |section| {
+                guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
+                super::redis::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("redis");
             None
         }
     };
-    let connections = connections::read(section, backend, &embedded.dead_letter, &group);
+    let connections = connections::read(section, backend, &embedded.dead_letter, &group, &mut |name, section| {
+        guards.insert(name, fallback::read(section, asked.fallback));
+    });
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
@@ -272,12 +287,15 @@ fn read(
         data_directory,
         shutdown_grace,
         memory_budget,
+        watchdog,
+        outage: outage.rule(),
         http,
         backend,
         embedded,
         telemetry,
         group: group.0.as_str().into(),
         connections,
+        guards,
         ..Config::default()
     };
     #[cfg(feature = "rabbitmq")]
@@ -286,11 +304,15 @@ fn read(
     let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
+    if config.connections_in_use().is_empty() {
+        fallback::warn_of_no_system(section, &asked);
+    }
     let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
 
     let mut around = Surroundings {
         group,
         kafka: OnKafka::of(&config),
+        outage,
         dead_letters: dead_letters.clone(),
         plugins: parts.iter().map(|(name, part)| (name.clone(), part.limits.clone())).collect(),
     };

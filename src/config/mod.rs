@@ -4,9 +4,11 @@
 //! Start at [`load`]; [`Config`] is what the rest of the engine sees. A text becomes a tree (`yaml`, `plugin_toml`),
 //! the tree is walked key by key (`section`), and what each part may hold stands in the file of its name.
 
+mod brakes;
 mod connections;
 mod embedded;
 mod environment;
+mod fallback;
 mod finding;
 mod interpolate;
 #[cfg(feature = "kafka")]
@@ -49,14 +51,16 @@ pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
+#[cfg(feature = "redis")]
+pub use redis::standard as standard_redis;
 pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
 use crate::{
-    broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
+    broker::{Declaration, GuardSettings, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
-    route::RouteTable,
+    route::{OutageBrake, RouteTable, Watchdog},
 };
 
 /// Everything the operator decided, checked. Later code cannot hold a wrong value.
@@ -74,6 +78,10 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Bytes that messages may take while they pass through; 0: no limit.
     pub memory_budget: usize,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+    /// When routes that do not say slow to a probe.
+    pub outage: OutageBrake,
     /// How the engine is reached.
     pub http: Http,
     /// The plugins and what they may.
@@ -89,11 +97,13 @@ pub struct Config {
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::broker::kafka::Settings>,
-    /// Further systems outside of the engine, by the names that addresses have for them.
-    pub connections: BTreeMap<Arc<str>, Connection>,
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::broker::redis::Settings>,
+    /// Further systems outside of the engine, by the names that addresses have for them.
+    pub connections: BTreeMap<Arc<str>, Connection>,
+    /// How the systems outside of the engine are guarded, by their names.
+    pub guards: BTreeMap<Arc<str>, GuardSettings>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -270,16 +280,16 @@ impl Config {
         }
     }
 
-    /// The systems outside of the engine that are used, by name.
-    #[must_use]
-    pub fn systems(&self) -> Vec<Arc<str>> {
-        self.connections_in_use().into_keys().collect()
-    }
-
     /// Whether attempts are counted here for a system that does not.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
-        !self.connections_in_use().is_empty()
+        self.connections_in_use().values().any(|connection| !connection.counts_attempts())
+    }
+
+    /// How a system outside of the engine is guarded.
+    #[must_use]
+    pub fn guard_of(&self, name: &str) -> GuardSettings {
+        self.guards.get(name).cloned().unwrap_or_default()
     }
 
     /// Whether queues are on RabbitMQ.
@@ -339,6 +349,8 @@ impl Default for Config {
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
             memory_budget: 1 << 30,
+            watchdog: Watchdog::default(),
+            outage: OutageBrake::default(),
             http: Http::default(),
             plugins: Plugins::default(),
             backend: None,
@@ -347,9 +359,10 @@ impl Default for Config {
             rabbitmq: None,
             #[cfg(feature = "kafka")]
             kafka: None,
-            connections: BTreeMap::new(),
             #[cfg(feature = "redis")]
             redis: None,
+            connections: BTreeMap::new(),
+            guards: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

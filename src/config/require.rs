@@ -29,7 +29,8 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>) -> Vec<Given<String>> {
 
 /// Refuses what is no system that the configuration uses.
 pub(super) fn checked(reader: &mut Reader<'_>, named: Vec<Given<String>>, config: &Config) -> Vec<Arc<str>> {
-    let systems = config.systems();
+    let connections = config.connections_in_use();
+    let systems: Vec<&str> = connections.keys().map(|name| &**name).collect();
     let mut required = Vec::new();
     for (place, given) in named.into_iter().enumerate() {
         let path = format!("messaging.{KEY}[{place}]");

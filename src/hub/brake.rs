@@ -1,21 +1,26 @@
-//! Slows a route whose handler keeps dying, then holds it: its messages wait instead of using up their attempts.
-//! A trap, a timeout or exhausted memory is a crash; any answer at all is not. Source: SPEC §14, "crash budget".
+//! Slows a route whose handler keeps dying, then holds it; and slows one behind whose handler something is away: its
+//! messages wait instead of using up their attempts. A trap, a timeout or exhausted memory is a crash (source: SPEC §14,
+//! "crash budget"); what else fails may be an [outage](super::outage). Lanes ask here for both.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::route::CrashBudget;
+use super::outage::{Outage, OutageSeen};
+use crate::{
+    message::{FailureKind, MessageId, Outcome, ReasonCode},
+    route::{CrashBudget, OutageBrake},
+};
 
 /// How a route is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BrakeState {
     /// Messages flow.
@@ -55,8 +60,10 @@ impl Drop for Probe {
 #[derive(Debug)]
 pub(super) struct Brake {
     budget: CrashBudget,
-    crashes_in_a_row: AtomicU32,
-    /// Of the version whose crashes are counted.
+    probe_interval: Duration,
+    /// Nothing has failed since the last success: one look at this is all that a success costs.
+    is_well: AtomicBool,
+    /// Of the version whose failures are counted.
     generation: AtomicU64,
     state: Mutex<Inner>,
     changed: watch::Sender<BrakeState>,
@@ -64,36 +71,56 @@ pub(super) struct Brake {
 
 #[derive(Debug)]
 struct Inner {
+    crashes_in_a_row: u32,
+    /// By crashes alone.
+    crashing: BrakeState,
     failed_probes: u32,
+    outage: Outage,
     next_probe: Instant,
     /// A lane has the probe.
     probing: bool,
 }
 
-/// What a crash led to.
+/// What the end of a call means for what comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Crashed {
-    /// The budget is not used up.
+pub(super) enum Ended {
+    /// Nothing: go on.
     Go,
-    /// The route has just been slowed, or was already: stop after this message.
+    /// Crashes have just slowed the route, or it was slowed already: stop after this message.
     Slowed,
-    /// The route has just been held.
+    /// Crashes have just held the route.
     Held,
+    /// It is no fault of its message, which comes again after this as the same attempt: stop after it.
+    Spared(Duration),
 }
 
 impl Brake {
-    pub(super) fn new(budget: CrashBudget) -> Self {
+    pub(super) fn new(budget: CrashBudget, outage: OutageBrake) -> Self {
+        let inner = Inner {
+            crashes_in_a_row: 0,
+            crashing: BrakeState::Open,
+            failed_probes: 0,
+            outage: Outage::new(outage),
+            next_probe: Instant::now(),
+            probing: false,
+        };
         Self {
             budget,
-            crashes_in_a_row: AtomicU32::new(0),
+            probe_interval: outage.probe_interval,
+            is_well: AtomicBool::new(true),
             generation: AtomicU64::new(0),
-            state: Mutex::new(Inner { failed_probes: 0, next_probe: Instant::now(), probing: false }),
+            state: Mutex::new(inner),
             changed: watch::Sender::new(BrakeState::Open),
         }
     }
 
     pub(super) fn state(&self) -> BrakeState {
         *self.changed.borrow()
+    }
+
+    /// The outage that slows it, if one does.
+    pub(super) fn outage(&self) -> Option<OutageSeen> {
+        self.lock().outage.seen()
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<BrakeState> {
@@ -122,6 +149,7 @@ impl Brake {
                     return Permit::Wait(inner.next_probe);
                 }
                 if inner.probing {
+                    // It is told when the probe is over.
                     return Permit::Wait(now + self.budget.probe_interval);
                 }
                 inner.probing = true;
@@ -130,102 +158,207 @@ impl Brake {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The handler answered.
-    pub(super) fn answered(&self) {
-        if self.crashes_in_a_row.load(Ordering::Relaxed) > 0 {
-            self.crashes_in_a_row.store(0, Ordering::Relaxed);
-            if self.state() == BrakeState::Slowed {
-                self.release();
-            }
+    /// A call for that message, by the version of that generation, ended. `probe`: it was to show whether the handler has
+    /// recovered; one that was running when the route was slowed is none, and one of a version that is gone says nothing.
+    pub(super) fn ended(&self, generation: u64, probe: bool, message: &MessageId, outcome: &Outcome) -> Ended {
+        if let Outcome::Done(_) = outcome {
+            self.succeeded();
+            return Ended::Go;
+        }
+        if generation != self.generation.load(Ordering::Relaxed) {
+            return Ended::Go;
+        }
+        match outcome {
+            Outcome::Failed(failure) if failure.kind.is_crash() => self.crashed(probe),
+            // An answer, if not the one that was hoped for: what is behind the handler may be away or not.
+            Outcome::Done(_) | Outcome::Reject { .. } => self.answered(),
+            // So does the engine: no further attempt can end better.
+            Outcome::Failed(failure) if failure.kind == FailureKind::Denied => self.answered(),
+            Outcome::Retry { reason, .. } => self.failed(probe, message, ReasonCode::HandlerRetryExhausted, reason),
+            Outcome::Failed(failure) => self.failed(probe, message, failure.kind.code(), &failure.text),
         }
     }
 
-    /// The version of that generation crashed; `probe`: on the call that was to show whether it has recovered. A call
-    /// that was running when the route was slowed is none, and one of a version that is gone says nothing.
-    pub(super) fn crashed(&self, generation: u64, probe: bool) -> Crashed {
-        if generation != self.generation.load(Ordering::Relaxed) {
-            return Crashed::Go;
+    fn succeeded(&self) {
+        if self.is_well.load(Ordering::Relaxed) {
+            return;
         }
-        let crashes = self.crashes_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-        match self.state() {
-            BrakeState::Open if crashes < self.budget.failures_max => Crashed::Go,
+        let mut inner = self.lock();
+        inner.outage.succeeded();
+        inner.answered();
+        self.show(&inner);
+    }
+
+    fn answered(&self) -> Ended {
+        if !self.is_well.load(Ordering::Relaxed) {
+            let mut inner = self.lock();
+            inner.answered();
+            self.show(&inner);
+        }
+        Ended::Go
+    }
+
+    fn failed(&self, probe: bool, message: &MessageId, code: ReasonCode, text: &str) -> Ended {
+        let mut inner = self.lock();
+        inner.answered();
+        let was_slowed = inner.outage.slows();
+        let is_outage = inner.outage.failed(message, code, text);
+        if probe || is_outage && !was_slowed {
+            inner.probe_not_before(self.probe_interval);
+        }
+        self.show(&inner);
+        if is_outage { Ended::Spared(self.probe_interval) } else { Ended::Go }
+    }
+
+    fn crashed(&self, probe: bool) -> Ended {
+        let mut inner = self.lock();
+        inner.crashes_in_a_row = inner.crashes_in_a_row.saturating_add(1);
+        let ended = match inner.crashing {
+            BrakeState::Open if inner.crashes_in_a_row < self.budget.failures_max => Ended::Go,
             BrakeState::Open => {
-                let mut inner = self.lock();
                 inner.failed_probes = 0;
-                inner.next_probe = Instant::now() + self.budget.probe_interval;
-                self.changed.send_replace(BrakeState::Slowed);
-                Crashed::Slowed
+                inner.probe_not_before(self.budget.probe_interval);
+                inner.crashing = BrakeState::Slowed;
+                Ended::Slowed
             }
-            BrakeState::Slowed if !probe => Crashed::Slowed,
-            BrakeState::Slowed => {
-                let mut inner = self.lock();
+            BrakeState::Slowed if probe => {
                 inner.failed_probes += 1;
-                inner.next_probe = Instant::now() + self.budget.probe_interval;
+                inner.probe_not_before(self.budget.probe_interval);
                 if inner.failed_probes < self.budget.probes_max {
-                    return Crashed::Slowed;
+                    Ended::Slowed
+                } else {
+                    inner.crashing = BrakeState::Held;
+                    Ended::Held
                 }
-                self.changed.send_replace(BrakeState::Held);
-                Crashed::Held
             }
-            BrakeState::Held => Crashed::Slowed,
-        }
+            BrakeState::Slowed | BrakeState::Held => Ended::Slowed,
+        };
+        self.show(&inner);
+        ended
     }
 
     /// Something changed that may have cured it: messages flow again.
     pub(super) fn release(&self) {
-        self.crashes_in_a_row.store(0, Ordering::Relaxed);
-        self.lock().failed_probes = 0;
-        self.changed.send_replace(BrakeState::Open);
+        let mut inner = self.lock();
+        (inner.crashes_in_a_row, inner.failed_probes, inner.crashing) = (0, 0, BrakeState::Open);
+        inner.outage.succeeded();
+        self.show(&inner);
+    }
+
+    /// Tells the lanes, where it has changed.
+    fn show(&self, inner: &Inner) {
+        let is_well = inner.crashes_in_a_row == 0 && inner.crashing == BrakeState::Open && inner.outage.is_over();
+        self.is_well.store(is_well, Ordering::Relaxed);
+        let by_outage = if inner.outage.slows() { BrakeState::Slowed } else { BrakeState::Open };
+        let state = inner.crashing.max(by_outage);
+        self.changed.send_if_modified(|shown| std::mem::replace(shown, state) != state);
+    }
+}
+
+impl Inner {
+    /// The handler gave an answer: it does not crash any more. One that is held stays so.
+    fn answered(&mut self) {
+        self.crashes_in_a_row = 0;
+        if self.crashing == BrakeState::Slowed {
+            self.crashing = BrakeState::Open;
+            self.failed_probes = 0;
+        }
+    }
+
+    fn probe_not_before(&mut self, interval: Duration) {
+        self.next_probe = self.next_probe.max(Instant::now() + interval);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn brake() -> Arc<Brake> {
         let budget =
             CrashBudget { failures_max: 3, probes_max: 2, probe_interval: Duration::ZERO, ..CrashBudget::default() };
-        Arc::new(Brake::new(budget))
+        let outage = OutageBrake { failures_max: 2, probe_interval: Duration::ZERO };
+        Arc::new(Brake::new(budget, outage))
     }
 
-    fn crash(brake: &Brake) -> Crashed {
-        brake.crashed(0, false)
+    fn end(brake: &Brake, probe: bool, number: u32, outcome: &Outcome) -> Ended {
+        brake.ended(0, probe, &MessageId::parse(&number.to_string()), outcome)
+    }
+
+    fn crash(brake: &Brake, probe: bool) -> Ended {
+        end(brake, probe, 0, &Outcome::failed(FailureKind::Trapped, "unreachable"))
+    }
+
+    fn fail(brake: &Brake, number: u32) -> Ended {
+        end(brake, false, number, &Outcome::Retry { reason: "away".into(), delay: None })
+    }
+
+    fn done(brake: &Brake) -> Ended {
+        end(brake, false, 0, &Outcome::Done(Vec::new()))
+    }
+
+    fn reject(brake: &Brake) -> Ended {
+        end(brake, false, 0, &Outcome::Reject { reason: "bad".into(), code: None })
     }
 
     #[test]
     fn crashes_in_a_row_slow_it_and_failed_probes_hold_it() {
         let brake = brake();
-        assert_eq!([crash(&brake), crash(&brake), crash(&brake)], [Crashed::Go, Crashed::Go, Crashed::Slowed]);
-        assert_eq!([crash(&brake), crash(&brake)], [Crashed::Slowed, Crashed::Slowed]);
+        assert_eq!([(); 3].map(|()| crash(&brake, false)), [Ended::Go, Ended::Go, Ended::Slowed]);
+        assert_eq!([(); 2].map(|()| crash(&brake, false)), [Ended::Slowed, Ended::Slowed]);
         assert!(matches!(brake.permit(), Permit::Probe(_)));
-        assert_eq!([brake.crashed(0, true), brake.crashed(0, true)], [Crashed::Slowed, Crashed::Held]);
+        assert_eq!([(); 2].map(|()| crash(&brake, true)), [Ended::Slowed, Ended::Held]);
         assert!(matches!(brake.permit(), Permit::Held));
+        done(&brake);
+        assert_eq!(brake.state(), BrakeState::Held, "by a call that was running then");
         brake.release();
         assert!(matches!(brake.permit(), Permit::Go));
     }
 
     #[test]
-    fn any_answer_ends_the_row_and_lets_messages_flow() {
+    fn any_answer_ends_the_row_of_crashes_and_lets_messages_flow() {
+        for answer in [done, reject, |brake: &Brake| fail(brake, 1)] {
+            let brake = brake();
+            crash(&brake, false);
+            crash(&brake, false);
+            answer(&brake);
+            assert_eq!([(); 3].map(|()| crash(&brake, false)), [Ended::Go, Ended::Go, Ended::Slowed]);
+            answer(&brake);
+            assert_eq!(brake.state(), BrakeState::Open);
+        }
+    }
+
+    #[test]
+    fn an_outage_slows_it_until_a_success_and_never_holds_it() {
         let brake = brake();
-        crash(&brake);
-        crash(&brake);
-        brake.answered();
-        assert_eq!([crash(&brake), crash(&brake), crash(&brake)], [Crashed::Go, Crashed::Go, Crashed::Slowed]);
-        brake.answered();
-        assert_eq!(brake.state(), BrakeState::Open);
+        assert_eq!(
+            [fail(&brake, 1), fail(&brake, 1), fail(&brake, 2)],
+            [Ended::Go, Ended::Go, Ended::Spared(Duration::ZERO)]
+        );
+        assert!((3..100).all(|number| fail(&brake, number) == Ended::Spared(Duration::ZERO)));
+        reject(&brake);
+        assert_eq!((brake.state(), brake.outage().unwrap().failures), (BrakeState::Slowed, 100));
+        done(&brake);
+        assert_eq!((brake.state(), brake.outage()), (BrakeState::Open, None));
+        assert_eq!(fail(&brake, 1), Ended::Go);
+    }
+
+    #[test]
+    fn a_destination_that_is_not_granted_is_no_outage() {
+        let brake = brake();
+        let denied = Outcome::failed(FailureKind::Denied, "elsewhere");
+        assert!((0..9).all(|number| end(&brake, false, number, &denied) == Ended::Go));
     }
 
     #[test]
     fn one_lane_has_the_probe_until_it_gives_it_back() {
         let brake = brake();
-        assert_eq!([crash(&brake), crash(&brake), crash(&brake)], [Crashed::Go, Crashed::Go, Crashed::Slowed]);
+        let crashes = [(); 3].map(|()| crash(&brake, false));
+        assert_eq!(crashes.last(), Some(&Ended::Slowed));
         let probe = brake.permit();
         assert!(matches!(probe, Permit::Probe(_)) && matches!(brake.permit(), Permit::Wait(_)));
         drop(probe);
@@ -234,15 +367,25 @@ mod tests {
 
     #[test]
     fn the_first_probe_waits_for_the_interval() {
-        let brake = Arc::new(Brake::new(CrashBudget { failures_max: 1, ..CrashBudget::default() }));
-        crash(&brake);
-        assert!(matches!(brake.permit(), Permit::Wait(_)));
+        let often = CrashBudget { failures_max: 1, ..CrashBudget::default() };
+        let alike = OutageBrake { failures_max: 1, ..OutageBrake::default() };
+        for fails in [|brake: &Brake| crash(brake, false), |brake: &Brake| fail(brake, 1)] {
+            let brake = Arc::new(Brake::new(often, alike));
+            fails(&brake);
+            assert!(matches!(brake.permit(), Permit::Wait(_)));
+        }
     }
 
     #[test]
-    fn crashes_of_a_version_that_is_gone_are_not_counted() {
+    fn failures_of_a_version_that_is_gone_are_not_counted() {
         let brake = brake();
+        let crash = Outcome::failed(FailureKind::Trapped, "unreachable");
+        let retry = Outcome::Retry { reason: "away".into(), delay: None };
+        fail(&brake, 1);
         brake.serves(2);
-        assert_eq!((0..9).map(|_| brake.crashed(1, true)).collect::<Vec<_>>(), [Crashed::Go; 9]);
+        for number in 0..9 {
+            let message = MessageId::parse(&number.to_string());
+            assert_eq!([&crash, &retry].map(|outcome| brake.ended(1, true, &message, outcome)), [Ended::Go; 2]);
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    brake::Crashed,
+    brake::Ended,
     held::{Sequence, sequence},
     parts::{Parts, SETBACK},
     verdict::Verdict,
@@ -80,7 +80,10 @@ fn not_tried(order: Order, delivery: &Delivery, after: Duration) -> Verdict {
 fn holds(verdict: &Verdict) -> bool {
     matches!(
         verdict,
-        Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_)) | Verdict::NotTried(_) | Verdict::Behind(_)
+        Verdict::Ran(Outcome::Retry { .. } | Outcome::Failed(_))
+            | Verdict::Spared(..)
+            | Verdict::NotTried(_)
+            | Verdict::Behind(_)
     )
 }
 
@@ -178,11 +181,19 @@ impl<'a> Watch<'a> {
             self.stopped = Some(after);
             return not_tried(shared.route.order, delivery, after);
         }
-        match &outcome {
-            Outcome::Failed(failure) if failure.kind.is_crash() => self.crashed(),
-            _ => shared.brake.answered(),
-        }
+        let ended = shared.brake.ended(self.generation, self.probe, &delivery.message.id, &outcome);
         self.probe = false;
+        match ended {
+            Ended::Go => return Verdict::Ran(outcome),
+            Ended::Slowed => self.slowed(),
+            Ended::Held => self.held(),
+            Ended::Spared(after) => {
+                self.spared(after);
+                self.stopped = Some(Duration::ZERO);
+                return Verdict::Spared(outcome, after);
+            }
+        }
+        self.stopped = Some(Duration::ZERO);
         Verdict::Ran(outcome)
     }
 
@@ -205,28 +216,37 @@ impl<'a> Watch<'a> {
         self.shared.context.ending.is_cancelled()
     }
 
-    fn crashed(&mut self) {
+    /// Says once that crashes have slowed the route.
+    fn slowed(&self) {
         let (shared, route) = (self.shared, &self.shared.route);
-        match shared.brake.crashed(self.generation, self.probe) {
-            Crashed::Go => return,
-            Crashed::Slowed => {
-                if shared.meters.brake.get() != 1 {
-                    tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
-                }
-                shared.meters.brake.set(1);
+        if shared.meters.brake.get() != 1 {
+            tracing::warn!(route = %route.name, handler = %route.handler, "{} calls in a row have crashed: one message every {:?} goes through until one is answered", route.crash_budget.failures_max, route.crash_budget.probe_interval);
+        }
+        shared.meters.brake.set(1);
+    }
+
+    /// Says once that an outage has.
+    fn spared(&self, interval: Duration) {
+        let (shared, route) = (self.shared, &self.shared.route);
+        if shared.meters.brake.get() == 0
+            && let Some(outage) = shared.brake.outage()
+        {
+            tracing::warn!(route = %route.name, handler = %route.handler, code = %outage.code, "{} different messages have failed alike: one every {interval:?} is tried until one is handled, and none uses up an attempt; the last said: {}", route.outage.failures_max, outage.text);
+            shared.meters.brake.set(1);
+        }
+    }
+
+    /// The version that crashed gives way, or its messages wait.
+    fn held(&self) {
+        let (shared, route) = (self.shared, &self.shared.route);
+        shared.meters.brake.set(2);
+        match shared.slot.roll_back(self.generation, route.crash_budget.rollback_within) {
+            Some(version) => {
+                tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
             }
-            Crashed::Held => {
-                shared.meters.brake.set(2);
-                match shared.slot.roll_back(self.generation, route.crash_budget.rollback_within) {
-                    Some(version) => {
-                        tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
-                    }
-                    None => {
-                        tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
-                    }
-                }
+            None => {
+                tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
             }
         }
-        self.stopped = Some(Duration::ZERO);
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn keep_order(order: Order, batch: &Deliveries, verdicts: &mut [Verdi
         let Some(sequence) = sequence(order, delivery) else { continue };
         if failed.contains(&sequence) {
             *verdict = Verdict::Behind(sequence);
-        } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_)) | Verdict::NotTried(_)) {
+        } else if matches!(verdict, Verdict::Ran(Outcome::Failed(_)) | Verdict::NotTried(_) | Verdict::Spared(..)) {
             failed.push(sequence);
         }
     }
@@ -40,7 +40,9 @@ pub(super) fn decide(shared: &Parts, batch: &Deliveries, verdicts: &[Verdict], n
         Verdict::Dead(code, text) => {
             Decision { settlement: Settlement::DeadLetter { code: *code }, cause: Some(text.clone()) }
         }
-        Verdict::NotTried(after) => Decision { settlement: Settlement::Release { after: *after }, cause: None },
+        Verdict::NotTried(after) | Verdict::Spared(_, after) => {
+            Decision { settlement: Settlement::Release { after: *after }, cause: None }
+        }
         Verdict::Behind(_) => Decision { settlement: Settlement::Release { after: Duration::ZERO }, cause: None },
     });
     decisions.collect()

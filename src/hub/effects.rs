@@ -96,7 +96,8 @@ async fn publish(broker: &dyn Broker, route: &Route, group: Group, verdicts: &mu
 pub(super) fn unpublished(error: &PublishError) -> Verdict {
     match error {
         // Nobody's fault, and no reason to use up attempts: it runs again when there may be room, or a broker.
-        PublishError::NoSpace { .. } | PublishError::Unavailable(_) => Verdict::NotTried(SETBACK),
+        PublishError::Closed => Verdict::NotTried(SETBACK),
+        error if error.is_retryable() => Verdict::NotTried(SETBACK),
         _ => {
             let text = format!("a result was not published: {error}");
             Verdict::Ran(Outcome::failed(FailureKind::PublishFailed, text))

@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     brake::{Brake, BrakeState},
     budget::{Account, Counting},
+    circuits::Circuits,
     inbox::{Backlog, Inbox},
     lane::BATCH_MAX,
     places::Places,
+    pulse::{Idle, Pulse},
 };
 use crate::{
     broker::{BatchMax, Broker, BrokerError, Deliveries, KeepAlive, Subscribe, Subscription},
@@ -45,6 +47,7 @@ pub(super) struct Feed {
     taken: Notify,
     /// Of the subscription.
     keep_alive: ArcSwap<Arc<dyn KeepAlive>>,
+    pulse: Pulse,
     routes: Vec<Arc<Route>>,
     /// For each route, whether its lanes take messages now.
     gates: Vec<Gate>,
@@ -93,18 +96,21 @@ impl Way {
     }
 }
 
-/// Whether the lanes of a route take messages: they wait while nothing serves, and while the brake is on.
+/// Whether the lanes of a route take messages: they wait while nothing serves, while the brake is on, and while what they
+/// publish is not taken.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// What the source is.
     pub(super) kind: Kind,
     pub(super) slot: Arc<Slot>,
     pub(super) brake: Arc<Brake>,
+    pub(super) circuits: Circuits,
 }
 
 impl Gate {
     fn is_open(&self) -> bool {
         self.brake.state() == BrakeState::Open
+            && self.circuits.are_closed()
             && self.slot.serving().is_some_and(|version| version.handler.handles(self.kind))
     }
 }
@@ -145,13 +151,23 @@ impl Feed {
         let ways = routes.iter().map(|route| Way::to(route)).collect();
         let lead =
             Mutex::new(Lead { subscription: Some(subscription), counting: Counting::default(), rest: VecDeque::new() });
-        let taken = Notify::new();
-        Self { broker, request, lead, taken, keep_alive, routes, gates, ways, account, stop }
+        let (taken, pulse) = (Notify::new(), Pulse::default());
+        Self { broker, request, lead, taken, keep_alive, pulse, routes, gates, ways, account, stop }
     }
 
     /// What keeps the leases of everything that is out.
     pub(super) fn keep_alive(&self) -> Arc<dyn KeepAlive> {
         Arc::clone(&self.keep_alive.load())
+    }
+
+    /// What there is to see of it for whoever looks whether it has stalled.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// A lane with nothing to do waits, until this is dropped.
+    pub(super) fn idle(&self) -> Idle<'_> {
+        self.pulse.idle()
     }
 
     /// The seats of one route, one a lane.
@@ -195,14 +211,24 @@ impl Feed {
                 }
                 continue;
             };
+            // One that waits for its share is not one that brings nothing.
+            let max = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Taken::End,
+                max = self.account.may_fetch(self.for_all(seat, max)) => max,
+            };
+            let listening = self.pulse.listening();
             let fetched = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Taken::End,
-                fetched = async {
-                    let max = self.account.may_fetch(self.for_all(seat, max)).await;
-                    subscription.next(max).await
-                } => fetched,
+                fetched = subscription.next(max) => fetched,
+                // It has stalled: another one may not.
+                () = self.pulse.given_up() => Ok(None),
             };
+            drop(listening);
+            if let Ok(Some(deliveries)) = &fetched {
+                self.pulse.fetched(deliveries.len());
+            }
             let counted = |deliveries| lead.counting.count(&self.account, deliveries);
             match fetched.map(|fetched| fetched.map(counted)) {
                 Ok(Some(deliveries)) if self.is_for_one() => return Taken::Batch(deliveries),

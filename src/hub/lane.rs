@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    brake::{BrakeState, Permit, Probe},
     calls::{self, Watch},
     decided::{self, Divided},
     doing::Step,
     effects,
     feed::{Feed, Seat, Taken},
     held::{Due, Held, sequence},
+    intake::{Intake, Turn},
     letters,
     meters::oldest,
     parts::{Parts, SETBACK},
@@ -41,29 +41,18 @@ const BATCH_TIME: Duration = Duration::from_millis(4);
 pub(super) struct Lane {
     shared: Arc<Parts>,
     feed: Arc<Feed>,
+    intake: Intake,
     seat: Seat,
     runner: Option<(Arc<Version>, Box<dyn Runner>)>,
     held: Held,
-    /// The version that cannot handle what the route brings, once that has been said.
-    complained_of: u64,
     /// Running mean of the time one message takes in the handler.
     mean: Duration,
 }
 
-/// The right to call the handler now.
-struct Turn(Option<Probe>);
-
 impl Lane {
     pub(super) fn new(shared: Arc<Parts>, feed: Arc<Feed>, seat: Seat) -> Self {
-        Self {
-            shared,
-            feed,
-            seat,
-            runner: None,
-            held: Held::default(),
-            complained_of: 0,
-            mean: Duration::from_micros(250),
-        }
+        let intake = Intake::new(Arc::clone(&shared), Arc::clone(&feed));
+        Self { shared, feed, intake, seat, runner: None, held: Held::default(), mean: Duration::from_micros(250) }
     }
 
     /// Carries batches through until the feed ends. What it holds then goes back to the broker.
@@ -71,14 +60,15 @@ impl Lane {
         let runtime = self.shared.context.runtime.clone();
         let _guard = runtime.enter();
         loop {
-            if !runtime.block_on(self.until_permitted()) {
+            if !runtime.block_on(self.intake.until_permitted()) {
                 break;
             }
             if let Some(due) = self.held.take_due(Instant::now()) {
                 self.try_again(due);
                 continue;
             }
-            match runtime.block_on(self.next_batch(self.count())) {
+            let count = self.count();
+            match runtime.block_on(self.next_batch(count)) {
                 Some(Taken::Batch(batch)) => self.take_in(batch),
                 Some(Taken::Unrouted(unrouted, mine)) => {
                     letters::keep_unrouted(&self.shared, unrouted);
@@ -118,70 +108,6 @@ impl Lane {
         self.shared.meters.in_flight.sub(count);
     }
 
-    /// Waits until there is a version to run and the route is not held; false when the feed stops first.
-    async fn until_permitted(&mut self) -> bool {
-        let shared = &self.shared;
-        loop {
-            let mut versions = shared.slot.changes();
-            let mut brake = shared.brake.changes();
-            if self.feed.is_stopped() {
-                return false;
-            }
-            let kind = shared.route.source.address.kind;
-            let serving = shared.slot.serving();
-            if let Some(version) = serving.as_ref().filter(|version| !version.handler.handles(kind))
-                && std::mem::replace(&mut self.complained_of, version.generation) != version.generation
-            {
-                tracing::error!(route = %shared.route.name, handler = %shared.route.handler, "the handler does not take messages from a {kind}: they wait until another version does, or the route changes");
-            }
-            if let Some(version) = serving.filter(|version| version.handler.handles(kind)) {
-                shared.brake.serves(version.generation);
-                match shared.brake.state() {
-                    BrakeState::Open => {
-                        shared.meters.released();
-                        return true;
-                    }
-                    BrakeState::Slowed => return true,
-                    BrakeState::Held => {}
-                }
-            }
-            tokio::select! {
-                () = self.feed.stopped() => return false,
-                // Their senders live as long as `shared`.
-                _ = versions.changed() => {}
-                _ = brake.changed() => {}
-            }
-        }
-    }
-
-    /// The right to call the handler for what is in hand; `None`: not now, it has to wait.
-    fn turn(&self) -> Option<Turn> {
-        match self.shared.brake.state() {
-            BrakeState::Open => Some(Turn(None)),
-            BrakeState::Slowed | BrakeState::Held => self.shared.context.runtime.block_on(self.until_turn()),
-        }
-    }
-
-    /// Waits with a message in hand until it is this lane's turn to try it.
-    async fn until_turn(&self) -> Option<Turn> {
-        let mut versions = self.shared.slot.changes();
-        let mut brake = self.shared.brake.changes();
-        loop {
-            let until = match self.shared.brake.permit() {
-                Permit::Go => return Some(Turn(None)),
-                Permit::Probe(probe) => return Some(Turn(Some(probe))),
-                Permit::Wait(until) => until,
-                Permit::Held => return None,
-            };
-            tokio::select! {
-                () = self.feed.stopped() => return None,
-                _ = versions.changed() => return None,
-                _ = brake.changed() => {}
-                () = tokio::time::sleep_until(until.into()) => {}
-            }
-        }
-    }
-
     async fn next_batch(&mut self, count: usize) -> Option<Taken> {
         let due = self.held.next_due();
         let until_due = async {
@@ -191,6 +117,7 @@ impl Lane {
             }
         };
         let max = BatchMax { count, bytes: BATCH_BYTES_MAX };
+        let _idle = self.held.is_empty().then(|| self.feed.idle());
         tokio::select! {
             biased;
             () = until_due => None,
@@ -199,9 +126,9 @@ impl Lane {
         }
     }
 
-    /// How many messages to handle at a time: as many as fill [`BATCH_TIME`], and one where it may crash.
-    fn count(&self) -> usize {
-        if self.shared.brake.state() != BrakeState::Open {
+    /// How many messages to handle at a time: as many as fill [`BATCH_TIME`], and one where it is to show whether all is well.
+    fn count(&mut self) -> usize {
+        if self.intake.is_narrow() {
             return 1;
         }
         let fit = BATCH_TIME.as_nanos() / self.mean.as_nanos().max(1);
@@ -211,12 +138,13 @@ impl Lane {
     /// Delivers a batch, in pieces if it is more than should be handled at a time, and keeps apart what has to wait.
     fn take_in(&mut self, mut batch: Deliveries) {
         while !batch.is_empty() && !self.feed.is_stopped() {
-            let piece = batch.take_front(self.count());
+            let count = self.count();
+            let piece = batch.take_front(count);
             let piece = self.park_behind(piece);
             if piece.is_empty() {
                 continue;
             }
-            match self.turn() {
+            match self.intake.turn() {
                 Some(turn) => self.deliver(piece, turn),
                 None => {
                     self.put_back(piece);
@@ -269,7 +197,7 @@ impl Lane {
         let Due { sequence, batches, failure } = due;
         let mut batches = batches.into_iter();
         let Some(mut first) = batches.next() else { return };
-        let Some(turn) = self.turn() else {
+        let Some(turn) = self.intake.turn() else {
             self.held.park(sequence.clone(), first, Instant::now(), failure);
             batches.for_each(|batch| self.held.park(sequence.clone(), batch, Instant::now(), None));
             return;
@@ -294,7 +222,7 @@ impl Lane {
         let Some((version, runner)) = self.open() else {
             return batch.as_slice().iter().map(|_| Verdict::NotTried(SETBACK)).collect();
         };
-        let mut watch = Watch::new(&shared, version.generation, turn.0.is_some());
+        let mut watch = Watch::new(&shared, version.generation, turn.is_probe());
         let _busy = shared.doing.begin(Step::Handling);
         runner.begin();
         if runner.calls_take() > 1 {

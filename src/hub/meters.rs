@@ -4,8 +4,8 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::verdict::Verdict;
 use crate::{
-    broker::Deliveries,
-    message::{Outcome, Settlement, UnixMs},
+    broker::{AddressStats, Broker, Deliveries},
+    message::{Address, Outcome, Settlement, UnixMs},
     route::Route,
     settle::Decision,
     telemetry::metrics,
@@ -47,11 +47,13 @@ impl Meters {
         }
     }
 
-    /// Messages flow, if they did not.
-    pub(super) fn released(&self) {
-        if self.brake.get() != 0 {
+    /// Messages flow. Returns whether they did not before.
+    pub(super) fn released(&self) -> bool {
+        let was_braked = self.brake.get() != 0;
+        if was_braked {
             self.brake.set(0);
         }
+        was_braked
     }
 
     /// What became of a batch, of which the oldest message has this time.
@@ -65,12 +67,12 @@ impl Meters {
     ) {
         let (mut done, mut consumed) = (0, 0);
         for (verdict, decision) in verdicts.iter().zip(decisions) {
-            match verdict {
-                Verdict::Ran(Outcome::Done(_)) => done += 1,
-                Verdict::Ran(Outcome::Retry { .. }) => self.retry.inc(),
-                Verdict::Ran(Outcome::Reject { .. }) => self.reject.inc(),
-                Verdict::Ran(Outcome::Failed(_)) => self.failed.inc(),
-                Verdict::Dead(..) | Verdict::NotTried(_) | Verdict::Behind(_) => {}
+            match verdict.outcome() {
+                Some(Outcome::Done(_)) => done += 1,
+                Some(Outcome::Retry { .. }) => self.retry.inc(),
+                Some(Outcome::Reject { .. }) => self.reject.inc(),
+                Some(Outcome::Failed(_)) => self.failed.inc(),
+                None => {}
             }
             match &decision.settlement {
                 Settlement::Accept => {}
@@ -88,6 +90,20 @@ impl Meters {
         self.consumed.inc_by(consumed);
         if let Some(oldest) = oldest {
             self.latency.observe(now.saturating_sub(oldest) as f64 / 1000.0);
+        }
+    }
+}
+
+/// What waits in each queue and topic.
+pub(super) fn count_depths(broker: &dyn Broker, all: &[AddressStats], dead_letters: &Address) {
+    for stats in all {
+        let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
+        let waiting = lag.unwrap_or(stats.ready + stats.delayed);
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        let name = stats.address.to_string();
+        metrics().depth.with_label_values(&[&*broker.name_of(&stats.address), &name]).set(waiting);
+        if stats.address == *dead_letters {
+            metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{brake::Brake, doing::Doing, meters::Meters};
+use super::{brake::Brake, circuits::Circuits, doing::Doing, meters::Meters};
 use crate::{
     broker::Broker,
     handler::{LaneContext, Slot},
@@ -21,6 +21,8 @@ pub(super) struct Parts {
     pub(super) route: Arc<Route>,
     pub(super) slot: Arc<Slot>,
     pub(super) brake: Arc<Brake>,
+    /// Of where it publishes.
+    pub(super) circuits: Circuits,
     pub(super) context: LaneContext,
     pub(super) meters: Meters,
     pub(super) doing: Doing,

@@ -14,29 +14,35 @@ use tokio_util::sync::CancellationToken;
 use super::{
     brake::{Brake, BrakeState},
     budget::{Account, Budget},
+    circuits::Circuits,
     doing::Doing,
     feed::{Feed, Gate, Seat},
     lane::{BATCH_MAX, Lane},
     meters::Meters,
+    outage::OutageSeen,
     parts::{Ending, Parts},
+    watchdog::{Seen, Watchdog},
 };
 use crate::{
-    broker::{Broker, BrokerError, Subscribe},
+    broker::{AddressStats, Broker, BrokerError, Subscribe},
     handler::{LaneContext, Slot},
-    message::Address,
-    route::{Route, Source},
+    message::{Address, Kind, UnixMs, now_ms},
+    route::{self, Route, Source},
+    telemetry::metrics,
 };
 
 /// A source with its lanes.
 #[derive(Debug)]
 pub(super) struct Running {
     source: Address,
+    group: Arc<str>,
     feed: Arc<Feed>,
     stop: CancellationToken,
     ending: Ending,
     /// Lanes that run, of each route.
     lanes: Vec<usize>,
     shared: Vec<Arc<Parts>>,
+    watchdog: Watchdog,
 }
 
 /// How one route is doing.
@@ -54,8 +60,18 @@ pub struct RouteStatus {
     pub other_kind: bool,
     /// Whether it is slowed or held.
     pub brake: BrakeState,
+    /// What slows it, where that is an outage behind its handler.
+    pub outage: Option<OutageSeen>,
+    /// Where it publishes and nothing is taken now: its messages wait for that.
+    pub waits_for: Option<Address>,
     /// Its lanes that run.
     pub lanes: usize,
+    /// How often the subscription of its source was begun anew because it brought nothing.
+    pub restarts: u64,
+    /// When it was last.
+    pub last_restart: Option<UnixMs>,
+    /// Why the engine is not ready, where that did not help.
+    pub stalled: Option<String>,
 }
 
 /// The longest pause between two looks at what has to be kept alive.
@@ -106,10 +122,11 @@ impl Running {
             .map(|(route, slot, _)| Gate {
                 kind: source.address.kind,
                 slot: Arc::clone(slot),
-                brake: Arc::new(Brake::new(route.crash_budget)),
+                brake: Arc::new(Brake::new(route.crash_budget, route.outage)),
+                circuits: Circuits::of(&**broker, route),
             })
             .collect();
-        let brakes: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.brake)).collect();
+        let ways: Vec<_> = gates.iter().map(|gate| (Arc::clone(&gate.brake), gate.circuits.clone())).collect();
         let feed = Arc::new(Feed::new(
             Arc::clone(broker),
             request,
@@ -120,12 +137,15 @@ impl Running {
             stop.clone(),
         ));
         let lanes = vec![0; routes.len()];
-        let mut running = Self { source: source.address.clone(), feed, stop, ending, lanes, shared: Vec::new() };
-        for (place, ((route, slot, context), brake)) in routes.into_iter().zip(brakes).enumerate() {
+        let (group, watchdog) = (Arc::clone(&source.group), Watchdog::default());
+        let source = source.address.clone();
+        let mut running = Self { source, group, feed, stop, ending, lanes, shared: Vec::new(), watchdog };
+        for (place, ((route, slot, context), (brake, circuits))) in routes.into_iter().zip(ways).enumerate() {
             let shared = Arc::new(Parts {
                 broker: Arc::clone(broker),
                 brake,
-                meters: Meters::new(&broker.name_of(&source.address), &route),
+                circuits,
+                meters: Meters::new(&broker.name_of(&running.source), &route),
                 route,
                 slot,
                 context,
@@ -213,8 +233,51 @@ impl Running {
         }
     }
 
+    /// Looks whether its subscription has stalled, and begins it anew then. `is_well`: whether its system is.
+    pub(super) fn look_for_stall(
+        &mut self,
+        rule: route::Watchdog,
+        broker: &dyn Broker,
+        stats: &[AddressStats],
+        is_well: bool,
+    ) {
+        let pulse = self.feed.pulse();
+        let seen = Seen {
+            waiting: self.feed.keep_alive().waiting().unwrap_or_else(|| self.waiting(broker, stats)),
+            delivered: pulse.count(),
+            only_waits: is_well && pulse.only_waits(self.lanes()),
+        };
+        let Some(stalled) = self.watchdog.look(rule, seen, Instant::now(), now_ms()) else { return };
+        metrics().stall_restarts.with_label_values(&[&self.source.to_string()]).inc();
+        tracing::warn!(
+            source = %self.source, waiting = stalled.waiting, lanes = self.lanes(), restarts_in_vain = stalled.in_vain,
+            "messages wait, and none has come for {:?} though no handler runs: the subscription begins anew", stalled.after
+        );
+        pulse.give_up();
+    }
+
+    /// How many messages wait for its subscription, by what is known of the whole queue or topic.
+    fn waiting(&self, broker: &dyn Broker, stats: &[AddressStats]) -> u64 {
+        let source = &self.source;
+        // The same place, whether its system was named or not.
+        let is_it = |stats: &&AddressStats| {
+            let address = &stats.address;
+            (address.kind, &address.name) == (source.kind, &source.name)
+                && (address == source || broker.name_of(address) == broker.name_of(source))
+        };
+        let Some(stats) = stats.iter().find(is_it) else { return 0 };
+        match self.source.kind {
+            Kind::Queue => stats.ready,
+            Kind::Topic => {
+                let lag = stats.lag.iter().find(|(group, _)| *group == self.group).map_or(0, |(_, lag)| *lag);
+                lag.saturating_sub(stats.unsettled).saturating_sub(stats.delayed)
+            }
+        }
+    }
+
     pub(super) fn statuses(&self) -> impl Iterator<Item = RouteStatus> {
         let kind = self.source.kind;
+        let restarts = self.watchdog.restarts();
         self.shared.iter().zip(&self.lanes).map(move |(shared, lanes)| (shared, lanes, shared.slot.serving())).map(
             move |(shared, lanes, serving)| RouteStatus {
                 route: Arc::clone(&shared.route.name),
@@ -223,7 +286,12 @@ impl Running {
                 serving: serving.as_ref().is_some_and(|version| version.handler.handles(kind)),
                 other_kind: serving.as_ref().is_some_and(|version| !version.handler.handles(kind)),
                 brake: shared.brake.state(),
+                outage: shared.brake.outage(),
+                waits_for: shared.circuits.open().cloned(),
                 lanes: *lanes,
+                restarts: restarts.count,
+                last_restart: restarts.last,
+                stalled: restarts.unfit.clone(),
             },
         )
     }

@@ -20,6 +20,7 @@ use super::{
     drain::{Drain, say_while},
     error::StartError,
     exchange::Exchange,
+    meters,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
@@ -27,13 +28,12 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, Declaration, QueueSettings},
+    broker::{Broker, BrokerError, BrokerStatus, Declaration},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
     message::Address,
-    route::{Route, RouteTable},
-    telemetry::metrics,
+    route::{Route, RouteTable, Watchdog},
 };
 
 /// How often depths are counted.
@@ -60,6 +60,26 @@ pub struct Settings {
     pub grace: Duration,
     /// Bytes that messages may take while they pass through; 0: no limit.
     pub memory_budget: usize,
+    /// When a subscription that brings nothing is begun anew.
+    pub watchdog: Watchdog,
+}
+
+impl Default for Settings {
+    /// No queues, topics and routes; plugins in `plugins-enabled`, what is compiled of them in `.helixmq/compiled`.
+    fn default() -> Self {
+        Self {
+            plugins_directory: "plugins-enabled".into(),
+            plugins: BTreeMap::new(),
+            loading: Loading::default(),
+            cache_directory: ".helixmq/compiled".into(),
+            declarations: Vec::new(),
+            routes: RouteTable::default(),
+            dead_letter: Address::queue(crate::broker::topology::DEAD_LETTER_QUEUE),
+            grace: Duration::from_secs(30),
+            memory_budget: 1 << 30,
+            watchdog: Watchdog::default(),
+        }
+    }
 }
 
 /// Handle on a running engine.
@@ -74,6 +94,7 @@ pub struct Hub {
     failure: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
+    subscribing: tokio::sync::Mutex<()>,
 }
 
 enum Command {
@@ -106,9 +127,7 @@ impl Hub {
         condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
         let budget = Budget::new(settings.memory_budget);
-        let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
-        let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
-        declare(&*broker, &[answers]).await?;
+        outlet.declare().await.map_err(|error| StartError::of(&*broker, None, error))?;
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -149,7 +168,18 @@ impl Hub {
         let mut owner = JoinSet::new();
         owner.spawn(supervisor.run(loader, received, lane_ends, stop.clone()));
         let owner = Mutex::new(owner);
-        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, failure: failed, stop, owner })
+        Ok(Self {
+            broker,
+            registry,
+            settings,
+            commands,
+            statuses,
+            ready: is_ready,
+            failure: failed,
+            stop,
+            owner,
+            subscribing: Default::default(),
+        })
     }
 
     /// The broker messages go through.
@@ -162,6 +192,11 @@ impl Hub {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Held while settings are built on those in force.
+    pub(super) fn subscribing(&self) -> &tokio::sync::Mutex<()> {
+        &self.subscribing
     }
 
     /// The settings in force.
@@ -267,11 +302,7 @@ impl Supervisor {
         let sweep = Sweep { broker: Arc::clone(&self.broker), settings: Arc::clone(&self.settings) };
         tasks.spawn(sweep.run(stop.clone()));
         let (outlet, answers_stop) = (Arc::clone(&self.outlet), late_stop.clone());
-        tasks.spawn(async move {
-            if let Err(error) = outlet.run(answers_stop).await {
-                tracing::error!("answers to requests of handlers cannot be read: {error}");
-            }
-        });
+        tasks.spawn(async move { outlet.run(answers_stop).await });
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = Instant::now();
@@ -287,7 +318,7 @@ impl Supervisor {
                 }
                 _ = stats.tick() => {
                     self.condition.look(&*self.broker);
-                    self.count_depths();
+                    self.look_at_sources();
                     self.show();
                 }
                 Some(ended) = tasks.join_next() => {
@@ -385,17 +416,15 @@ impl Supervisor {
         *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     }
 
-    fn count_depths(&self) {
-        let dead_letters = self.current().dead_letter;
-        for stats in self.broker.stats() {
-            let lag = stats.lag.iter().map(|(_, lag)| *lag).max();
-            let waiting = lag.unwrap_or(stats.ready + stats.delayed);
-            let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-            let name = stats.address.to_string();
-            metrics().depth.with_label_values(&[&*self.broker.name_of(&stats.address), &name]).set(waiting);
-            if stats.address == dead_letters {
-                metrics().dlq_depth.with_label_values(&[&name]).set(waiting);
-            }
+    /// Counts what waits, and notices sources that have stalled.
+    fn look_at_sources(&mut self) {
+        let (stats, settings) = (self.broker.stats(), self.current());
+        meters::count_depths(&*self.broker, &stats, &settings.dead_letter);
+        let systems = self.broker.systems();
+        for (address, running) in &mut self.running {
+            let name = self.broker.name_of(address);
+            let is_well = systems.iter().all(|system| *system.name != *name || system.status == BrokerStatus::Ready);
+            running.look_for_stall(settings.watchdog, &*self.broker, &stats, is_well);
         }
     }
 }

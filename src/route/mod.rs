@@ -2,19 +2,21 @@
 //!
 //! Start at [`Route`], then [`RouteTable::find`].
 
+mod brakes;
 mod pattern;
 mod table;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
+pub use brakes::{CrashBudget, OutageBrake, Watchdog};
 pub use pattern::{Pattern, PatternError};
 pub use table::{RouteTable, TableError};
 
 use crate::{
-    broker::{Aside, Start},
-    handler::Terms,
+    broker::{Aside, Start, topology},
+    handler::{Isolation, Limits, Terms},
     message::{Address, Message},
     settle::RetryPolicy,
 };
@@ -45,6 +47,42 @@ pub struct Route {
     pub dead_letter: Address,
     /// Failed calls in a row, each a trap, timeout or exhausted memory, after which the route slows to a probe.
     pub crash_budget: CrashBudget,
+    /// When it slows to a probe because different messages fail alike.
+    pub outage: OutageBrake,
+}
+
+impl Route {
+    /// A route with the defaults of the configuration, and a handler of its own name: everything from a queue or topic, one
+    /// at a time, without order, to no destination; dead letters to the standard queue. Change what should be otherwise.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, source: Address) -> Self {
+        let name = name.into();
+        Self {
+            source: Source {
+                address: source,
+                group: topology::GROUP.into(),
+                start: Start::default(),
+                aside: Aside::default(),
+            },
+            matches: Match::default(),
+            handler: Arc::clone(&name),
+            order: Order::default(),
+            delivery: Delivery::default(),
+            concurrency: 1,
+            terms: Arc::new(Terms {
+                route: Arc::clone(&name),
+                isolation: Isolation::default(),
+                limits: Limits::default(),
+                destinations: BTreeMap::new(),
+                may_reply: false,
+            }),
+            retry: RetryPolicy::default(),
+            dead_letter: Address::queue(topology::DEAD_LETTER_QUEUE),
+            crash_budget: CrashBudget::default(),
+            outage: OutageBrake::default(),
+            name,
+        }
+    }
 }
 
 /// Where a route's messages are read.
@@ -96,30 +134,6 @@ pub enum Delivery {
     /// Nothing that readers of committed messages see: results, dead letters and progress are one transaction. The handler
     /// itself may still run twice.
     Transactional,
-}
-
-/// When a handler that keeps dying is slowed, and when it is held. Source: SPEC §14, "crash budget".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct CrashBudget {
-    /// Failed calls in a row after which one probe at a time goes through.
-    pub failures_max: u32,
-    /// Failed probes after which it is held until its file or the configuration changes.
-    pub probes_max: u32,
-    /// Between two probes.
-    pub probe_interval: Duration,
-    /// A version that is held and serves no longer than this gives way to the one before it. Zero: never.
-    pub rollback_within: Duration,
-}
-
-impl Default for CrashBudget {
-    fn default() -> Self {
-        Self {
-            failures_max: 5,
-            probes_max: 3,
-            probe_interval: Duration::from_secs(5),
-            rollback_within: Duration::from_secs(600),
-        }
-    }
 }
 
 impl Match {

@@ -47,6 +47,7 @@ metrics! {
     in_flight: IntGaugeVec("helixmq_in_flight_messages", ["route"]) = "Deliveries taken and not settled",
     held: IntGaugeVec("helixmq_held_messages", ["route"]) = "Deliveries held behind a retrying one to keep their order",
     brake: IntGaugeVec("helixmq_route_brake_state", ["route"]) = "0 open, 1 slowed to probes, 2 held",
+    stall_restarts: IntCounterVec("messaging_subscription_restarts_total", ["source"]) = "Subscriptions begun anew because messages waited and none came",
     plugin_info: IntGaugeVec("helixmq_plugin_info", ["plugin", "version", "digest"]) = "1 for the version that serves",
     plugin_loaded_at: IntGaugeVec("helixmq_plugin_loaded_timestamp_seconds", ["plugin"]) = "Since when the serving version serves",
     reloads: IntCounterVec("helixmq_plugin_reloads_total", ["plugin", "result"]) = "Loads of plugin files, by result: loaded, refused, removed",
@@ -93,6 +94,7 @@ metrics! {
     kafka_restarts: IntCounterVec("helixagent_kafka_subscription_restarts_total", ["topic", "group", "reason"]) = "Subscriptions begun anew, by reason: stalled, failed",
     kafka_publish_latency: Histogram("helixagent_kafka_publish_latency_seconds") = "From handing a batch to the producer until its last confirmation",
     kafka_up: IntGauge("helixagent_kafka_up") = "1 while a server of Kafka answers",
+    pubsub_gaps: IntCounterVec("messaging_pubsub_gaps_total", ["broker", "channel", "why"]) = "Times that messages of a channel may have been missed, by why: unheard (nobody listened), reconnected, slow",
     uptime: IntGauge("helixmq_start_time_seconds") = "When the process started, since 1970",
 }
 

@@ -2,7 +2,7 @@
 
 use helixmq::{
     broker::{BrokerStatus, Circuit, ConnectionState, SpoolStats, System},
-    message::Address,
+    message::{Address, Outcome},
 };
 use serde_json::{Value, json};
 
@@ -67,6 +67,34 @@ async fn a_handler_that_keeps_dying_degrades_its_route() {
     .await;
     assert_eq!(route["status"], "degraded");
     assert!(route["reason"].as_str().unwrap().contains("handler dying"), "{route}");
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_behind_a_handler_is_named_where_people_look() {
+    let mut needing = route("needing", Address::queue("needing"), "needing");
+    needing.outage.failures_max = 2;
+    needing.retry.attempts_max = 2;
+    let parts = usual()
+        .declare(queue("needing"))
+        .route(needing)
+        .native("needing", |call| Outcome::Retry { reason: format!("no answer to {}", call.message.id), delay: None });
+    let served = with(parts, options()).await;
+    soon_ready(&served).await;
+    served.post_lines("/v1/messaging/tasks/needing", "{}\n{}\n{}\n").await;
+    let route = eventually("the route is slowed", async || {
+        let health = served.bare("GET", "/health").send().await.json();
+        let route = find(&health["routes"], "needing");
+        (route["brake"] == "slowed").then_some(route)
+    })
+    .await;
+    let reason = route["reason"].as_str().unwrap();
+    assert!(reason.contains("2 times") && reason.contains("HANDLER_RETRY_EXHAUSTED: no answer to "), "{reason}");
+    let explained = served.post("/v1/messaging/routes/explain", r#"{"queue": "needing"}"#).await.json();
+    assert_eq!((&explained["status"]["reason"], &explained["status"]["brake"]), (&route["reason"], &json!("slowed")));
+    assert_eq!(explained["policy"]["outage"], json!({"failures_max": 2, "probe_ms": 30_000}));
+    let listed = served.get("/v1/messaging/routes").await.json();
+    assert_eq!(find(&listed["items"], "needing")["reason"], route["reason"]);
     served.end().await;
 }
 

@@ -22,4 +22,5 @@ mod refused;
 mod routes;
 mod served;
 mod server;
+mod stalls;
 mod tail;

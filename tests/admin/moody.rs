@@ -1,12 +1,15 @@
-//! A broker that is as well as the test says.
+//! A broker that is as well as the test says, and whose subscriptions stall when it says so.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 
 use async_trait::async_trait;
 use helixmq::{
     broker::{
-        AddressStats, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Page, PublishError,
-        PublishFailures, Subscribe, Subscription, System,
+        AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries,
+        KeepAlive, Page, PublishError, PublishFailures, Subscribe, Subscription, System,
         embedded::{Embedded, Settings},
     },
     message::{Address, Message},
@@ -17,12 +20,32 @@ pub(crate) struct Moody {
     inner: Embedded,
     status: Mutex<BrokerStatus>,
     system: Mutex<Option<System>>,
+    /// Subscriptions yet to begin that bring nothing.
+    stalls: AtomicU32,
+    /// How often somebody looked at what is there.
+    looks: AtomicU32,
 }
 
 impl Moody {
     pub(crate) fn new() -> Arc<Self> {
         let inner = Embedded::new("moody", Settings::default()).expect("a broker");
-        Arc::new(Self { inner, status: Mutex::default(), system: Mutex::default() })
+        Arc::new(Self {
+            inner,
+            status: Mutex::default(),
+            system: Mutex::default(),
+            stalls: AtomicU32::new(0),
+            looks: AtomicU32::new(0),
+        })
+    }
+
+    /// The next so many subscriptions bring nothing, and say nothing.
+    pub(crate) fn stalls(&self, times: u32) {
+        self.stalls.store(times, Ordering::SeqCst);
+    }
+
+    /// How often somebody has looked at what is there: the engine does once a second.
+    pub(crate) fn looks(&self) -> u32 {
+        self.looks.load(Ordering::SeqCst)
     }
 
     /// From now on. While it is not ready, nothing is published for want of room.
@@ -60,7 +83,9 @@ impl Broker for Moody {
     }
 
     async fn subscribe(&self, request: Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
-        self.inner.subscribe(request).await
+        let inner = self.inner.subscribe(request).await?;
+        let stalls = self.stalls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        Ok(if stalls.is_ok() { Box::new(Stalled(inner)) } else { inner })
     }
 
     async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
@@ -68,6 +93,7 @@ impl Broker for Moody {
     }
 
     fn stats(&self) -> Vec<AddressStats> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.inner.stats()
     }
 
@@ -88,5 +114,20 @@ impl Broker for Moody {
 
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+/// A subscription that brings nothing.
+#[derive(Debug)]
+struct Stalled(Box<dyn Subscription>);
+
+#[async_trait]
+impl Subscription for Stalled {
+    async fn next(&mut self, _: BatchMax) -> Result<Option<Deliveries>, BrokerError> {
+        std::future::pending().await
+    }
+
+    fn keep_alive(&self) -> Arc<dyn KeepAlive> {
+        self.0.keep_alive()
     }
 }

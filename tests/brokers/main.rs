@@ -16,6 +16,7 @@ mod declaring;
 mod durable;
 mod embedded;
 mod forgetful;
+mod guarded;
 mod interrupting;
 #[cfg(feature = "real-brokers")]
 mod kafka;
@@ -23,6 +24,8 @@ mod queueless;
 mod queues;
 #[cfg(feature = "real-brokers")]
 mod rabbitmq;
+#[cfg(feature = "real-brokers")]
+mod redis;
 mod settling;
 mod system;
 mod topics;
@@ -120,6 +123,7 @@ macro_rules! conformance {
 
 conformance!(embedded_memory, crate::embedded::Memory, paused = true);
 conformance!(embedded_disk, crate::embedded::Disk::default(), paused = false);
+conformance!(embedded_with_guard, crate::guarded::Memory, paused = true);
 conformance!(embedded_with_ledger, crate::forgetful::WithLedger::default(), paused = false);
 #[cfg(feature = "real-brokers")]
 conformance!(rabbitmq_classic, crate::rabbitmq::Server::classic(), paused = false);
@@ -129,3 +133,5 @@ conformance!(rabbitmq_quorum, crate::rabbitmq::Server::quorum(), paused = false)
 conformance!(kafka_classic, crate::kafka::Server::classic(), paused = false);
 #[cfg(feature = "real-brokers")]
 conformance!(kafka_consumer, crate::kafka::Server::consumer(), paused = false);
+#[cfg(feature = "real-brokers")]
+conformance!(redis_streams, crate::redis::Server::new(), paused = false);

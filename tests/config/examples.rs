@@ -60,8 +60,8 @@ fn the_default_file_names_every_key_that_is_not_under_a_name_of_the_operators() 
         load("messaging.yaml").values.into_iter().map(|shown| (shown.path, shown.origin)).collect();
     for key in config::keys() {
         // With a section for another system, even an empty one, queues or topics would be there; with a backend, all.
-        let elsewhere =
-            ["rabbitmq.", "kafka.", "redis.", "messaging.backend"].iter().any(|start| key.path.starts_with(start));
+        let systems = ["rabbitmq.", "kafka.", "redis.", "messaging.backend"];
+        let elsewhere = systems.iter().any(|start| key.path.starts_with(start));
         if !key.path.contains(['<', '[']) && key.path != "http.token" && !elsewhere {
             assert!(matches!(named.get(&key.path), Some(Origin::File { .. })), "{} is not in the file", key.path);
         }

@@ -173,7 +173,7 @@ fn what_is_accepted_and_should_be_looked_at_is_said() {
         ("redis: {url: \"rediss://:hunter2@r\"}", vec![], None),
         ("redis: {url: \"rediss://r\", tls: {skip_verify: true}}", vec![], Some("can read and change everything")),
         ("redis: {queues: {a: {overflow: drop-oldest}}}", vec![], Some("without limits")),
-        ("redis:", vec![("MESSAGING_BACKEND", "inmemory")], Some("MESSAGING_BACKEND is inmemory")),
+        ("redis:", vec![("MESSAGING_BACKEND", "inmemory")], Some("messaging.backend is inmemory")),
         ("", vec![("REDIS_PASSWORD", "hunter2")], Some("Redis is not configured")),
     ] {
         let loaded = load(text, &variables).unwrap();

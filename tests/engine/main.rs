@@ -14,6 +14,7 @@
 mod attempts;
 mod brake;
 mod budget;
+mod circuits;
 mod draining;
 mod fairness;
 mod instances;
@@ -21,6 +22,7 @@ mod loading;
 mod logs;
 mod misbehaving;
 mod order;
+mod outage;
 mod places;
 mod quakes;
 mod reload;

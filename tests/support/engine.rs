@@ -10,7 +10,7 @@ use helixmq::{
     handler::{Call, Handler, Isolation, Limits, Terms, native::Native},
     hub::{Hub, Settings},
     message::{Address, Outcome},
-    route::{CrashBudget, Delivery, Match, Order, Route, RouteTable, Source},
+    route::{CrashBudget, Delivery, Match, Order, OutageBrake, Route, RouteTable, Source, Watchdog},
     settle::RetryPolicy,
 };
 
@@ -38,6 +38,7 @@ impl Default for Parts {
             dead_letter,
             grace: Duration::from_secs(5),
             memory_budget: 0,
+            watchdog: Watchdog::default(),
         };
         Self { settings, routes: Vec::new(), natives: Vec::new(), directory }
     }
@@ -114,5 +115,6 @@ pub(crate) fn route(name: &str, source: Address, handler: &str) -> Route {
         retry: RetryPolicy { attempts_max: 1, ..RetryPolicy::default() },
         dead_letter: Address::queue("dlq"),
         crash_budget: CrashBudget::default(),
+        outage: OutageBrake::default(),
     }
 }

@@ -9,7 +9,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, body, params, params::Params, problem::Problem, views};
+use super::{Context, body, health::complaint, params, params::Params, problem::Problem, views};
 use crate::{
     hub::{Hub, RouteStatus},
     message::{Headers, Message, ReasonCode},
@@ -38,6 +38,7 @@ fn show(route: &Route, statuses: &[RouteStatus]) -> Value {
         "handler": route.handler,
         "serving": status.is_some_and(|status| status.serving),
         "brake": status.map(|status| status.brake),
+        "reason": status.and_then(complaint),
         "lanes": status.map_or(0, |status| status.lanes),
         "policy": views::policy(route),
     })
@@ -122,7 +123,7 @@ fn answer(hub: &Hub, question: &[u8]) -> Result<Value, Problem> {
         "considered": considered,
         "handler": found.and_then(|route| views::handler(hub, &route.handler)).map(|view| view.short()),
         "status": found.and_then(|route| statuses.iter().find(|status| status.route == route.name)).map(|status| json!({
-            "serving": status.serving, "brake": status.brake, "lanes": status.lanes,
+            "serving": status.serving, "brake": status.brake, "reason": complaint(status), "lanes": status.lanes,
         })),
         "group": found.map(|route| &route.source.group),
         "policy": found.map(|route| views::policy(route)),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Context, views::HandlerView};
 use crate::{
     broker::{BrokerStatus, Circuit, SpoolStats},
+    codec::time::rfc3339,
     hub::{BrakeState, Hub, RouteStatus},
 };
 
@@ -45,6 +46,8 @@ pub(super) async fn all(State(context): State<Context>) -> Response {
                 "serving": route.serving,
                 "brake": route.brake,
                 "lanes": route.lanes,
+                "restarts": route.restarts,
+                "last_restart": route.last_restart.and_then(rfc3339),
             })
         })
         .collect();
@@ -105,7 +108,8 @@ fn unfit(hub: &Hub) -> Option<String> {
     } else if !hub.is_ready() {
         Some("the plugins are still being loaded".to_owned())
     } else {
-        None
+        let stalled = |route: RouteStatus| Some(format!("{} has stalled: {}", route.source, route.stalled?));
+        hub.routes().into_iter().find_map(stalled)
     }
 }
 
@@ -128,7 +132,7 @@ fn status(complaint: Option<&String>) -> Value {
 }
 
 /// What is wrong with a route, in words.
-fn complaint(route: &RouteStatus) -> Option<String> {
+pub(super) fn complaint(route: &RouteStatus) -> Option<String> {
     if route.other_kind {
         return Some(format!(
             "handler {} does not take messages from a {}; they wait",
@@ -137,6 +141,19 @@ fn complaint(route: &RouteStatus) -> Option<String> {
     }
     if !route.serving {
         return Some(format!("no version of handler {} serves; messages wait", route.handler));
+    }
+    if let Some(destination) = &route.waits_for {
+        return Some(format!("{destination} takes no messages for now; messages wait until it does"));
+    }
+    if let (BrakeState::Slowed, Some(outage)) = (route.brake, &route.outage) {
+        return Some(format!(
+            "different messages fail alike, {} times since the last success ({}: {}); one at a time is tried until one is \
+             handled, and none uses up an attempt",
+            outage.failures, outage.code, outage.text
+        ));
+    }
+    if let Some(stalled) = &route.stalled {
+        return Some(stalled.clone());
     }
     match route.brake {
         BrakeState::Open if route.lanes == 0 => Some("none of its lanes runs".to_owned()),

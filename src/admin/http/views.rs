@@ -10,7 +10,7 @@ use crate::{
     handler::{Limits, Receipt, ReloadResult, Slot, Terms},
     hub::Hub,
     message::{HandlerIdentity, UnixMs},
-    route::{CrashBudget, Match, Route},
+    route::{CrashBudget, Match, OutageBrake, Route},
     settle::RetryPolicy,
 };
 
@@ -179,10 +179,12 @@ pub(super) fn policy(route: &Route) -> Value {
         retry,
         dead_letter,
         crash_budget,
+        outage,
     } = route;
     let Terms { route: _, isolation, limits, destinations, may_reply } = &**terms;
     let RetryPolicy { attempts_max, delay, factor, delay_max, jitter } = retry;
     let CrashBudget { failures_max, probes_max, probe_interval, rollback_within } = crash_budget;
+    let OutageBrake { failures_max: different_max, probe_interval: outage_probe } = outage;
     json!({
         "order": order,
         "delivery": delivery,
@@ -207,6 +209,7 @@ pub(super) fn policy(route: &Route) -> Value {
             "probe_interval_ms": millis(*probe_interval),
             "rollback_within_ms": millis(*rollback_within),
         },
+        "outage": { "failures_max": different_max, "probe_ms": millis(*outage_probe) },
     })
 }
 

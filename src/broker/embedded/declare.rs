@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Settings of a queue or topic.
-pub(super) trait Settings {
+pub(in crate::broker) trait Settings {
     /// Each setting in which `self`, which is there, differs from what is wanted.
     fn differences(&self, wanted: &Self) -> Vec<String>;
 

@@ -10,7 +10,7 @@
 
 mod beside;
 mod clock;
-mod declare;
+pub(super) mod declare;
 mod delayed;
 mod disk;
 mod figures;

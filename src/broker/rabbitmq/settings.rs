@@ -1,8 +1,9 @@
 //! How RabbitMQ is reached and used, checked by whoever makes it: nothing here can be a mistake of the operator's.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::topology::{QueueKind, Topology};
+pub use crate::broker::tls::Tls;
 use crate::{broker::topology::DEAD_LETTER_QUEUE, message::Secret};
 
 /// How RabbitMQ is reached and used.
@@ -92,21 +93,6 @@ pub enum Credentials {
     },
     /// SASL EXTERNAL: the server takes the user from the client's certificate.
     External,
-}
-
-/// TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file with the authorities that are trusted, and nobody else; `None`: Mozilla's list, which is built in.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file with the client's certificate and those between it and its authority.
-    pub cert_file: Option<PathBuf>,
-    /// PEM file with its key.
-    pub key_file: Option<PathBuf>,
-    /// Whether the server's certificate is not verified. For development only: anybody in between can read everything.
-    pub skip_verify: bool,
-    /// The name that the server's certificate must have; `None`: that of the host.
-    pub server_name: Option<String>,
 }
 
 impl Default for Settings {

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+pub use crate::broker::tls::Tls;
 use crate::{
     broker::{QueueSettings, TopicSettings},
     message::Secret,
@@ -69,21 +69,6 @@ impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.name, self.port)
     }
-}
-
-/// TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file with the authorities that are trusted, and nobody else; `None`: Mozilla's list, which is built in.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file with the client's certificate and those between it and its authority.
-    pub cert_file: Option<PathBuf>,
-    /// PEM file with its key.
-    pub key_file: Option<PathBuf>,
-    /// Whether the server's certificate is not verified. For development only: anybody in between can read everything.
-    pub skip_verify: bool,
-    /// The name that the server's certificate must have; `None`: that of the host.
-    pub server_name: Option<String>,
 }
 
 impl Settings {

@@ -25,7 +25,7 @@ use crate::{
     handler::{Handler, Isolation, Limits, Loading, Terms, native::Native},
     hub::{Hub, Settings},
     message::{Address, Headers, Message, MessageId, Outbound, Outcome, Settlement, now_ms},
-    route::{CrashBudget, Delivery, Match, Route, RouteTable, Source},
+    route::{CrashBudget, Delivery, Match, OutageBrake, Route, RouteTable, Source, Watchdog},
     settle::RetryPolicy,
 };
 
@@ -293,6 +293,7 @@ fn settings(
         retry: RetryPolicy::default(),
         dead_letter: Address::queue("bench.dead"),
         crash_budget: CrashBudget::default(),
+        outage: OutageBrake::default(),
     };
     let routes = RouteTable::new(vec![route]).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     Ok(Settings {
@@ -305,6 +306,7 @@ fn settings(
         dead_letter: Address::queue("bench.dead"),
         grace: Duration::from_secs(5),
         memory_budget: crate::config::Config::default().memory_budget,
+        watchdog: Watchdog::default(),
     })
 }
 

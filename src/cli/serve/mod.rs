@@ -5,6 +5,7 @@ mod brokers;
 mod check;
 mod data;
 mod files;
+mod guard;
 mod settings;
 mod systemd;
 
@@ -157,14 +158,13 @@ async fn engine(
     // In a task of its own: what takes long, or hangs, must not keep a signal from being heard.
     let mut starting = JoinSet::new();
     starting.spawn(started(config.clone()));
-    let (systems, hub) = tokio::select! {
+    let (hub, systems) = tokio::select! {
         Some(started) = starting.join_next() => started.map_err(|error| not_run(&error))??,
         ending = signals.next() => {
             tracing::warn!("stopped while starting");
             return Ok(ending.exit());
         }
     };
-    let hub = Arc::new(hub);
     data.write_address(address)?;
     metrics().uptime.set(i64::try_from(crate::message::now_ms() / 1000).unwrap_or(i64::MAX));
     tracing::info!(
@@ -229,11 +229,12 @@ async fn engine(
 }
 
 /// Opens the systems, and starts an engine on them.
-async fn started(config: Config) -> Result<(Systems, Hub), Failure> {
+async fn started(config: Config) -> Result<(Arc<Hub>, Systems), Failure> {
     let systems =
         Systems::open(&config).await.map_err(|(broker, error)| not_started(&StartError::Broker { broker, error }))?;
-    if let Some(failure) = systems.absent(&config.require) {
-        systems.broker().close().await;
+    let broker = systems.broker();
+    if let Some(failure) = brokers::absent(&*broker, &config.require) {
+        broker.close().await;
         return Err(failure);
     }
     let program = std::env::current_exe().map_err(|error| {
@@ -244,8 +245,9 @@ async fn started(config: Config) -> Result<(Systems, Hub), Failure> {
             "start it by its full path",
         )
     })?;
-    let hub = Hub::start(systems.broker(), settings::hub(&config), Vec::new(), program).await;
-    Ok((systems, hub.map_err(|error| not_started(&error))?))
+    let hub = Hub::start(broker, settings::hub(&config), Vec::new(), program).await;
+    let hub = hub.map_err(|error| not_started(&error))?;
+    Ok((Arc::new(hub), systems))
 }
 
 /// Why the engine stops.

@@ -34,6 +34,7 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
         dead_letter: config.dead_letters.tasks.clone(),
         grace: config.shutdown_grace,
         memory_budget: config.memory_budget,
+        watchdog: config.watchdog,
     }
 }
 
@@ -101,18 +102,17 @@ fn declarations(config: &Config) -> Vec<Declaration> {
     all
 }
 
-/// RabbitMQ has settings of its own for each: the name says which.
-#[cfg(feature = "rabbitmq")]
-fn on_rabbitmq(settings: &crate::broker::rabbitmq::Settings) -> impl Iterator<Item = Declaration> {
-    settings.topology.queues.keys().map(|name| Declaration::Queue(Arc::clone(name), QueueSettings::default()))
-}
-
-/// What is made on Redis.
 #[cfg(feature = "redis")]
 fn on_redis(settings: &crate::broker::redis::Settings) -> impl Iterator<Item = Declaration> {
     let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(Arc::clone(name), queue.clone()));
     let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(Arc::clone(name), topic.clone()));
     queues.chain(topics)
+}
+
+/// RabbitMQ has settings of its own for each: the name says which.
+#[cfg(feature = "rabbitmq")]
+fn on_rabbitmq(settings: &crate::broker::rabbitmq::Settings) -> impl Iterator<Item = Declaration> {
+    settings.topology.queues.keys().map(|name| Declaration::Queue(Arc::clone(name), QueueSettings::default()))
 }
 
 /// Whether what is declared for the embedded broker is made: elsewhere queues, and on Kafka topics too, have sections of

@@ -20,8 +20,8 @@ const PREFIX_BYTES_MAX: usize = 100;
 /// Most replicas that a publish may wait for.
 const REPLICAS_MAX: u16 = 100;
 
-/// Reads it. `standard`: whether it has the standard topology where it does not say so. `dead_letter` is where dead letters
-/// go that no route sends elsewhere.
+/// Reads it. `standard`: whether the standard topology is there unless it is said. `dead_letter` is where dead letters go that
+/// no route sends elsewhere.
 pub(super) fn read(
     section: &mut Section<'_, '_, '_>,
     backend: Option<Backend>,
@@ -49,6 +49,14 @@ pub(super) fn read(
     settings.auto_create = section.value("auto_create", &kind::flag(), settings.auto_create);
     settings.accept_differences = section.value("accept_differences", &kind::flag(), settings.accept_differences);
     places::read(section, &mut settings, standard, dead_letter);
+    settings
+}
+
+/// Redis as it is without any configuration: the standard queues and topics.
+#[must_use]
+pub fn standard() -> Settings {
+    let mut settings = Settings::default();
+    places::add_standard(&mut settings);
     settings
 }
 

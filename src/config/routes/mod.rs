@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
-    DeadLetters,
+    DeadLetters, brakes,
     finding::Origin,
     kind::{self, Kind, Wrong},
-    limits::{Base, WAIT_MS},
+    limits::Base,
     section::Section,
     tree::{Node, Value},
     words::join,
@@ -23,7 +23,7 @@ use crate::{
     broker::{Aside, Start, topology},
     handler::{Isolation, Terms},
     message::{Address, Kind as AddressKind, Text, UnixMs},
-    route::{CrashBudget, Delivery, Match, Order, Pattern, Route, Source},
+    route::{Delivery, Match, Order, Pattern, Route, Source},
     settle::{ATTEMPTS_MAX, DELAY_MAX, DELAY_MIN, FACTOR_MAX, RetryPolicy},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Surroundings {
     pub(super) dead_letters: DeadLetters<(Address, Origin)>,
     /// What is on Kafka.
     pub(super) kafka: OnKafka,
+    /// The outage brake of routes that do not say.
+    pub(super) outage: brakes::Outage,
     /// Limits by plugin.
     pub(super) plugins: BTreeMap<String, Base>,
 }
@@ -133,7 +135,8 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
     );
     let destinations = destinations(section);
     let may_reply = section.value("reply", &kind::flag(), false);
-    let crash_budget = section.section("crash_budget", crash_budget);
+    let crash_budget = section.section("crash_budget", brakes::crash_budget);
+    let outage = section.section("outage", |section| around.outage.read(section));
     let delivery = section.value("delivery", &on_kafka::delivery(), Delivery::default());
 
     if address.as_ref().is_some_and(|address| around.kafka.reads(address, &dead_letter)) {
@@ -172,6 +175,7 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, around: &Surroundings, plu
         retry,
         dead_letter,
         crash_budget,
+        outage,
     };
     around.kafka.check(section, &route);
     Some(Draft { route, path: section.path.clone(), origin: section.origin(), start, wait, sound })
@@ -367,16 +371,6 @@ fn retry(section: &mut Section<'_, '_, '_>) -> RetryPolicy {
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn crash_budget(section: &mut Section<'_, '_, '_>) -> CrashBudget {
-    let default = CrashBudget::default();
-    CrashBudget {
-        failures_max: section.value("failures_max", &kind::integer(1..=1_000_000), default.failures_max),
-        probes_max: section.value("probes_max", &kind::integer(1..=1_000_000), default.probes_max),
-        probe_interval: section.value("probe_interval_ms", &kind::millis(WAIT_MS), default.probe_interval),
-        rollback_within: section.value("rollback_within_ms", &kind::millis(WAIT_MS), default.rollback_within),
-    }
 }
 
 /// A list grants each under its bare name; names with an address under each grant it under that name.

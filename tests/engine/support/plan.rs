@@ -13,7 +13,7 @@ use helixmq::{
     handler::{Call, Handler, Loading, PluginSettings, native::Native},
     hub::{Hub, Settings},
     message::{Address, Outcome},
-    route::{Route, RouteTable},
+    route::{Route, RouteTable, Watchdog},
 };
 
 use super::{DEAD, Engine, Tap};
@@ -51,6 +51,7 @@ pub(crate) struct Plan {
     loading: Loading,
     grace: Duration,
     memory_budget: usize,
+    watchdog: Watchdog,
     embedded: embedded::Settings,
     cache: Option<PathBuf>,
 }
@@ -67,6 +68,7 @@ impl Plan {
             loading: Loading::default(),
             grace: Duration::from_secs(10),
             memory_budget: 0,
+            watchdog: Watchdog::default(),
             embedded: embedded::Settings { auto_create: true, queue, topic, ..embedded::Settings::default() },
             cache: None,
         }
@@ -169,6 +171,7 @@ impl Plan {
             dead_letter: Address::queue(DEAD),
             grace: self.grace,
             memory_budget: self.memory_budget,
+            watchdog: self.watchdog,
         };
         let program = PathBuf::from(env!("CARGO_BIN_EXE_helixmq"));
         let hub = Hub::start(all, settings, self.natives, program).await;

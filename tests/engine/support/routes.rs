@@ -6,7 +6,7 @@ use helixmq::{
     broker::{Aside, Start},
     handler::{Isolation, Limits, Terms},
     message::Address,
-    route::{CrashBudget, Delivery, Match, Order, Route, Source},
+    route::{CrashBudget, Delivery, Match, Order, OutageBrake, Route, Source},
     settle::RetryPolicy,
 };
 
@@ -39,6 +39,7 @@ pub(crate) fn route(source: Address, handler: &str) -> Route {
         },
         dead_letter: Address::queue(DEAD),
         crash_budget: CrashBudget { failures_max: u32::MAX, ..CrashBudget::default() },
+        outage: OutageBrake { failures_max: 0, ..OutageBrake::default() },
     }
 }
 

@@ -13,8 +13,9 @@ use std::{
 use async_trait::async_trait;
 use helixmq::{
     broker::{
-        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Declaration, Deliveries, Delivery,
-        KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag, TransactionError,
+        AddressStats, BatchMax, Broker, BrokerError, Browse, BrowseAt, Capabilities, Circuit, Declaration, Deliveries,
+        Delivery, KeepAlive, Page, PublishError, PublishFailures, Settler, Start, Subscribe, Subscription, Tag,
+        TransactionError,
         embedded::{self, Embedded},
     },
     message::{Address, FailedAttempt, Message, Settlement},
@@ -53,6 +54,7 @@ struct Shared {
     breaks: AtomicU32,
     aborts: AtomicU32,
     topic: OnceLock<Arc<str>>,
+    circuits: Mutex<BTreeMap<Address, watch::Sender<Circuit>>>,
     /// What is published there is not answered.
     hangs: watch::Sender<Option<Address>>,
 }
@@ -60,6 +62,11 @@ struct Shared {
 impl Shared {
     fn ledger(&self) -> MutexGuard<'_, Vec<Passed>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn circuit(&self, to: &Address) -> watch::Sender<Circuit> {
+        let mut circuits = self.circuits.lock().unwrap_or_else(PoisonError::into_inner);
+        circuits.entry(to.clone()).or_default().clone()
     }
 }
 
@@ -83,6 +90,7 @@ impl Tap {
             breaks: AtomicU32::new(0),
             aborts: AtomicU32::new(0),
             topic: OnceLock::new(),
+            circuits: Mutex::default(),
             hangs: watch::Sender::new(None),
         };
         let inner = Embedded::new("embedded", settings).expect("settings that can work");
@@ -143,6 +151,16 @@ impl Tap {
     /// The next so many transactions fail as a whole.
     pub(crate) fn abort_transactions(&self, times: u32) {
         self.shared.aborts.store(times, Ordering::SeqCst);
+    }
+
+    /// Says whether what is published there is taken; nothing but this changes.
+    pub(crate) fn circuit_is(&self, to: &Address, circuit: Circuit) {
+        self.circuit_of(to).send_replace(circuit);
+    }
+
+    /// What says it.
+    pub(crate) fn circuit_of(&self, to: &Address) -> watch::Sender<Circuit> {
+        self.shared.circuit(to)
     }
 
     /// Every delivery says from here on that it is of this topic, as if a pattern were subscribed to.
@@ -217,6 +235,10 @@ impl Broker for Tap {
 
     fn stats(&self) -> Vec<AddressStats> {
         self.inner.stats()
+    }
+
+    fn circuit(&self, to: &Address) -> Option<watch::Receiver<Circuit>> {
+        Some(self.shared.circuit(to).subscribe())
     }
 
     async fn close(&self) {}

@@ -1,13 +1,16 @@
 //! The engine's side of a subscription: what there is, handed out in batches. Copies that wait in the retry topic come in
 //! between, by a member of their own.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use async_trait::async_trait;
 
 use super::{
-    Common, Member, Reading, context::GroupContext, expression, join, retries::Retries, settler::GroupSettler,
-    share::Taken, transaction::Transactions,
+    Common, Member, Reading, context::GroupContext, expression, join, part::Part, retries::Retries,
+    settler::GroupSettler, share::Taken, transaction::Transactions,
 };
 use crate::{
     broker::{
@@ -127,7 +130,8 @@ impl Subscription for GroupSubscription {
     }
 
     fn keep_alive(&self) -> Arc<dyn KeepAlive> {
-        Arc::new(NoLease)
+        let sources = self.sources.iter().map(|source| Arc::downgrade(&source.context)).collect();
+        Arc::new(Members { sources })
     }
 }
 
@@ -146,6 +150,30 @@ impl KeepAlive for NoLease {
 
     fn every(&self) -> Option<std::time::Duration> {
         None
+    }
+}
+
+/// Of a group, the same; and what waits for it.
+#[derive(Debug)]
+struct Members {
+    sources: Vec<Weak<GroupContext>>,
+}
+
+impl KeepAlive for Members {
+    fn renew(&self) {}
+
+    fn every(&self) -> Option<std::time::Duration> {
+        None
+    }
+
+    /// Only of partitions that this engine has: what other members of the group have is theirs to bring.
+    fn waiting(&self) -> Option<u64> {
+        let waiting = |context: Arc<GroupContext>| -> u64 {
+            let state = context.share.lock();
+            let behind = state.parts.iter().filter(|part| part.out == 0 && part.stuck.is_none() && part.is_behind());
+            behind.map(Part::lag).sum()
+        };
+        Some(self.sources.iter().filter_map(Weak::upgrade).map(waiting).sum())
     }
 }
 

@@ -12,7 +12,10 @@ use super::{
     super::settings::{Credentials, Host, Settings},
     filter::NoConversation,
 };
-use crate::{broker::error::BoxError, message::ReasonCode};
+use crate::{
+    broker::{error::BoxError, tls::Unusable},
+    message::ReasonCode,
+};
 
 /// There is no connection. The texts name the host, what is wrong and what to do; never a password.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,12 @@ pub(in crate::broker::rabbitmq) enum ConnectError {
         #[source]
         cause: BoxError,
     },
+}
+
+impl From<Unusable> for ConnectError {
+    fn from(error: Unusable) -> Self {
+        Self::unusable(error.text, error.cause)
+    }
 }
 
 impl ConnectError {

@@ -10,7 +10,6 @@ mod filter;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 use std::{
     net::SocketAddr,
@@ -24,6 +23,7 @@ use lapin::{
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
 };
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 pub(super) use error::ConnectError;
 use error::{Endpoint, Stage};
@@ -31,6 +31,7 @@ pub(super) use filter::{LEVELS_MAX, table_is_readable};
 use stream::{Sockets, Stream};
 
 use super::settings::{Credentials, Host, Settings};
+use crate::broker::tls::{self, HandshakeError};
 
 /// A silent peer is asked for a sign of life after this time, and again at this interval, by the kernel: where there are
 /// no heartbeats nothing else would notice.
@@ -50,7 +51,7 @@ const LISTENING: Duration = Duration::from_millis(500);
 pub(super) async fn connect(settings: &Settings, purpose: &str) -> Result<Connection, ConnectError> {
     // Read anew each time: a certificate that was renewed is taken up by the next connection.
     let tls = match &settings.tls {
-        Some(tls) => Some(tls::Connector::load(tls).await?),
+        Some(tls) => Some(tls::Connector::load(tls, "rabbitmq.tls").await?),
         None => None,
     };
     let mut errors = Vec::new();
@@ -77,7 +78,7 @@ async fn connect_to(
         let stream = match tls {
             Some(tls) => {
                 stage = Stage::Tls;
-                Stream::tls(tls.handshake(host, &endpoint, socket).await?, mechanism(&settings.credentials))
+                Stream::tls(handshake(tls, host, &endpoint, socket).await?, mechanism(&settings.credentials))
             }
             None => Stream::plain(socket, mechanism(&settings.credentials)),
         };
@@ -94,6 +95,19 @@ async fn connect_to(
         Ok(result) => result,
         Err(_) => Err(endpoint.timed_out(stage)),
     }
+}
+
+/// Speaks TLS on a socket.
+async fn handshake(
+    tls: &tls::Connector,
+    host: &Host,
+    endpoint: &Endpoint,
+    socket: TcpStream,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    tls.handshake(&host.name, socket).await.map_err(|error| match error {
+        HandshakeError::Unusable(error) => error.into(),
+        HandshakeError::Io(error) => endpoint.not_secured(error),
+    })
 }
 
 /// A connected socket. A name with several addresses has them tried in turn, each for its share of the time, so that
@@ -159,7 +173,7 @@ async fn greet(
 /// a client that listens.
 async fn verdict(tls: &tls::Connector, host: &Host, endpoint: &Endpoint, settings: &Settings) -> Option<ConnectError> {
     let socket = socket(host, endpoint, settings.connect_timeout).await.ok()?;
-    let mut stream = tls.handshake(host, endpoint, socket).await.ok()?;
+    let mut stream = handshake(tls, host, endpoint, socket).await.ok()?;
     let answer = tokio::time::timeout(LISTENING, tokio::io::AsyncReadExt::read_u8(&mut stream)).await.ok()?;
     answer.err().map(|error| endpoint.not_secured(error)).filter(|error| matches!(error, ConnectError::Refused { .. }))
 }

@@ -1,0 +1,84 @@
+//! Looks at queues and topics from time to time: how much is there, and what a topic is to keep no longer.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Value;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{
+    link::Up,
+    place::{GROUP, Place, Seen},
+    scripts,
+    shared::Shared,
+};
+
+/// How often they are looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long one round may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks around until the broker is closed.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.closing() => return,
+            _ = ticks.tick() => {}
+        }
+        let Some(up) = shared.consume.now() else { continue };
+        let look = async {
+            for place in shared.places() {
+                if let Err(error) = look(&shared, &up, &place).await {
+                    tracing::debug!(source = %place.address, "could not be looked at: {error}");
+                }
+            }
+        };
+        // A server that does not answer is noticed by its connection.
+        timeout(PATIENCE, look).await.ok();
+    }
+}
+
+/// Asks for one.
+pub(super) async fn look(shared: &Shared, up: &Up, place: &Place) -> Result<(), redis::RedisError> {
+    let version = place.version();
+    let answer = up
+        .run(&scripts::LOOK, |command| {
+            command.arg(&place.base).arg(GROUP).arg(shared.run());
+        })
+        .await?;
+    if let Some((seen, delayed, at)) = seen(answer) {
+        place.seen(seen, version);
+        place.delayed(delayed, at);
+    }
+    Ok(())
+}
+
+/// Beside that, how many wait for their time, and when that was.
+fn seen(answer: Value) -> Option<(Seen, i64, i64)> {
+    let Value::Array(parts) = answer else { return None };
+    let [
+        _,
+        Value::Int(total),
+        Value::Int(delayed),
+        Value::Int(at),
+        Value::Int(elsewhere),
+        Value::Int(messages),
+        Value::Int(bytes),
+        Value::Array(groups),
+    ] = <[Value; 8]>::try_from(parts).ok()?
+    else {
+        return None;
+    };
+    let lag = groups.into_iter().filter_map(|group| {
+        let Value::Array(parts) = group else { return None };
+        match parts.as_slice() {
+            [Value::BulkString(name), Value::Int(new), Value::Int(pending), ..] => {
+                let lag = u64::try_from(new.saturating_add(*pending)).unwrap_or(0);
+                Some((Arc::from(String::from_utf8_lossy(name).as_ref()), lag))
+            }
+            _ => None,
+        }
+    });
+    Some((Seen { total, elsewhere, published: (messages as f64, bytes as f64), lag: lag.collect() }, delayed, at))
+}

@@ -1,0 +1,434 @@
+//! The task of one reader: fetches ahead, tells the server what became of deliveries, and takes what comes again. All that
+//! there is to say goes in one round trip. While nothing happens it waits for the bell of its queue or topic, a stream of
+//! one entry that each publish replaces: waiting takes nothing, so nothing is lost when it is given up.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    super::{
+        errors,
+        link::{Made, Up},
+        scripts, transport,
+    },
+    session::Session,
+    state::{Item, Work},
+    told::Step,
+};
+use crate::{
+    broker::BrokerError,
+    message::{Kind, UnixMs, now_ms},
+};
+
+/// How often what is not new is looked for, at least. Source: other engines ring when something comes back, so this is for
+/// those that were killed.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+/// And at most.
+const TEND_MIN: Duration = Duration::from_millis(10);
+/// How long one wait for the bell lasts, in ms.
+const BELL_MS: u64 = 5000;
+/// Entries of the first fetch; each may bring four times as many as the one before.
+const COUNT_FIRST: usize = 16;
+/// Most entries of a fetch.
+const COUNT_MAX: usize = 1000;
+/// Bytes that may wait to be handed out; what comes on top is one fetch.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Bytes that a fetch is meant to bring at most.
+const FETCH_BYTES: usize = 4 << 20;
+/// Pause after something went wrong that is not the connection.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Ends with the connection it waited over.
+type Bell = Pin<Box<dyn Future<Output = Result<Made, String>> + Send>>;
+
+/// How a reading begins and ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::broker::redis) struct Reading {
+    /// Whether the group ends with it.
+    pub(in crate::broker::redis) ends_group: bool,
+    /// Whether nothing is fetched: it only settles.
+    pub(in crate::broker::redis) only_settles: bool,
+    /// Topics: what is older is passed over, until something is not.
+    pub(in crate::broker::redis) not_before: Option<UnixMs>,
+}
+
+/// See the module.
+pub(in crate::broker::redis) struct Actor {
+    session: Arc<Session>,
+    reading: Reading,
+    woken: watch::Receiver<u64>,
+    /// There may be something new.
+    hungry: bool,
+    /// Entries of the next fetch.
+    count: usize,
+    /// The highest level that had as many as were asked for.
+    full: Option<usize>,
+    /// When what is not new is looked for next.
+    tend_at: Instant,
+    renew_at: Instant,
+    /// Which connection all of it went over.
+    generation: u64,
+    bell: Option<Bell>,
+    /// For the next wait.
+    bell_over: Option<Made>,
+    /// The bell's last id that was seen, once nothing more was there.
+    tip: Option<String>,
+}
+
+impl Actor {
+    pub(in crate::broker::redis) fn new(session: Arc<Session>, reading: Reading, generation: u64) -> Self {
+        let now = Instant::now();
+        let woken = session.place.changes();
+        Self {
+            reading,
+            woken,
+            hungry: true,
+            count: COUNT_FIRST,
+            full: None,
+            tend_at: now,
+            renew_at: now + session.lease / 4,
+            generation,
+            bell: None,
+            bell_over: None,
+            tip: None,
+            session,
+        }
+    }
+
+    /// Reads until it is closed, or nothing is owed any more after its end.
+    pub(in crate::broker::redis) async fn run(mut self) {
+        loop {
+            let up = tokio::select! {
+                up = self.session.shared.consume.up() => up,
+                () = self.session.shared.closing() => break,
+            };
+            let Ok(up) = up else { break };
+            let result = self.work(&up).await;
+            match result {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => self.wrong(&error).await,
+            }
+        }
+        self.leave().await;
+    }
+
+    /// One round. True: it is over.
+    async fn work(&mut self, up: &Up) -> Result<bool, RedisError> {
+        let session = Arc::clone(&self.session);
+        if up.generation != self.generation {
+            session.leave(up, false).await?;
+            (self.generation, self.hungry, self.bell) = (up.generation, true, None);
+            self.tend_at = Instant::now();
+        }
+        let now = Instant::now();
+        let lease = session.lease;
+        let (work, room, has_ended, ended) = {
+            let mut state = session.state();
+            if state.is_closed {
+                return Ok(true);
+            }
+            let ended = state.run_out(lease, now);
+            let takes = !self.reading.only_settles && state.is_wanted() && state.waiting_bytes() <= WAITING_BYTES_MAX;
+            let room = if takes { state.room() } else { 0 };
+            (state.work(), room, state.has_ended, ended)
+        };
+        session.place.back(ended);
+        let enough = room > 0 && room * 4 >= session.state().prefetch();
+        let reads = enough && self.hungry;
+        let is_told = self.woken.has_changed().unwrap_or(false);
+        let tends = room > 0 && (now >= self.tend_at || is_told || (self.hungry && self.tip.is_none()));
+        let renews = now >= self.renew_at;
+        if work.is_empty() && !reads && !tends && !renews {
+            if has_ended && !session.state().has_out() && !self.reading.only_settles {
+                return Ok(true);
+            }
+            self.idle(room > 0).await;
+            return Ok(false);
+        }
+        if tends {
+            self.woken.mark_unchanged();
+        }
+        let mut steps = Vec::new();
+        session.tell(&work, &mut steps);
+        if work.renews || renews {
+            self.renew_at = now + lease / 4;
+            session.tell_renewed(session.state().leased(work.renews), &mut steps);
+        }
+        if tends {
+            steps.push((Step::Tend, session.tend(room)));
+        }
+        let count = self.count.min(room).max(1);
+        if reads {
+            steps.push((Step::Read(count), session.read_new(count, self.full)));
+        }
+        let (steps, pipeline) = together(steps);
+        let answers = match up.ask_all(&pipeline).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                session.state().untold(work);
+                return Err(error);
+            }
+        };
+        self.answered(up, work, steps, &pipeline, answers).await?;
+        Ok(false)
+    }
+
+    /// Takes in what the server answered.
+    async fn answered(
+        &mut self,
+        up: &Up,
+        work: Work,
+        steps: Vec<Step>,
+        commands: &Pipeline,
+        answers: Vec<Value>,
+    ) -> Result<(), RedisError> {
+        let session = Arc::clone(&self.session);
+        let (mut ours, mut wrong, mut items) = (Vec::with_capacity(work.back.len()), None, Vec::new());
+        for ((step, command), answer) in steps.into_iter().zip(commands.cmd_iter()).zip(answers) {
+            let mut answer = errors::of(answer);
+            if matches!(&answer, Err(error) if errors::is_forgotten_script(error)) {
+                answer = match scripts::load_all(up).await {
+                    Ok(()) => up.ask(command).await,
+                    Err(error) => Err(error),
+                };
+            }
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    if let Step::Back(count) = step {
+                        ours.extend(std::iter::repeat_n(false, count));
+                    }
+                    wrong = wrong.or(Some((error, matches!(step, Step::Tend | Step::Read(_)))));
+                    continue;
+                }
+            };
+            match step {
+                Step::Done => {}
+                Step::Back(count) => ours.extend(session.ours(answer, count)),
+                Step::Renewed(entries) => {
+                    let Value::Array(gone) = answer else { continue };
+                    let place =
+                        |gone: &Value| if let Value::Int(place) = gone { usize::try_from(*place).ok() } else { None };
+                    let gone: Vec<_> =
+                        gone.iter().filter_map(place).filter_map(|place| entries.get(place).copied()).collect();
+                    session.state().gone(&gone);
+                }
+                Step::Tend => items.extend(self.tended(answer)),
+                Step::Read(count) => items.extend(self.read(answer, count)),
+            }
+        }
+        match wrong {
+            // What was to be told was not, or not all of it.
+            Some((error, false)) => {
+                self.arrived(items);
+                session.state().untold(work);
+                Err(error)
+            }
+            wrong => {
+                self.told(work, ours);
+                self.arrived(items);
+                wrong.map_or(Ok(()), |(error, _)| Err(error))
+            }
+        }
+    }
+
+    fn told(&self, work: Work, ours: Vec<bool>) {
+        let session = &self.session;
+        let is_for_others = work.back.iter().any(|back| !matches!(back.to, super::state::To::Me(_)));
+        if session.place.address.kind == Kind::Queue {
+            session.place.forgotten(work.done.len());
+        }
+        session.state().told(&work.done, work.back.into_iter().zip(ours).collect());
+        if is_for_others {
+            session.place.wake();
+        }
+        session.arrived();
+        for waiter in work.waiters {
+            // Whoever waited may have given up.
+            waiter.send(Ok(())).ok();
+        }
+    }
+
+    fn tended(&mut self, answer: Value) -> Vec<Item> {
+        let Some(tended) = self.session.tended(answer) else { return Vec::new() };
+        let now = Instant::now();
+        let every = (self.session.lease / 8).clamp(TEND_MIN, TEND_EVERY);
+        self.tend_at = now + every;
+        if let Some(due) = tended.next_due {
+            let after = Duration::from_millis(due.saturating_sub(tended.now) + 1);
+            self.tend_at = self.tend_at.min(now + after);
+        }
+        self.tip = Some(tended.bell);
+        if self.session.place.address.kind == Kind::Queue {
+            let (delayed, at) = tended.delayed;
+            self.session.place.delayed(delayed, at);
+        }
+        tended.items
+    }
+
+    fn read(&mut self, answer: Value, count: usize) -> Vec<Item> {
+        let (items, full) = self.session.read(answer, count);
+        let bytes: usize = items.iter().map(|item| item.message.size() + 256).sum();
+        if !items.is_empty() {
+            let affordable = FETCH_BYTES * items.len() / bytes.max(1);
+            self.count = (self.count * 4).min(affordable).clamp(1, COUNT_MAX);
+        }
+        // What was read to its end on all levels that were looked at, with those below them.
+        self.hungry = full.is_some() || self.full.is_some();
+        self.full = full;
+        items
+    }
+
+    fn arrived(&mut self, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        let now = now_ms();
+        let mut state = self.session.state();
+        state.was_asked = false;
+        for item in items {
+            let wait = item.message.not_before.filter(|at| *at > now && item.count == 1);
+            if self.session.place.address.kind == Kind::Topic {
+                if self.reading.not_before.is_some_and(|first| item.message.timestamp < first) {
+                    state.passed_over(&item);
+                    continue;
+                }
+                self.reading.not_before = None;
+                if let Some(at) = wait {
+                    state.too_early(&item, Duration::from_millis(at - now));
+                    continue;
+                }
+            }
+            state.arrived(item);
+        }
+        drop(state);
+        self.session.arrived();
+    }
+
+    /// Waits until there is something to do.
+    async fn idle(&mut self, reads: bool) {
+        let session = Arc::clone(&self.session);
+        if reads
+            && self.bell.is_none()
+            && let Some(tip) = self.tip.take()
+        {
+            self.bell = Some(Box::pin(ring(Arc::clone(&session), self.bell_over.take(), tip)));
+        }
+        let ends = session.state().first_end(session.lease);
+        let until = [reads.then_some(self.tend_at), Some(self.renew_at), ends].into_iter().flatten().min();
+        let until = until.unwrap_or_else(|| Instant::now() + TEND_EVERY);
+        let bell = async {
+            match &mut self.bell {
+                Some(bell) => bell.await,
+                None => std::future::pending().await,
+            }
+        };
+        let rang = tokio::select! {
+            () = session.changed.notified() => None,
+            _ = self.woken.changed() => {
+                // Seen by the next round.
+                self.woken.mark_changed();
+                None
+            }
+            () = sleep_until(until) => None,
+            () = session.shared.consume.lost_since(self.generation) => None,
+            rang = bell => Some(rang),
+        };
+        match rang {
+            Some(Ok(over)) => (self.bell, self.bell_over, self.hungry) = (None, Some(over), true),
+            Some(Err(why)) => {
+                tracing::debug!(source = %session.place.address, "waiting for the bell ended: {why}");
+                (self.bell, self.hungry) = (None, true);
+                tokio::time::sleep(PAUSE).await;
+            }
+            None => {}
+        }
+    }
+
+    /// Something other than what was asked for happened.
+    async fn wrong(&mut self, error: &RedisError) {
+        let session = Arc::clone(&self.session);
+        session.shared.consume.judge(error);
+        if errors::is_missing(error) {
+            tracing::warn!(source = %session.place.address, "the server has forgotten it, it is made again");
+            if let Err(error) = session.shared.make_again(&session.place, &session.group).await {
+                tracing::warn!(source = %session.place.address, "cannot be made: {error}");
+            }
+        } else {
+            tracing::warn!(source = %session.place.address, "cannot be read, trying again: {error}");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = session.shared.closing() => {}
+        }
+    }
+
+    /// What the server still has for this reader is for others.
+    async fn leave(mut self) {
+        self.bell = None;
+        let session = &self.session;
+        let work = session.state().work();
+        session.state().close();
+        session.arrived();
+        if let Some(up) = session.shared.consume.now() {
+            if !work.done.is_empty() || !work.back.is_empty() {
+                let mut steps = Vec::new();
+                session.tell(&work, &mut steps);
+                let (_, pipeline) = together(steps);
+                if let Err(error) = up.ask_all(&pipeline).await {
+                    tracing::debug!(source = %session.place.address, "could not say what became of the last: {error}");
+                }
+            }
+            let left = session.leave(&up, true).await;
+            if let Err(error) = left {
+                tracing::debug!(source = %session.place.address, "could not leave in good order: {error}");
+            }
+            if self.reading.ends_group {
+                let mut command = cmd("XGROUP");
+                command.arg("DESTROY").arg(session.place.key("log")).arg(&*session.group);
+                up.ask(&command).await.ok();
+            }
+        }
+        session.place.wake();
+        for waiter in work.waiters {
+            waiter.send(Err(BrokerError::Closed)).ok();
+        }
+    }
+}
+
+/// The commands as one pipeline.
+fn together(steps: Vec<(Step, Cmd)>) -> (Vec<Step>, Pipeline) {
+    let mut pipeline = Pipeline::with_capacity(steps.len());
+    let add = |(step, command)| {
+        pipeline.add_command(command);
+        step
+    };
+    (steps.into_iter().map(add).collect(), pipeline)
+}
+
+/// Waits until something happens behind `tip`, over a connection of its own.
+async fn ring(session: Arc<Session>, over: Option<Made>, tip: String) -> Result<Made, String> {
+    let (mut connection, mut driver) = match over {
+        Some(over) => over,
+        None => transport::connect(&session.shared.settings).await.map_err(|error| error.text)?,
+    };
+    let mut command = cmd("XREAD");
+    command.arg("COUNT").arg(1).arg("BLOCK").arg(BELL_MS).arg("STREAMS").arg(session.place.key("bell")).arg(tip);
+    loop {
+        let answer = tokio::select! {
+            answer = connection.send_packed_command(&command) => answer.and_then(Value::extract_error),
+            () = &mut driver => return Err("the connection was lost".to_owned()),
+        };
+        match answer {
+            Ok(Value::Nil) => {}
+            Ok(_) => return Ok((connection, driver)),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
