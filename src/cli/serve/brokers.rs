@@ -53,6 +53,26 @@ impl Systems {
         Arc::clone(&self.joined) as _
     }
 
+    /// Why an engine must not start that cannot do without these: one of them is away.
+    pub(super) fn absent(&self, required: &[Arc<str>]) -> Option<Failure> {
+        let systems = self.joined.systems();
+        let absent = systems.iter().find(|system| {
+            let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
+            !is_there && required.iter().any(|name| **name == *system.name)
+        })?;
+        let why = match &absent.status {
+            BrokerStatus::Ready => String::new(),
+            BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
+        };
+        let (name, state) = (&absent.name, absent.state.as_str());
+        Some(Failure::new(
+            Exit::Unreachable,
+            "REQUIRED_SYSTEM_AWAY",
+            format!("the engine cannot start without {name}, which is {state}{why}"),
+            "start it, or remove it from messaging.require to start without it",
+        ))
+    }
+
     /// What has to be exchanged where the configuration changes; `None`: nothing.
     pub(super) fn exchange(&self, before: &Config, after: &Config) -> Option<Exchange> {
         let (olds, news) = (before.connections_in_use(), after.connections_in_use());
