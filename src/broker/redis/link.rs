@@ -23,7 +23,7 @@ use super::{
     settings::Settings,
     transport::{self, ConnectError, Driver},
 };
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, ConnectionState};
 
 /// First pause before connecting again; doubles up to the longest, spread by full jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -51,6 +51,8 @@ pub(super) enum State {
     Away {
         /// Why, as far as it is known.
         reason: String,
+        /// Connecting, away, or refused.
+        state: ConnectionState,
     },
     /// Connected.
     Up(Up),
@@ -114,7 +116,8 @@ impl Up {
 
 impl Link {
     pub(super) fn new(settings: Arc<Settings>, purpose: &'static str) -> Self {
-        let state = State::Away { reason: format!("not connected to Redis at {} yet", settings.endpoint()) };
+        let reason = format!("not connected to Redis at {} yet", settings.endpoint());
+        let state = State::Away { reason, state: ConnectionState::Connecting };
         Self {
             settings,
             purpose,
@@ -175,7 +178,7 @@ impl Link {
     fn lost(&self, why: &str) {
         tracing::warn!(connection = self.purpose, "the connection to Redis was lost, connecting again: {why}");
         let reason = format!("the connection to Redis at {} was lost: {why}", self.settings.endpoint());
-        self.state.send_replace(State::Away { reason });
+        self.state.send_replace(State::Away { reason, state: ConnectionState::Away });
     }
 
     /// Tries until it is connected; `None` when it was stopped.
@@ -204,7 +207,17 @@ impl Link {
                 );
                 said.clone_from(&error.text);
             }
-            self.state.send_replace(State::Away { reason: error.text });
+            let state = if error.is_refusal { ConnectionState::Refused } else { ConnectionState::Away };
+            self.state.send_replace(State::Away { reason: error.text, state });
+        }
+    }
+
+    /// Where it is now.
+    pub(super) fn connection(&self) -> ConnectionState {
+        match &*self.state.borrow() {
+            State::Away { state, .. } => *state,
+            State::Up(_) => ConnectionState::Ready,
+            State::Closed => ConnectionState::Closed,
         }
     }
 
@@ -251,7 +264,7 @@ impl Link {
     /// Why it is away, while it is.
     pub(super) fn away(&self) -> Option<String> {
         match &*self.state.borrow() {
-            State::Away { reason } => Some(reason.clone()),
+            State::Away { reason, .. } => Some(reason.clone()),
             _ => None,
         }
     }

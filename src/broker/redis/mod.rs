@@ -44,8 +44,9 @@ use self::{
     shared::Shared,
 };
 use super::{
-    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Declaration, Deliveries, Ordering,
-    Page, PublishError, PublishFailures, QueueSettings, Start, Subscribe, Subscription, TopicSettings,
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration,
+    Deliveries, Ordering, Page, PublishError, PublishFailures, QueueSettings, Start, Subscribe, Subscription,
+    TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -293,13 +294,20 @@ impl Broker for Redis {
 
     fn status(&self) -> BrokerStatus {
         let away = [&self.shared.consume, &self.shared.publish].into_iter().find_map(|link| match link.state() {
-            State::Away { reason } => Some(format!("Redis is away: {reason}")),
+            State::Away { reason, .. } => Some(format!("Redis is away: {reason}")),
             State::Up(_) | State::Closed => None,
         });
         match away.or_else(|| self.shared.trouble()) {
             Some(reason) => BrokerStatus::Degraded { reason },
             None => BrokerStatus::Ready,
         }
+    }
+
+    fn connection(&self) -> ConnectionState {
+        if self.shared.is_closed() {
+            return ConnectionState::Closed;
+        }
+        self.shared.consume.connection().or_worse(self.shared.publish.connection())
     }
 
     async fn close(&self) {
