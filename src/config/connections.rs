@@ -103,6 +103,7 @@ pub(super) fn read(
     backend: Option<Backend>,
     dead_letter: &Address,
     group: &(String, Origin),
+    guard: &mut dyn FnMut(Arc<str>, &mut Section<'_, '_, '_>),
 ) -> BTreeMap<Arc<str>, Connection> {
     let mut all = BTreeMap::new();
     section.named("connections", |name, origin, section| {
@@ -119,6 +120,7 @@ pub(super) fn read(
             let wrong = kind::bad_name(name);
             section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
         }
+        guard(name.into(), section);
         if let Some(connection) = one(section, dead_letter, group) {
             all.insert(Arc::from(name), connection);
         }

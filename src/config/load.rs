@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, brakes, connections, embedded, environment,
+    Warning, brakes, connections, embedded, environment, fallback,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
+    require,
     routes::{self, Draft, OnKafka, Surroundings},
     section::{Given, Reader, Section},
     shown::{Key, Shown},
@@ -206,12 +207,13 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, named) = section.section("messaging", |section| {
+    let (enabled, named, asked, required) = section.section("messaging", |section| {
         let enabled = section.value("enabled", &kind::flag(), default.enabled);
         let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
-        (enabled, backend.map(|given| given.value))
+        (enabled, backend.map(|given| given.value), fallback::of_all(section), require::read(section))
     });
     let backend = backend.or(named);
+    let mut guards = BTreeMap::new();
     let http = section.section("http", http);
     let (data_directory, shutdown_grace, outage, watchdog) = section.section("engine", |section| {
         (
@@ -228,7 +230,10 @@ fn read(
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
         if named || section.has("rabbitmq") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, true, dead_letter)))
+            Some(section.section("rabbitmq", |section| {
+                guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
+                super::rabbitmq::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("rabbitmq");
             None
@@ -239,7 +244,10 @@ fn read(
     let (kafka, group) = {
         let named = backend == Some(Backend::Kafka) || environment::names_kafka(section.reader);
         let kafka = if named || section.has("kafka") {
-            Some(section.section("kafka", |section| super::kafka::read(section, backend, true, group.clone())))
+            Some(section.section("kafka", |section| {
+                guards.insert(Backend::Kafka.name(), fallback::read(section, asked.fallback));
+                super::kafka::read(section, backend, true, group.clone())
+            }))
         } else {
             section.known("kafka");
             None
@@ -252,13 +260,18 @@ fn read(
         let named = backend == Some(Backend::Redis) || environment::names_redis(section.reader);
         if named || section.has("redis") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("redis", |section| super::redis::read(section, backend, true, dead_letter)))
+            Some(section.section("redis", |section| {
+                guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
+                super::redis::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("redis");
             None
         }
     };
-    let connections = connections::read(section, backend, &embedded.dead_letter, &group);
+    let connections = connections::read(section, backend, &embedded.dead_letter, &group, &mut |name, section| {
+        guards.insert(name, fallback::read(section, asked.fallback));
+    });
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
@@ -278,6 +291,7 @@ fn read(
         telemetry,
         group: group.0.as_str().into(),
         connections,
+        guards,
         ..Config::default()
     };
     #[cfg(feature = "rabbitmq")]
@@ -286,6 +300,9 @@ fn read(
     let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
+    if config.connections_in_use().is_empty() {
+        fallback::warn_of_no_system(section, &asked);
+    }
     let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
 
     let mut around = Surroundings {
@@ -309,8 +326,9 @@ fn read(
     section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
     drafts.extend(theirs);
     environment::refuse_absent(section.reader, &config);
+    let require = require::checked(section.reader, required, &config);
     let dead_letters = DeadLetters { tasks: dead_letters.tasks.0, events: dead_letters.events.0 };
-    (Config { plugins, dead_letters, ..config }, drafts, files)
+    (Config { plugins, dead_letters, require, ..config }, drafts, files)
 }
 
 /// Where dead letters go that no route sends elsewhere, and who says so: on Kafka they have topics of their own.

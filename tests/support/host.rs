@@ -4,14 +4,15 @@
 use std::{
     fs::{self, File},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Mutex,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::{PATIENCE, api::Api, eventually};
 
 /// Where engines run one after the other.
 #[derive(Debug)]
@@ -44,6 +45,20 @@ impl Place {
         command.args(["--config", "messaging.yaml", "serve"]).current_dir(self.0.path()).env_clear();
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).stdin(Stdio::null()).stdout(Stdio::null());
         Host(command.stderr(log).spawn().expect("started"))
+    }
+
+    /// Starts one, and waits until it takes messages and its plugins are loaded.
+    pub(crate) async fn ready(&self) -> Host {
+        fs::remove_file(self.0.path().join("data/address")).ok();
+        let host = self.start();
+        self.eventually("the engine is ready", async || self.api().filter(Api::is_ready)).await;
+        host
+    }
+
+    /// The interface of the one that runs, once it listens.
+    pub(crate) fn api(&self) -> Option<Api> {
+        let address = fs::read_to_string(self.0.path().join("data/address")).ok()?;
+        address.ends_with('\n').then(|| Api::new(&format!("http://{}", address.trim())))
     }
 
     /// The last lines that it said.
@@ -80,6 +95,20 @@ impl Host {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Stops it in good order.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let child = Mutex::new(&mut self.0);
+        eventually("the engine ends", async || child.lock().expect("no panic").try_wait().expect("ours")).await
+    }
+
+    /// The most memory that it has had, in bytes; `None`: it has ended.
+    pub(crate) fn memory_max(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
     }
 
     fn signal(&self, signal: Signal) {

@@ -281,6 +281,10 @@ impl Broker for Guarded {
             tasks.shutdown().await;
         }
         self.shared.inner.close().await;
+        // Whoever guards the system next finds everything.
+        if let Err(error) = self.shared.embedded.flush().await {
+            tracing::warn!(broker = self.name(), "what has left the spool may come again: {error}");
+        }
         if let Some(left) = self.shared.stats().filter(|stats| stats.messages > 0) {
             let fate = if left.is_durable { "stay on disk for the next start" } else { "are gone" };
             tracing::warn!(broker = self.name(), "{} messages that it did not take {fate}", left.messages);

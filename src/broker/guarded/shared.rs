@@ -248,7 +248,12 @@ impl Shared {
 
     /// How bringing what is in front to the system went.
     pub(super) fn tried(&self, to: &Address, front: Front) {
+        let moves = front == Front::Moves;
         self.tell(to, |backlog| backlog.front = front);
+        if !moves {
+            // Nobody waits for what does not move.
+            self.changed.notify_waiters();
+        }
     }
 
     /// What is in front has waited since then.

@@ -106,6 +106,9 @@ impl Guarded {
     /// Keeps messages for later, behind what waits. Gives those that are not kept, by place.
     pub(super) async fn spool(&self, to: &Address, messages: Vec<Arc<Message>>) -> Vec<(usize, PublishError)> {
         let shared = &*self.shared;
+        if self.stop.is_cancelled() {
+            return (0..messages.len()).map(|place| (place, PublishError::Closed)).collect();
+        }
         let queue = match self.queue(to).await {
             Ok(queue) => queue,
             Err(error) => return (0..messages.len()).map(|place| (place, error.clone())).collect(),

@@ -12,6 +12,7 @@ mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 mod reload;
+mod spool;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -47,6 +48,11 @@ pub enum Scenario {
     /// Opens what `disk` left, and drains it: a process of its own, so that its memory can be told.
     #[value(hide = true)]
     DiskOpen,
+    /// How fast messages for a system that is away are kept on disk, and how fast they leave.
+    Spool,
+    /// The same as `spool`, with messages that leave for a topic of Kafka, beside what it takes straight from a publisher.
+    #[cfg(feature = "kafka")]
+    SpoolDrain,
     /// From a plugin's file being closed to its serving, under load.
     Reload,
     /// The same as `noop`, on a quorum queue of RabbitMQ that was filled before.
@@ -233,6 +239,8 @@ pub enum Output {
     Disk(Box<disk::DiskReport>),
     /// A part of `disk`.
     Drained(disk::Drained),
+    /// `spool`, `spool-drain`.
+    Spool(spool::SpoolReport),
     /// Two scenarios.
     Two(Comparison),
     /// `kafka-recovery`.
@@ -254,6 +262,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<Output> {
         (_, Some(Scenario::Reload)) => {
             Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?)
         }
+        (_, Some(Scenario::Spool)) => Output::Spool(spool::run(args, handle)?),
+        #[cfg(feature = "kafka")]
+        (_, Some(Scenario::SpoolDrain)) => Output::Spool(kafka::drain(args, context, handle)?),
         (_, Some(Scenario::Disk)) => Output::Disk(Box::new(disk::run(args, handle)?)),
         (_, Some(Scenario::DiskOpen)) => Output::Drained(disk::drain(args, handle)?),
         #[cfg(feature = "kafka")]
@@ -363,6 +374,11 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         #[cfg(feature = "redis")]
         Scenario::RedisJsonNative => ("redis-json-native", flow::Work::Json, None),
         Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
+        Scenario::Reload | Scenario::Disk | Scenario::DiskOpen | Scenario::Spool => {
+            bail!("only scenarios with one rate can be compared")
+        }
+        #[cfg(feature = "kafka")]
+        Scenario::SpoolDrain => bail!("only scenarios with one rate can be compared"),
     };
     let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -479,6 +495,7 @@ impl std::fmt::Display for Output {
             Self::One(report) => f.write_str(&report.line()),
             Self::Disk(report) => write!(f, "{report}"),
             Self::Drained(drained) => write!(f, "{drained}"),
+            Self::Spool(report) => write!(f, "{report}"),
             Self::Reload(reports) => {
                 let lines = reports.iter().map(|report| {
                     format!(

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::settings;
+use super::{guard::guarded, settings};
 use crate::{
-    broker::{Broker, BrokerError, Counted, Joined, JoinedSystem, embedded::Embedded},
+    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Counted, Joined, JoinedSystem, embedded::Embedded},
+    cli::{Exit, Failure},
     config::{Config, Connection},
     hub::{Exchange, ExchangedSystem, Opening},
     message::Kind,
@@ -58,7 +59,7 @@ impl Systems {
         let mut systems = Vec::new();
         for name in olds.keys().chain(news.keys().filter(|name| !olds.contains_key(*name))) {
             let (old, new) = (olds.get(name), news.get(name));
-            if is_same(name, old, new) {
+            if is_same(name, old, new) && before.guard_of(name) == after.guard_of(name) {
                 continue;
             }
             let after = new.map(|connection| self.opening(after, name, connection));
@@ -107,6 +108,7 @@ async fn open(
     // What has a section of its own is declared with all else.
     let own = config.connections.contains_key(&name).then(|| settings::declared_on(&connection));
     let broker = connect(&config, &name, connection, &embedded).await?;
+    let broker = guarded(&config, &name, broker, &embedded);
     if let Some(declarations) = own {
         broker.declare(&declarations).await?;
     }
@@ -148,4 +150,24 @@ fn counted(broker: Arc<dyn Broker>, embedded: &Arc<Embedded>) -> Arc<dyn Broker>
         Some(store) => Arc::new(Counted::new(broker, Arc::clone(store))),
         None => broker,
     }
+}
+
+/// Why an engine must not start that cannot do without these systems: one of them is away.
+pub(super) fn absent(broker: &dyn Broker, required: &[Arc<str>]) -> Option<Failure> {
+    let systems = broker.systems();
+    let absent = systems.iter().find(|system| {
+        let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
+        !is_there && required.iter().any(|name| **name == *system.name)
+    })?;
+    let why = match &absent.status {
+        BrokerStatus::Ready => String::new(),
+        BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
+    };
+    let (name, state) = (&absent.name, absent.state.as_str());
+    Some(Failure::new(
+        Exit::Unreachable,
+        "REQUIRED_SYSTEM_AWAY",
+        format!("the engine cannot start without {name}, which is {state}{why}"),
+        "start it, or remove it from messaging.require to start without it",
+    ))
 }

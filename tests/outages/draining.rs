@@ -1,0 +1,36 @@
+//! The engine itself ends while it brings what it kept to a system that is back.
+
+use std::sync::Arc;
+
+use crate::{
+    site::{Options, Site},
+    yard::{Fault, System, Yard, lasts},
+};
+
+/// How long the system is away, in seconds.
+const AWAY: u64 = 10;
+/// How often the engine is killed meanwhile.
+const KILLS: usize = 3;
+
+pub(crate) async fn the_engine_is_killed_while_the_spool_drains(yard: Arc<Yard>) {
+    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka), Yard::shared(System::Redis)];
+    // Faster than what comes on top meanwhile, and slow enough to be in the middle of it.
+    let of_systems = "  spool: {drain_per_second: 400}\n".to_owned();
+    let mut site = Site::start(servers, Options { of_systems, ..Options::spool() }).await;
+    site.begins(Fault::Cut, &[System::RabbitMq]).await;
+    lasts(AWAY).await;
+    site.ends_fault(Fault::Cut, &[System::RabbitMq]).await;
+    for _ in 0..KILLS {
+        let before = site.spooled(System::RabbitMq).await;
+        assert!(before > 0, "it was too fast: there is nothing left to be in the middle of");
+        let fewer = async || {
+            let now = site.spooled(System::RabbitMq).await;
+            (0 < now && now < before).then_some(())
+        };
+        site.until("it drains", fewer).await;
+        site.kill();
+        site.run().await;
+    }
+    site.recovers().await;
+    site.ends().await;
+}
