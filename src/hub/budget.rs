@@ -18,8 +18,8 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Of the budget, what is for messages that are fetched. Another quarter each is for what is on its way to brokers, and for
-/// what their clients fetch ahead.
+/// Of the budget, what is for messages that are fetched. The other half is for what is on its way to systems, and for what
+/// their clients fetch ahead: whoever connects them shares that out.
 const PART: usize = 2;
 
 /// How many bytes a source may fetch now, that has so many out of its share; `None`: it waits. With nothing out it always may,
