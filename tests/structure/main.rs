@@ -31,7 +31,6 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("rusqlite", "src/store"),
     ("lapin", "src/broker/rabbitmq"),
     ("rdkafka", "src/broker/kafka"),
-    ("redis", "src/broker/redis"),
     ("saphyr_parser", "src/config"),
     ("toml", "src/config"),
 ];
