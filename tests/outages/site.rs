@@ -175,11 +175,26 @@ impl Site {
         self.goes_on().await;
     }
 
-    /// Waits until more messages are confirmed than there are now.
+    /// Waits until more messages are confirmed, and handled in each flow, than there are now.
     async fn goes_on(&self) {
         let load = self.load.as_ref().expect("load");
         let now = load.confirmed();
         self.until("messages are taken", async || (load.confirmed() > now + 100).then_some(())).await;
+        for flow in &FLOWS {
+            let before = self.handled(flow).await.unwrap_or(0.0);
+            let more = async || self.handled(flow).await.filter(|handled| *handled > before);
+            self.until(&format!("{} are handled", flow.name), more).await;
+        }
+    }
+
+    /// How many messages of a flow were handled, since the engine started.
+    async fn handled(&self, flow: &Flow) -> Option<f64> {
+        let metrics = self.ask(|api| api.text("/metrics")).await?;
+        let of = format!("route=\"{}\"", flow.name);
+        let is_it = |line: &&str| {
+            line.starts_with("helixmq_handler_outcomes_total{") && line.contains(&of) && line.contains("\"done\"")
+        };
+        metrics.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
     }
 
     /// Waits until a publisher is refused something.
