@@ -56,5 +56,6 @@ fn main() -> std::process::ExitCode {
         full::the_spool_is_full,
         full::the_disk_of_the_spool_is_full,
         draining::the_engine_is_killed_while_the_spool_drains,
+        draining::what_waits_in_memory_is_lost_with_the_engine_and_that_is_noticed,
     ])
 }

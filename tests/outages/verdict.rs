@@ -1,7 +1,10 @@
 //! The account of messages: *sent = handled ∪ dead*, nothing is dead because of an outage, keys are in order, and what comes
 //! twice has the same id.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde_json::Value;
 
@@ -17,7 +20,7 @@ pub(crate) struct Verdict {
 struct Flow {
     /// How many arrived of each key, up to the first that has not; and those that came before it.
     of: [u64; KEYS],
-    early: [BTreeMap<u64, ()>; KEYS],
+    early: [BTreeSet<u64>; KEYS],
     /// How many there should be.
     sent: u64,
     /// Came before one that was sent earlier with the same key.
@@ -39,14 +42,14 @@ impl Verdict {
             return;
         };
         flow.attempt_max = flow.attempt_max.max(said["attempt"].as_u64().unwrap_or(0));
-        if number < flow.of[key] || flow.early[key].contains_key(&number) {
+        if number < flow.of[key] || flow.early[key].contains(&number) {
             flow.twice += 1;
         } else if number > flow.of[key] {
             flow.overtaken.push(format!("{id} before {}", flow.of[key]));
-            flow.early[key].insert(number, ());
+            flow.early[key].insert(number);
         } else {
             flow.of[key] += 1;
-            while flow.early[key].remove(&flow.of[key]).is_some() {
+            while flow.early[key].remove(&flow.of[key]) {
                 flow.of[key] += 1;
             }
         }
@@ -64,6 +67,11 @@ impl Verdict {
         flow.of == sent.of
     }
 
+    /// How many messages have not arrived.
+    pub(crate) fn missing(&self) -> u64 {
+        self.flows.values().map(Flow::missing).sum()
+    }
+
     /// Whether nothing is wrong.
     pub(crate) fn is_right(&self) -> bool {
         self.flows.values().all(|flow| {
@@ -76,12 +84,17 @@ impl Verdict {
     }
 }
 
+impl Flow {
+    fn missing(&self) -> u64 {
+        let arrived = self.of.iter().sum::<u64>() + self.early.iter().map(|early| early.len() as u64).sum::<u64>();
+        self.sent - arrived
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, flow) in &self.flows {
-            let arrived: u64 =
-                flow.of.iter().sum::<u64>() + flow.early.iter().map(|early| early.len() as u64).sum::<u64>();
-            write!(f, "{name}: {} sent, {} missing, ", flow.sent, flow.sent - arrived)?;
+            write!(f, "{name}: {} sent, {} missing, ", flow.sent, flow.missing())?;
             write!(f, "{} twice, highest attempt {}, ", flow.twice, flow.attempt_max)?;
             for (what, which) in [("dead", &flow.dead), ("overtaken", &flow.overtaken), ("strange", &flow.strange)] {
                 write!(f, "{} {what} {:?}, ", which.len(), &which[..which.len().min(3)])?;

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use super::{PATIENCE, api::Api, eventually};
 
+/// How long a start may take where many start at once.
+const START_MAX: Duration = Duration::from_secs(60);
+
 /// Where engines run one after the other.
 #[derive(Debug)]
 pub(crate) struct Place(TempDir);
@@ -51,7 +54,7 @@ impl Place {
     pub(crate) async fn ready(&self) -> Host {
         fs::remove_file(self.0.path().join("data/address")).ok();
         let host = self.start();
-        self.eventually("the engine is ready", async || self.api().filter(Api::is_ready)).await;
+        self.within(START_MAX, "the engine is ready", async || self.api().filter(Api::is_ready)).await;
         host
     }
 
@@ -69,6 +72,10 @@ impl Place {
 
     /// Asks until there is an answer; where none comes, the engine's last words are shown.
     pub(crate) async fn eventually<T>(&self, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+        self.within(PATIENCE, what, ask).await
+    }
+
+    async fn within<T>(&self, most: Duration, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
         let asking = async {
             loop {
                 if let Some(answer) = ask().await {
@@ -77,7 +84,7 @@ impl Place {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let answer = tokio::time::timeout(PATIENCE, asking).await;
+        let answer = tokio::time::timeout(most, asking).await;
         answer.unwrap_or_else(|_| panic!("never happened: {what}; {}", self.log()))
     }
 }
