@@ -93,7 +93,11 @@ impl Redis {
             link.consume.run(consume, restore, stopping).await;
         });
         let (link, stopping) = (Arc::clone(&shared), stop.clone());
-        tasks.spawn(async move { link.publish.run(publish, |_| async { Ok(()) }, stopping).await });
+        tasks.spawn(async move {
+            // Not before what has to be there is there.
+            let restore = |_| async { link.consume.up().await.map(drop) };
+            link.publish.run(publish, restore, stopping).await;
+        });
         tasks.spawn(patrol::run(Arc::clone(&shared)));
         let redis = Self { name: name.to_owned(), shared, stop, tasks: Mutex::new(tasks) };
         if is_there {

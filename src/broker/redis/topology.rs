@@ -1,6 +1,8 @@
 //! What is configured of queues and topics, beside what a server has. In: the settings. Out: each of them, and in what it
 //! differs. Start at [`at_server`].
 
+use std::sync::Arc;
+
 use super::{
     declared, errors,
     link::Up,
@@ -96,8 +98,8 @@ pub fn commands(settings: &Settings) -> Vec<Vec<String>> {
 }
 
 fn declarations(settings: &Settings) -> impl Iterator<Item = Declaration> {
-    let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(name.clone(), queue.clone()));
-    let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(name.clone(), topic.clone()));
+    let queues = settings.queues.iter().map(|(name, queue)| Declaration::Queue(Arc::clone(name), queue.clone()));
+    let topics = settings.topics.iter().map(|(name, topic)| Declaration::Topic(Arc::clone(name), topic.clone()));
     queues.chain(topics)
 }
 

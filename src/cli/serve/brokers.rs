@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{guard::guarded, settings};
 use crate::{
-    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Counted, Joined, JoinedSystem, embedded::Embedded},
+    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Joined, JoinedSystem, embedded::Embedded},
     cli::{Exit, Failure},
     config::{Config, Connection},
     hub::{Exchange, ExchangedSystem, Opening},
@@ -141,6 +141,7 @@ async fn connect(
     connection: Connection,
     embedded: &Arc<Embedded>,
 ) -> Result<Arc<dyn Broker>, BrokerError> {
+    let _ = (config, embedded);
     match connection {
         #[cfg(feature = "rabbitmq")]
         Connection::Rabbitmq(mut settings) => {
@@ -178,9 +179,10 @@ fn fetched_ahead(config: &Config, name: &str, wanted: usize) -> usize {
 }
 
 /// Attempts that a server does not count are noted in our own store.
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 fn counted(broker: Arc<dyn Broker>, embedded: &Arc<Embedded>) -> Arc<dyn Broker> {
     match embedded.store() {
-        Some(store) => Arc::new(Counted::new(broker, Arc::clone(store))),
+        Some(store) => Arc::new(crate::broker::Counted::new(broker, Arc::clone(store))),
         None => broker,
     }
 }

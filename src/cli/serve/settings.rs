@@ -7,9 +7,9 @@ use std::sync::Arc;
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 use crate::broker::QueueSettings;
 #[cfg(feature = "kafka")]
-use crate::broker::TopicSettings;
+use crate::broker::{TopicSettings, topology};
 use crate::{
-    broker::{BrokerError, Declaration, embedded, topology},
+    broker::{BrokerError, Declaration, embedded},
     config::{Backend, Config, Connection},
     hub,
     message::Kind,

@@ -38,6 +38,9 @@ struct OneKafka {
 impl OnKafka {
     /// What is there by a configuration.
     pub(in crate::config) fn of(config: &Config) -> Self {
+        #[cfg(not(feature = "kafka"))]
+        let systems = BTreeMap::new();
+        #[cfg(feature = "kafka")]
         let mut systems = BTreeMap::new();
         #[cfg(feature = "kafka")]
         for (name, connection) in config.connections_in_use() {
