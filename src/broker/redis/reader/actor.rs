@@ -134,6 +134,10 @@ impl Actor {
                 return Ok(true);
             }
             let ended = state.run_out(lease, now);
+            if state.is_left_alone(lease / 2, now) {
+                // A source that is held up does not keep from others what they could handle.
+                state.put_off();
+            }
             let takes = !self.reading.only_settles && state.is_wanted() && state.waiting_bytes() <= WAITING_BYTES_MAX;
             let room = if takes { state.room() } else { 0 };
             (state.work(), room, state.has_ended, ended)

@@ -219,7 +219,9 @@ impl Subscription for RedisSubscription {
                 if state.is_closed {
                     return Ok(None);
                 }
-                let taken = state.take(max, Instant::now());
+                let now = Instant::now();
+                state.asked_at = now;
+                let taken = state.take(max, now);
                 // Who takes all that is there has not said that there should be more.
                 let asks = taken.is_empty() || state.has_waiting();
                 state.was_asked |= asks;

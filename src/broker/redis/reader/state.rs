@@ -105,6 +105,8 @@ pub(super) struct State {
     work: Work,
     /// Somebody asked for something since the last fetch.
     pub(super) was_asked: bool,
+    /// When that was.
+    pub(super) asked_at: Instant,
     /// Somebody waits.
     pub(super) is_waited_for: bool,
     /// Hands out nothing any more: what comes back is for others.
@@ -131,6 +133,7 @@ impl State {
             next_tag: 1,
             work: Work::default(),
             was_asked: false,
+            asked_at: Instant::now(),
             is_waited_for: false,
             has_ended: false,
             is_closed: false,
@@ -427,6 +430,17 @@ impl State {
     /// Hands out nothing any more: what waits is for others.
     pub(super) fn end(&mut self) {
         self.has_ended = true;
+        self.put_off();
+    }
+
+    /// Whether things wait that nobody has asked for since then.
+    pub(super) fn is_left_alone(&self, since: Duration, now: Instant) -> bool {
+        !self.is_waited_for && !self.waiting.is_empty() && self.asked_at + since <= now
+    }
+
+    /// What waits here is for others, as the same attempt.
+    pub(super) fn put_off(&mut self) {
+        self.was_asked = false;
         self.waiting_bytes = 0;
         for item in mem::take(&mut self.waiting).into_values() {
             let count_then = item.count.saturating_sub(1);
