@@ -27,6 +27,8 @@ use crate::{broker::topology, message::Address, route::Route};
 
 /// Where the configuration is looked for when no file is named.
 pub const DEFAULT_FILE: &str = "configs/messaging.yaml";
+/// A pebibyte: more than any machine has.
+const MEMORY_MIB_MAX: usize = 1 << 30;
 /// A token that can be guessed is as good as none.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -215,10 +217,11 @@ fn read(
     let backend = backend.or(named);
     let mut guards = BTreeMap::new();
     let http = section.section("http", http);
-    let (data_directory, shutdown_grace, outage, watchdog) = section.section("engine", |section| {
+    let (data_directory, shutdown_grace, memory_budget, outage, watchdog) = section.section("engine", |section| {
         (
             section.value("data_directory", &kind::path(), default.data_directory),
             section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
+            section.value("memory_budget_mib", &kind::integer(0..=MEMORY_MIB_MAX), default.memory_budget >> 20) << 20,
             section.section("outage", brakes::Outage::default),
             section.section("watchdog", brakes::watchdog),
         )
@@ -283,6 +286,7 @@ fn read(
         enabled,
         data_directory,
         shutdown_grace,
+        memory_budget,
         watchdog,
         outage: outage.rule(),
         http,

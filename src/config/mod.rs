@@ -76,6 +76,8 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// Bytes that messages may take while they pass through; 0: no limit.
+    pub memory_budget: usize,
     /// When a subscription that brings nothing is begun anew.
     pub watchdog: Watchdog,
     /// When routes that do not say slow to a probe.
@@ -346,6 +348,7 @@ impl Default for Config {
             require: Vec::new(),
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            memory_budget: 1 << 30,
             watchdog: Watchdog::default(),
             outage: OutageBrake::default(),
             http: Http::default(),

@@ -34,7 +34,7 @@ pub(super) fn checked(reader: &mut Reader<'_>, named: Vec<Given<String>>, config
     let mut required = Vec::new();
     for (place, given) in named.into_iter().enumerate() {
         let path = format!("messaging.{KEY}[{place}]");
-        if systems.contains(&given.value.as_str()) {
+        if systems.iter().any(|system| **system == *given.value) {
             reader.show(&path, given.value.clone(), given.origin);
             required.push(given.value.into());
             continue;
@@ -65,10 +65,10 @@ mod tests {
         for (require, problem) in [
             ("[kafka]", "\"kafka\" is no system that this configuration uses"),
             ("[rabbitmq, embedded]", "\"embedded\" is no system that this configuration uses"),
-            ("rabbitmq", "is text, not a list of systems"),
+            ("rabbitmq", "is a single value, not a list of systems"),
             ("[[rabbitmq]]", "is a list, not a name"),
         ] {
-            let errors = load(require).unwrap_err().to_string();
+            let errors = load(require).expect_err(require).to_string();
             assert!(errors.contains(problem), "{require}: {errors}");
         }
     }

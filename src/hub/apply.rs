@@ -66,6 +66,7 @@ impl Supervisor {
         let changed: Vec<String> = changed.cloned().collect();
         *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
             loader_settings(&settings, &self.program);
+        self.budget.set(settings.memory_budget);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         if !changed.is_empty() {
             // The loader has ended only when the hub stops.

@@ -7,6 +7,7 @@
 
 mod apply;
 mod brake;
+mod budget;
 mod calls;
 mod circuits;
 mod client;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState},
+    budget::{Account, Budget},
     circuits::Circuits,
     doing::Doing,
     feed::{Feed, Gate, Seat},
@@ -101,6 +102,7 @@ impl Running {
         routes: Vec<(Arc<Route>, Arc<Slot>, LaneContext)>,
         ending: Ending,
         ended: &mpsc::Sender<LaneEnd>,
+        budget: &Arc<Budget>,
     ) -> Result<Self, BrokerError> {
         let lanes: usize = routes.iter().map(|(route, ..)| route.concurrency.max(1)).sum();
         let request = Subscribe {
@@ -125,7 +127,15 @@ impl Running {
             })
             .collect();
         let ways: Vec<_> = gates.iter().map(|gate| (Arc::clone(&gate.brake), gate.circuits.clone())).collect();
-        let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
+        let feed = Arc::new(Feed::new(
+            Arc::clone(broker),
+            request,
+            subscription,
+            of_source,
+            gates,
+            Account::open(budget),
+            stop.clone(),
+        ));
         let lanes = vec![0; routes.len()];
         let (group, watchdog) = (Arc::clone(&source.group), Watchdog::default());
         let source = source.address.clone();

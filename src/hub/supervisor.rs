@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    budget::Budget,
     condition::Condition,
     drain::{Drain, say_while},
     error::StartError,
@@ -57,6 +58,8 @@ pub struct Settings {
     pub dead_letter: Address,
     /// How long a drain waits for calls that are running.
     pub grace: Duration,
+    /// Bytes that messages may take while they pass through; 0: no limit.
+    pub memory_budget: usize,
     /// When a subscription that brings nothing is begun anew.
     pub watchdog: Watchdog,
 }
@@ -73,6 +76,7 @@ impl Default for Settings {
             routes: RouteTable::default(),
             dead_letter: Address::queue(crate::broker::topology::DEAD_LETTER_QUEUE),
             grace: Duration::from_secs(30),
+            memory_budget: 1 << 30,
             watchdog: Watchdog::default(),
         }
     }
@@ -122,6 +126,7 @@ impl Hub {
         // Whatever takes long from here on, who looks on knows why.
         condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
+        let budget = Budget::new(settings.memory_budget);
         outlet.declare().await.map_err(|error| StartError::of(&*broker, None, error))?;
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
@@ -144,6 +149,7 @@ impl Hub {
             statuses: Arc::clone(&statuses),
             program,
             condition,
+            budget,
         };
         let table = supervisor.current().routes;
         if let Err(error) = supervisor.start_missing(&table).await {
@@ -279,6 +285,7 @@ pub(super) struct Supervisor {
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
     pub(super) program: PathBuf,
     condition: Condition,
+    pub(super) budget: Arc<Budget>,
 }
 
 impl Supervisor {
@@ -375,7 +382,7 @@ impl Supervisor {
                 .iter()
                 .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), context(route)))
                 .collect();
-            match Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended).await {
+            match Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended, &self.budget).await {
                 Ok(running) => drop(self.running.insert(source.address.clone(), running)),
                 Err(BrokerError::NotFound(address)) => {
                     missing.push((address, of_source.iter().map(|route| Arc::clone(&route.name)).collect()));

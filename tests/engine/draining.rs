@@ -236,7 +236,7 @@ async fn a_stop_does_not_wait_for_the_drain_of_a_reload_first() {
     let mut settings = engine.hub.settings();
     settings.routes = helixmq::route::RouteTable::new(Vec::new()).unwrap();
     settings.grace = Duration::from_secs(600);
-    let (applied, broker) = tokio::join!(engine.hub.apply(settings), async {
+    let (applied, broker) = tokio::join!(engine.hub.apply(settings, None), async {
         // The drain of the reload, which may take ten minutes, has begun.
         tokio::time::sleep(Duration::from_millis(50)).await;
         tokio::time::timeout(PATIENCE, engine.hub.stop()).await.expect("an end");

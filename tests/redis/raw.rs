@@ -31,7 +31,10 @@ impl Entry {
 impl Raw {
     pub(crate) async fn connect(server: &Server) -> Self {
         let client = redis::Client::open(format!("redis://{}", server.plain())).expect("a client");
-        let connection = soon("a connection", client.get_multiplexed_async_connection()).await;
+        // Long answers take longer than the library allows.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = soon("a connection", connection).await;
         Self(connection.expect("a connection"))
     }
 

@@ -228,7 +228,9 @@ impl Broker for Redis {
         if self.shared.is_closed() {
             return Err(BrokerError::Closed);
         }
-        let place = self.find(&request.from).await?;
+        // Where the server is away, its reader sees what is there once it is back.
+        let is_up = self.shared.consume.now().is_some();
+        let place = if is_up { self.find(&request.from).await? } else { self.shared.place(&request.from) };
         let settings = &self.shared.settings;
         let prefetch = usize::from(settings.prefetch_count).saturating_mul(request.workers.max(1));
         let prefetch = prefetch.min(request.prefetch).max(1);
@@ -243,8 +245,9 @@ impl Broker for Redis {
             Kind::Topic => {
                 let is_own = request.group.is_empty();
                 let group = if is_own { self.shared.reader_name().into() } else { Arc::clone(&request.group) };
-                let up = self.shared.consume.up().await?;
-                self.shared.make_group(&up, &place, &group, request.start).await?;
+                if let Some(up) = self.shared.consume.now() {
+                    self.shared.make_group(&up, &place, &group, request.start).await?;
+                }
                 reading.ends_group = is_own;
                 if let Start::Time(at) = request.start {
                     reading.not_before = Some(at);

@@ -84,7 +84,8 @@ pub fn commands(settings: &Settings) -> Vec<Vec<String>> {
         let place = Place::new(&declaration.address(), settings);
         place.learn(declared::known(&declaration));
         let (kind, fields) = declared::wanted(&declaration);
-        for (name, value) in std::iter::once(&("kind", kind.to_owned())).chain(&fields) {
+        let set = fields.iter().filter(|(_, value)| !value.is_empty());
+        for (name, value) in std::iter::once(&("kind", kind.to_owned())).chain(set) {
             all.push(words(&["HSETNX", &place.base, name, value]));
         }
         for stream in declared::made(&declaration, &place) {

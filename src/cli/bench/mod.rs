@@ -9,7 +9,10 @@ mod kafka;
 mod ledger;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 mod reload;
+mod shown;
 mod spool;
 
 use std::{path::PathBuf, time::Duration};
@@ -94,6 +97,18 @@ pub enum Scenario {
     /// How long the engine, and beside it a loop over the client library, takes to go on when the server has come back.
     #[cfg(feature = "kafka")]
     KafkaRecovery,
+    /// The same as `noop`, on a queue of Redis that was filled before.
+    #[cfg(feature = "redis")]
+    Redis,
+    /// The same work as `redis`, by a loop over the client library.
+    #[cfg(feature = "redis")]
+    RedisNative,
+    /// The same as `json`, between two queues of Redis: each result is confirmed before its message is settled.
+    #[cfg(feature = "redis")]
+    RedisJson,
+    /// The same work as `redis-json`, by a loop over the client library.
+    #[cfg(feature = "redis")]
+    RedisJsonNative,
 }
 
 /// Options of `bench`.
@@ -145,6 +160,9 @@ pub struct Args {
     #[cfg(feature = "kafka")]
     #[command(flatten)]
     kafka: kafka::Options,
+    #[cfg(feature = "redis")]
+    #[command(flatten)]
+    redis: redis::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -175,6 +193,8 @@ struct Plan {
     rabbitmq: Option<std::sync::Arc<rabbitmq::Target>>,
     #[cfg(feature = "kafka")]
     kafka: Option<std::sync::Arc<kafka::Target>>,
+    #[cfg(feature = "redis")]
+    redis: Option<std::sync::Arc<redis::Target>>,
 }
 
 /// What a run showed. Source of the names: SPEC §12.
@@ -272,6 +292,11 @@ fn one(args: &Args, scenario: Scenario, context: &Context, runtime: &tokio::runt
         kind.adjust(&mut plan, args);
         plan.kafka = Some(std::sync::Arc::new(kafka::Target::new(&args.kafka, kind, context)?));
     }
+    #[cfg(feature = "redis")]
+    if let Some(by_hand) = redis::by_hand(scenario) {
+        let target = redis::Target::new(args, by_hand, &mut plan, context)?;
+        plan.redis = Some(std::sync::Arc::new(target));
+    }
     #[cfg(not(any(feature = "rabbitmq", feature = "kafka", feature = "redis")))]
     let _ = context;
     if let Some(seconds) = args.seconds {
@@ -299,6 +324,10 @@ fn run_once(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Rep
     #[cfg(feature = "kafka")]
     if let Some(target) = &plan.kafka {
         return kafka::run(plan, target, runtime);
+    }
+    #[cfg(feature = "redis")]
+    if let Some(target) = &plan.redis {
+        return redis::run(plan, target, runtime);
     }
     flow::run(plan, runtime)
 }
@@ -337,6 +366,14 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         Scenario::KafkaLatencyNative => ("kafka-latency-native", flow::Work::Noop, None),
         #[cfg(feature = "kafka")]
         Scenario::KafkaRecovery => ("kafka-recovery", flow::Work::Noop, Some("bench_noop")),
+        #[cfg(feature = "redis")]
+        Scenario::Redis => ("redis", flow::Work::Noop, Some("bench_noop")),
+        #[cfg(feature = "redis")]
+        Scenario::RedisNative => ("redis-native", flow::Work::Noop, None),
+        #[cfg(feature = "redis")]
+        Scenario::RedisJson => ("redis-json", flow::Work::Json, Some("bench_json")),
+        #[cfg(feature = "redis")]
+        Scenario::RedisJsonNative => ("redis-json-native", flow::Work::Json, None),
         Scenario::Reload | Scenario::Disk | Scenario::DiskOpen | Scenario::Spool => {
             bail!("only scenarios with one rate can be compared")
         }
@@ -367,6 +404,8 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         rabbitmq: None,
         #[cfg(feature = "kafka")]
         kafka: None,
+        #[cfg(feature = "redis")]
+        redis: None,
     })
 }
 
@@ -447,29 +486,5 @@ impl Latency {
             sorted.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3)
         };
         Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
-    }
-}
-
-impl std::fmt::Display for Output {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::One(report) => f.write_str(&report.line()),
-            Self::Disk(report) => write!(f, "{report}"),
-            Self::Drained(drained) => write!(f, "{drained}"),
-            Self::Spool(report) => write!(f, "{report}"),
-            Self::Reload(reports) => {
-                let lines = reports.iter().map(|report| {
-                    format!(
-                        "{:<16} {} reloads, closed to serving p50 {:.1} p99 {:.1} max {:.1} ms; meanwhile {:.0} msg/s, lost {} duplicated {}",
-                        report.scenario, report.messages, report.latency_ms.p50, report.latency_ms.p99, report.latency_ms.max,
-                        report.messages_per_second, report.lost, report.duplicated
-                    )
-                });
-                f.write_str(&lines.collect::<Vec<_>>().join("\n"))
-            }
-            Self::Two(comparison) => write!(f, "{comparison}"),
-            #[cfg(feature = "kafka")]
-            Self::Recovery(recovery) => write!(f, "{recovery}"),
-        }
     }
 }

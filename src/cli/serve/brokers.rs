@@ -43,7 +43,7 @@ impl Systems {
         // The others note attempts, and what waits for them, in its store: it is closed last.
         systems.push(JoinedSystem { name: EMBEDDED.into(), broker: Arc::clone(&embedded) as _ });
         let [queues, topics] = [Kind::Queue, Kind::Topic].map(|kind| config.system_of(kind).name());
-        let joined = Joined::new(queues, topics, systems);
+        let joined = Joined::new(queues, topics, systems).with_room(config.memory_budget / 4);
         let joined = if config.backend.is_some() { joined.as_one() } else { joined };
         Ok(Self { joined: Arc::new(joined), embedded })
     }
@@ -51,6 +51,26 @@ impl Systems {
     /// All of them, as the hub sees them.
     pub(super) fn broker(&self) -> Arc<dyn Broker> {
         Arc::clone(&self.joined) as _
+    }
+
+    /// Why an engine must not start that cannot do without these: one of them is away.
+    pub(super) fn absent(&self, required: &[Arc<str>]) -> Option<Failure> {
+        let systems = self.joined.systems();
+        let absent = systems.iter().find(|system| {
+            let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
+            !is_there && required.iter().any(|name| **name == *system.name)
+        })?;
+        let why = match &absent.status {
+            BrokerStatus::Ready => String::new(),
+            BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
+        };
+        let (name, state) = (&absent.name, absent.state.as_str());
+        Some(Failure::new(
+            Exit::Unreachable,
+            "REQUIRED_SYSTEM_AWAY",
+            format!("the engine cannot start without {name}, which is {state}{why}"),
+            "start it, or remove it from messaging.require to start without it",
+        ))
     }
 
     /// What has to be exchanged where the configuration changes; `None`: nothing.
@@ -133,7 +153,8 @@ async fn connect(
             Ok(counted(Arc::new(connected), embedded))
         }
         #[cfg(feature = "kafka")]
-        Connection::Kafka(settings) => {
+        Connection::Kafka(mut settings) => {
+            settings.fetch_bytes_max = fetched_ahead(config, name, settings.fetch_bytes_max);
             let connected = crate::broker::kafka::Kafka::connect(name, *settings).await?;
             let counted = counted(Arc::new(connected), embedded);
             Ok(Arc::new(crate::broker::Queueless::new(counted, Arc::clone(&config.group))))
@@ -144,30 +165,22 @@ async fn connect(
     }
 }
 
+/// Bytes that each reader of Kafka may fetch ahead: a quarter of the budget, shared by all that read there.
+#[cfg(feature = "kafka")]
+fn fetched_ahead(config: &Config, name: &str, wanted: usize) -> usize {
+    let readers =
+        config.routes.sources().filter(|(source, _)| *config.system_name_of(&source.address) == *name).count();
+    match config.memory_budget / 4 / readers.max(1) {
+        0 => wanted,
+        // With less, no message of usual size fits.
+        share => wanted.min(share.max(64 << 10)),
+    }
+}
+
 /// Attempts that a server does not count are noted in our own store.
 fn counted(broker: Arc<dyn Broker>, embedded: &Arc<Embedded>) -> Arc<dyn Broker> {
     match embedded.store() {
         Some(store) => Arc::new(Counted::new(broker, Arc::clone(store))),
         None => broker,
     }
-}
-
-/// Why an engine must not start that cannot do without these systems: one of them is away.
-pub(super) fn absent(broker: &dyn Broker, required: &[Arc<str>]) -> Option<Failure> {
-    let systems = broker.systems();
-    let absent = systems.iter().find(|system| {
-        let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
-        !is_there && required.iter().any(|name| **name == *system.name)
-    })?;
-    let why = match &absent.status {
-        BrokerStatus::Ready => String::new(),
-        BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
-    };
-    let (name, state) = (&absent.name, absent.state.as_str());
-    Some(Failure::new(
-        Exit::Unreachable,
-        "REQUIRED_SYSTEM_AWAY",
-        format!("the engine cannot start without {name}, which is {state}{why}"),
-        "start it, or remove it from messaging.require to start without it",
-    ))
 }

@@ -233,7 +233,7 @@ async fn started(config: Config) -> Result<(Arc<Hub>, Systems), Failure> {
     let systems =
         Systems::open(&config).await.map_err(|(broker, error)| not_started(&StartError::Broker { broker, error }))?;
     let broker = systems.broker();
-    if let Some(failure) = brokers::absent(&*broker, &config.require) {
+    if let Some(failure) = systems.absent(&config.require) {
         broker.close().await;
         return Err(failure);
     }

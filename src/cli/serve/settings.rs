@@ -33,6 +33,7 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
         routes: if config.enabled { config.routes.clone() } else { RouteTable::default() },
         dead_letter: config.dead_letters.tasks.clone(),
         grace: config.shutdown_grace,
+        memory_budget: config.memory_budget,
         watchdog: config.watchdog,
     }
 }
