@@ -30,6 +30,7 @@ type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Somebody who reads a queue or topic from its beginning.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Reader {
     /// It takes what it reads.
     RabbitMq {

@@ -38,5 +38,5 @@ pub(crate) async fn the_spool_is_full(yard: Arc<Yard>) {
 
 pub(crate) async fn the_disk_of_the_spool_is_full(yard: Arc<Yard>) {
     let of_disk = ", bytes_max: 16 MiB".to_owned();
-    assert_refused(&fills_up(yard, Options { of_disk, payload_bytes: 20_000, ..Options::spool() }).await);
+    assert_refused(&fills_up(yard, Options { of_disk, payload_bytes: 60_000, ..Options::spool() }).await);
 }

@@ -45,7 +45,8 @@ impl Verdict {
         if number < flow.of[key] || flow.early[key].contains(&number) {
             flow.twice += 1;
         } else if number > flow.of[key] {
-            flow.overtaken.push(format!("{id} before {}", flow.of[key]));
+            let attempt = &said["attempt"];
+            flow.overtaken.push(format!("{id}, attempt {attempt}, before {}", flow.of[key]));
             flow.early[key].insert(number);
         } else {
             flow.of[key] += 1;
@@ -97,7 +98,7 @@ impl fmt::Display for Verdict {
             write!(f, "{name}: {} sent, {} missing, ", flow.sent, flow.missing())?;
             write!(f, "{} twice, highest attempt {}, ", flow.twice, flow.attempt_max)?;
             for (what, which) in [("dead", &flow.dead), ("overtaken", &flow.overtaken), ("strange", &flow.strange)] {
-                write!(f, "{} {what} {:?}, ", which.len(), &which[..which.len().min(3)])?;
+                write!(f, "{} {what} {:?}, ", which.len(), &which[..which.len().min(8)])?;
             }
         }
         Ok(())

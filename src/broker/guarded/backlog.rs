@@ -207,12 +207,12 @@ mod tests {
     fn publishers_let_it_end_however_many_they_are() {
         const PUBLISHERS: u64 = 8;
         let (mut backlog, mut waiting) = (Backlog::default(), Vec::new());
-        let _: bool = backlog.enter(load(10_000));
+        assert!(backlog.enter(load(10_000)));
         backlog.entered(load(10_000), Load::default(), 0);
         let (mut rounds, mut came) = (0, 0);
         while backlog.load() != Load::default() {
             while waiting.len() < PUBLISHERS as usize {
-                let _: bool = backlog.enter(load(100));
+                assert!(!backlog.enter(load(100)));
                 backlog.entered(load(100), Load::default(), 0);
                 waiting.push(backlog.owes(100));
                 came += 100;
