@@ -23,6 +23,7 @@ pub(super) struct Room {
 }
 
 /// Room that is taken until it is dropped.
+#[derive(Debug)]
 pub(super) struct Taken<'a> {
     permit: SemaphorePermit<'a>,
 }
@@ -92,8 +93,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_comes_beyond_waits_and_is_told_in_the_end() {
         let room = Room::new(10 << 10);
-        let first = room.take("a", &of(8 << 10)).await.ok().expect("room");
-        let failures = room.take("a", &of(4 << 10)).await.err().expect("no room");
+        let first = room.take("a", &of(8 << 10)).await.expect("room");
+        let failures = room.take("a", &of(4 << 10)).await.expect_err("no room");
         assert!(matches!(&failures.0[..], [(0, PublishError::Unavailable(why))] if why.contains("on their way to a")));
         drop(first);
         assert!(room.take("a", &of(4 << 10)).await.is_ok());
@@ -102,7 +103,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_larger_than_all_goes_alone() {
         let room = Room::new(10 << 10);
-        let large = room.take("a", &of(1 << 20)).await.ok().expect("room");
+        let large = room.take("a", &of(1 << 20)).await.expect("room");
         assert!(room.take("a", &of(1)).await.is_err());
         drop(large);
         assert!(room.take("a", &of(1)).await.is_ok());

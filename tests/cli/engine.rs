@@ -205,7 +205,11 @@ fn stats(sandbox: &Sandbox) -> serde_json::Value {
 fn is_out(sandbox: &Sandbox) {
     let is_out = || {
         let stats = stats(sandbox);
-        let orders = stats["queues"].as_array()?.iter().find(|queue| queue["name"] == "orders")?;
+        let orders = stats
+            .get("queues")?
+            .as_array()?
+            .iter()
+            .find(|queue| queue.get("name").is_some_and(|name| name == "orders"))?;
         (orders["unsettled"] == 1).then_some(())
     };
     eventually(is_out, || stats(sandbox).to_string());

@@ -166,7 +166,7 @@ impl Broker for System {
                 Mood::Losing(_) => (true, None),
                 Mood::Erratic => {
                     let chance = random64();
-                    (chance % 4 != 0, (chance % 4 == 0 || chance % 7 == 0).then(lost))
+                    (!chance.is_multiple_of(4), (chance.is_multiple_of(4) || chance.is_multiple_of(7)).then(lost))
                 }
             };
             if is_taken {
