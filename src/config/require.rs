@@ -23,6 +23,10 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>) -> Vec<Given<String>> {
         section.reader.refuse(origin, &path, format!("is {}, not a list of systems", node.kind()), fix);
         return Vec::new();
     };
+    if items.is_empty() {
+        let origin = section.origin_of(KEY);
+        section.reader.show(&path, "- (none)".to_owned(), origin);
+    }
     let items = items.iter().take(SYSTEMS_MAX).enumerate();
     items.filter_map(|(place, item)| section.reader.one(&format!("{path}[{place}]"), item, &kind::name())).collect()
 }
