@@ -9,7 +9,7 @@ use std::{
 };
 
 use redis::{Value, cmd};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    broker::{BrokerError, Declaration, Start},
+    broker::{BrokerError, Declaration, PublishError, Start},
     message::{Address, Kind, random64},
 };
 
@@ -116,6 +116,21 @@ impl Shared {
         };
         sessions.iter().filter_map(Weak::upgrade).for_each(|session| session.close());
         evictors.values().for_each(|session| session.close());
+    }
+
+    /// The connection that messages go out over, once it is up.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`]: it is not within the time that a publish may take. [`PublishError::Closed`].
+    pub(super) async fn connection_to_publish(&self) -> Result<Up, PublishError> {
+        match timeout(self.settings.publish_timeout, self.publish.up()).await {
+            Ok(Ok(up)) => Ok(up),
+            Ok(Err(_)) => Err(PublishError::Closed),
+            Err(_) => {
+                let why = self.publish.away().unwrap_or_else(|| "it is being connected to".to_owned());
+                Err(PublishError::Unavailable(why))
+            }
+        }
     }
 
     /// What is used under that address.
