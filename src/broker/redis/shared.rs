@@ -133,6 +133,25 @@ impl Shared {
         }
     }
 
+    /// The connection that all else goes over, if it is up now.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: try again later. [`BrokerError::Closed`].
+    pub(super) fn connection(&self) -> Result<Up, BrokerError> {
+        if let Some(up) = self.consume.now() {
+            return Ok(up);
+        }
+        let why = self.consume.away().ok_or(BrokerError::Closed)?;
+        let settings = &self.settings;
+        let (endpoint, timeout) = (settings.endpoint(), settings.connect_timeout);
+        Err(BrokerError::Unreachable { endpoint, timeout, cause: why.into() })
+    }
+
+    /// Whether it is made as soon as the server is there.
+    pub(super) fn is_declared(&self, address: &Address) -> bool {
+        self.lock().declared.contains_key(address)
+    }
+
     /// What is used under that address.
     pub(super) fn place(&self, address: &Address) -> Arc<Place> {
         let mut state = self.lock();
