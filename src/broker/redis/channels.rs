@@ -56,9 +56,9 @@ fn count(address: &Address, why: Gap) {
 /// Publishes to a channel. One result for each.
 pub(super) async fn publish(shared: &Shared, to: &Address, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
     let all = |error: PublishError| messages.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
-    let Some(up) = shared.publish.now() else {
-        let why = shared.publish.away().unwrap_or_else(|| "the broker has been closed".to_owned());
-        return all(PublishError::Unavailable(why));
+    let up = match shared.connection_to_publish().await {
+        Ok(up) => up,
+        Err(error) => return all(error),
     };
     let mut pipeline = redis::pipe();
     for message in messages {

@@ -139,7 +139,12 @@ impl Redis {
         if self.shared.is_channel(address) {
             return Ok(place);
         }
-        let up = self.shared.consume.up().await?;
+        let up = match self.shared.connection() {
+            Ok(up) => up,
+            // It is made, if it is not there, before anybody reads.
+            Err(BrokerError::Unreachable { .. }) if self.shared.is_declared(address) => return Ok(place),
+            Err(error) => return Err(error),
+        };
         let found = declared::find(&up, &place, &self.shared.settings).await;
         if found.map_err(|error| errors::seam(&self.shared.settings, &error))? {
             return Ok(place);
@@ -249,7 +254,8 @@ impl Broker for Redis {
             Kind::Topic => {
                 let is_own = request.group.is_empty();
                 let group = if is_own { self.shared.reader_name().into() } else { Arc::clone(&request.group) };
-                if let Some(up) = self.shared.consume.now() {
+                reading.start = request.start;
+                if let Ok(up) = self.shared.connection() {
                     self.shared.make_group(&up, &place, &group, request.start).await?;
                 }
                 reading.ends_group = is_own;
@@ -273,7 +279,7 @@ impl Broker for Redis {
         let evictor = self.shared.evictor(&place);
         // What was not settled has to be back.
         evictor.flush().await?;
-        let up = self.shared.consume.up().await?;
+        let up = self.shared.connection()?;
         let answer = up
             .run(&scripts::EVICT, |command| {
                 command.arg(&place.base).arg(GROUP).arg(evictor.reader()).arg(max.count.min(1000));
@@ -291,7 +297,7 @@ impl Broker for Redis {
             return Err(BrokerError::Unsupported { broker: "redis", what: "show a channel, which keeps nothing" });
         }
         let place = self.find(&request.from).await?;
-        let up = self.shared.consume.up().await?;
+        let up = self.shared.connection()?;
         browse::page(&up, &place, &self.shared.settings, &request).await
     }
 

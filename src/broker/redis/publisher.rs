@@ -16,9 +16,9 @@ const TOGETHER_BYTES: usize = 1 << 20;
 pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
     let settings = &shared.settings;
     let all = |error: PublishError| messages.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
-    let Some(up) = shared.publish.now() else {
-        let why = shared.publish.away().unwrap_or_else(|| "the broker has been closed".to_owned());
-        return all(PublishError::Unavailable(why));
+    let up = match shared.connection_to_publish().await {
+        Ok(up) => up,
+        Err(error) => return all(error),
     };
     let (counts, commands) = pieces(place, messages);
     let sent = timeout(settings.publish_timeout, send(shared, &up, commands)).await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use redis::{Value, cmd};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    broker::{BrokerError, Declaration, Start},
+    broker::{BrokerError, Declaration, PublishError, Start},
     message::{Address, Kind, random64},
 };
 
@@ -116,6 +116,40 @@ impl Shared {
         };
         sessions.iter().filter_map(Weak::upgrade).for_each(|session| session.close());
         evictors.values().for_each(|session| session.close());
+    }
+
+    /// The connection that messages go out over, once it is up.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`]: it is not within the time that a publish may take. [`PublishError::Closed`].
+    pub(super) async fn connection_to_publish(&self) -> Result<Up, PublishError> {
+        match timeout(self.settings.publish_timeout, self.publish.up()).await {
+            Ok(Ok(up)) => Ok(up),
+            Ok(Err(_)) => Err(PublishError::Closed),
+            Err(_) => {
+                let why = self.publish.away().unwrap_or_else(|| "it is being connected to".to_owned());
+                Err(PublishError::Unavailable(why))
+            }
+        }
+    }
+
+    /// The connection that all else goes over, if it is up now.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: try again later. [`BrokerError::Closed`].
+    pub(super) fn connection(&self) -> Result<Up, BrokerError> {
+        if let Some(up) = self.consume.now() {
+            return Ok(up);
+        }
+        let why = self.consume.away().ok_or(BrokerError::Closed)?;
+        let settings = &self.settings;
+        let (endpoint, timeout) = (settings.endpoint(), settings.connect_timeout);
+        Err(BrokerError::Unreachable { endpoint, timeout, cause: why.into() })
+    }
+
+    /// Whether it is made as soon as the server is there.
+    pub(super) fn is_declared(&self, address: &Address) -> bool {
+        self.lock().declared.contains_key(address)
     }
 
     /// What is used under that address.

@@ -21,7 +21,7 @@ use super::{
     told::Step,
 };
 use crate::{
-    broker::BrokerError,
+    broker::{BrokerError, Start},
     message::{Kind, UnixMs, now_ms},
 };
 
@@ -53,6 +53,8 @@ pub(in crate::broker::redis) struct Reading {
     pub(in crate::broker::redis) ends_group: bool,
     /// Whether nothing is fetched: it only settles.
     pub(in crate::broker::redis) only_settles: bool,
+    /// Topics: where the group begins, if it is not there.
+    pub(in crate::broker::redis) start: Start,
     /// Topics: what is older is passed over, until something is not.
     pub(in crate::broker::redis) not_before: Option<UnixMs>,
 }
@@ -122,6 +124,12 @@ impl Actor {
     async fn work(&mut self, up: &Up) -> Result<bool, RedisError> {
         let session = Arc::clone(&self.session);
         if up.generation != self.generation {
+            if session.place.address.kind == Kind::Topic
+                && let Err(error) =
+                    session.shared.make_group(up, &session.place, &session.group, self.reading.start).await
+            {
+                tracing::warn!(source = %session.place.address, "its group cannot be made: {error}");
+            }
             session.leave(up, false).await?;
             (self.generation, self.hungry, self.bell) = (up.generation, true, None);
             self.tend_at = Instant::now();

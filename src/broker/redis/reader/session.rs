@@ -147,7 +147,7 @@ impl Settler for Session {
         let mut failures = delivery.failures.clone();
         remember(&mut failures, failure);
         let notes = serde_json::to_string(&failures).unwrap_or_default();
-        let up = self.shared.consume.up().await?;
+        let up = self.shared.connection()?;
         let answer = up
             .run(&scripts::BACK, |command| {
                 command.arg(&self.place.base).arg(&*self.group).arg(&self.side).arg(&self.name);
