@@ -270,7 +270,7 @@ async fn connection(mut client: TcpStream, counted: Counted, mut network: watch:
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let pumps = async {
-            tokio::join!(
+            tokio::try_join!(
                 pump(from_client, to_server, Way::ToServer, Some(port), network.clone()),
                 pump(from_server, to_client, Way::ToClient, None, network.clone()),
             )
@@ -278,9 +278,9 @@ async fn connection(mut client: TcpStream, counted: Counted, mut network: watch:
         let mut watched = network.clone();
         tokio::select! {
             ends = pumps => match ends {
-                (Ok(()), Ok(())) => return,
-                // One side reset it, so the other has to see that.
-                _ => Cut::Reset,
+                Ok(((), ())) => return,
+                // One side reset it, so the other has to see that, and not only when it says something.
+                Err(_) => Cut::Reset,
             },
             cut = watched.wait_for(|network| network.cuts.0 > cuts) => cut.map_or(Cut::Reset, |network| network.cuts.1),
         }

@@ -45,6 +45,13 @@ impl Place {
         }
     }
 
+    /// Being handed over is no attempt from now on. In memory nothing comes of one that is none.
+    pub(super) fn passes_on(&self) {
+        if let Self::DiskQueue(queue) = self {
+            queue.passes_on();
+        }
+    }
+
     pub(super) async fn subscribe(&self, request: &Subscribe) -> Result<Box<dyn Subscription>, BrokerError> {
         Ok(match self {
             Self::Queue(queue) => Box::new(queue.subscribe(request.prefetch)),

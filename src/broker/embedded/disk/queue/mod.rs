@@ -4,7 +4,8 @@
 //!
 //! A publish takes its place in the queue, is written, and only then is there. A delivery is marked as handed over, that
 //! is written, and only then is it returned to its reader (`disk/grants.rs`). A settlement holds at once and is written
-//! soon; should the process end before, the message comes back as the next attempt.
+//! soon; should the process end before, the message comes back as the next attempt. A queue that only passes on what is in
+//! it (`embedded/beside.rs`) marks nothing and has no attempts.
 
 mod effects;
 mod item;
@@ -75,6 +76,11 @@ impl DiskQueue {
     /// What the configuration says holds from now on.
     pub(in crate::broker::embedded) fn adopt(&self, settings: QueueSettings) {
         self.lock().adopt(settings);
+    }
+
+    /// Being handed over is no attempt from now on.
+    pub(in crate::broker::embedded) fn passes_on(&self) {
+        self.lock().counts = false;
     }
 
     /// Gives what was not published, by place. All others are on disk.
@@ -201,11 +207,17 @@ impl DiskQueue {
         let mut state = self.lock();
         let (result, then) = change(&mut state, &mut effects);
         let changes = std::mem::take(&mut effects.changes);
-        if !changes.is_empty() {
+        let at_once = if changes.is_empty() {
+            then
+        } else {
             let then = self.then_later(std::mem::take(&mut effects.later), then);
             self.store.submit(Batch { changes, need: Need::MustHappen, permit: None, then });
-        }
+            None
+        };
         drop(state);
+        if let Some(then) = at_once {
+            then(Ok(()));
+        }
         effects.loads.into_iter().for_each(|load| self.load(load));
         if effects.wake_all {
             self.ready.notify_waiters();

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) settings: QueueSettings,
     pub(super) readers: Readers,
     pub(super) closed: bool,
+    /// Whether being handed over is an attempt, which is remembered before.
+    pub(super) counts: bool,
     /// One a priority.
     pub(super) lanes: Vec<Lane>,
     pub(super) later: Later,
@@ -87,6 +89,7 @@ impl State {
             dropped: 0,
             dead_lettered: 0,
             closed: false,
+            counts: true,
             settings,
         }
     }
@@ -369,8 +372,8 @@ impl State {
         now: Now,
         out: &mut Effects,
     ) -> (Delivery, Option<(usize, QueueKey)>) {
-        let fresh = item.is_fresh().then_some((priority, item.key));
-        if fresh.is_none() {
+        let fresh = (self.counts && item.is_fresh()).then_some((priority, item.key));
+        if self.counts && fresh.is_none() {
             out.changes.push(item.note(true));
         }
         let (message, attempt, failures) = (Arc::clone(&item.message), item.tries.attempt(), item.tries.failures());
@@ -445,7 +448,9 @@ impl State {
                 self.later.begin();
             }
             None => {
-                out.changes.push(item.note(false));
+                if self.counts {
+                    out.changes.push(item.note(false));
+                }
                 self.give_back(item);
                 out.wake_one = true;
             }
