@@ -139,7 +139,7 @@ impl Redis {
         if self.shared.is_channel(address) {
             return Ok(place);
         }
-        let up = self.shared.consume.up().await?;
+        let up = self.shared.connected().await?;
         let found = declared::find(&up, &place, &self.shared.settings).await;
         if found.map_err(|error| errors::seam(&self.shared.settings, &error))? {
             return Ok(place);
@@ -273,7 +273,7 @@ impl Broker for Redis {
         let evictor = self.shared.evictor(&place);
         // What was not settled has to be back.
         evictor.flush().await?;
-        let up = self.shared.consume.up().await?;
+        let up = self.shared.connected().await?;
         let answer = up
             .run(&scripts::EVICT, |command| {
                 command.arg(&place.base).arg(GROUP).arg(evictor.reader()).arg(max.count.min(1000));
@@ -291,7 +291,7 @@ impl Broker for Redis {
             return Err(BrokerError::Unsupported { broker: "redis", what: "show a channel, which keeps nothing" });
         }
         let place = self.find(&request.from).await?;
-        let up = self.shared.consume.up().await?;
+        let up = self.shared.connected().await?;
         browse::page(&up, &place, &self.shared.settings, &request).await
     }
 
