@@ -132,6 +132,7 @@ fn explain(args: &Explain, context: &Context) -> Result<Exit, Failure> {
             "asked": asked,
             "route": taken.as_ref().map(|route| &route.name),
             "outcome": outcome,
+            "at_most_once": loaded.config.is_at_most_once(&source),
             "handler": taken.as_ref().map(|route| json!({ "name": route.handler, "file_digest": file })),
             "engine": engine,
             "engine_error": unanswered,
@@ -139,6 +140,11 @@ fn explain(args: &Explain, context: &Context) -> Result<Exit, Failure> {
         }))?;
     } else {
         context.output.line(&outcome)?;
+        if loaded.config.is_at_most_once(&source) {
+            context
+                .output
+                .line("  it is a Pub/Sub channel: messages come at most once, and never to who does not listen")?;
+        }
         for asked in &asked {
             let why = asked
                 .objection

@@ -65,6 +65,19 @@ impl Connection {
 }
 
 impl Config {
+    /// Whether messages of that source come once at most, and never where nobody listens.
+    #[must_use]
+    pub fn is_at_most_once(&self, source: &Address) -> bool {
+        let system = source.system.clone().unwrap_or_else(|| self.system_of(source.kind).name());
+        match self.connections_in_use().get(&system) {
+            #[cfg(feature = "redis")]
+            Some(Connection::Redis(settings)) => {
+                source.kind == AddressKind::Topic && settings.channels.contains(&source.name)
+            }
+            _ => false,
+        }
+    }
+
     /// The systems outside of the engine that are used, by name. With a [backend](Config::backend) there is no other.
     #[must_use]
     pub fn connections_in_use(&self) -> BTreeMap<Arc<str>, Connection> {

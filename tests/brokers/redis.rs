@@ -98,8 +98,15 @@ impl System for Server {
         Some(self.open(engine, false).await)
     }
 
-    /// A topic is one sequence; what is fetched ahead counts as delivered; where messages are kept is the server's affair.
+    /// A topic is one sequence; what is fetched ahead counts as delivered; what was out at a kill is handed out alone, so not
+    /// side by side either; where messages are kept is the server's affair.
     fn unclaimed(&self) -> &'static [&'static str] {
-        &["topics", "count only what was handed over", "try suspects apart", "choose where it is kept"]
+        &[
+            "topics",
+            "count only what was handed over",
+            "try suspects apart",
+            "hand out suspects side by side",
+            "choose where it is kept",
+        ]
     }
 }

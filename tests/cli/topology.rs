@@ -71,6 +71,17 @@ fn what_a_route_asks_of_kafka_is_explained() {
 }
 
 #[test]
+fn what_comes_at_most_once_is_explained() {
+    let redis = "redis: {host: 127.0.0.1, channels: [seen], topics: {kept: {}}}\nroutes:\n  \
+                 - {name: r, topic: seen, handler: h}\n  - {name: s, topic: kept, handler: h}\n";
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{redis}"));
+    let said = |source: &str| sandbox.run(&["route", "explain", "--topic", source]).ended(0).stdout;
+    assert!(said("seen").contains("at most once"));
+    assert!(said("redis:seen").contains("at most once"));
+    assert!(!said("kept").contains("at most once"));
+}
+
+#[test]
 fn without_a_system_there_is_nothing_to_compare_with() {
     let ended = Sandbox::with_config(ANY_PORT).run(&["topology", "plan"]).ended(3);
     assert!(ended.sentence().contains("add a section `rabbitmq:`, `kafka:` or `redis:`"), "{}", ended.stderr);

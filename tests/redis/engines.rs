@@ -11,7 +11,7 @@ use std::{
 
 use helixmq::{
     broker::{BatchMax, Start, Subscribe},
-    message::{Address, Outcome},
+    message::{Address, Outcome, Settlement},
 };
 
 use crate::{
@@ -108,6 +108,53 @@ async fn what_a_lost_engine_had_out_comes_to_another_as_the_next_attempt() {
     soon("the broker closes", broker.close()).await;
 }
 
+/// What was out when an engine ended may be what ended it: each is handed out alone, and nothing that is new beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_engine_had_out_is_handed_out_one_by_one() {
+    let server = Server::shared();
+    let mut site = Site::new(&server);
+    // It comes at once to one of that name.
+    site.settings.engine = Some(site.settings.key_prefix.clone());
+    let before = site.broker_with_queues().await;
+    let sent = send(&before, &Address::queue(WORK), 30).await;
+    soon("the broker closes", before.close()).await;
+    let mut out = taken_by_one_that_is_lost(site.elsewhere()).await;
+    let broker = site.broker_with_queues().await;
+    let mut subscription = soon("a subscription", broker.subscribe(reading(100))).await.expect("a subscription");
+    let max = BatchMax { count: 100, bytes: usize::MAX };
+    let mut handled = BTreeSet::new();
+    while !out.is_empty() {
+        let one = soon("a delivery", subscription.next(max)).await.expect("deliveries").expect("some");
+        let [only] = one.as_slice() else { panic!("{} together", one.len()) };
+        assert!(out.remove(&only.message.id.to_string()) && only.attempt == 2, "{} out of turn", only.message.id);
+        handled.insert(only.message.id.to_string());
+        let beside = tokio::time::timeout(Duration::from_millis(50), subscription.next(max)).await;
+        assert!(beside.is_err(), "something is out beside it");
+        one.settle(vec![Settlement::Accept]).await.expect("settled");
+    }
+    while handled.len() < sent.len() {
+        let some = soon("deliveries", subscription.next(max)).await.expect("deliveries").expect("some");
+        assert!(some.as_slice().iter().all(|delivery| delivery.attempt == 1));
+        handled.extend(some.as_slice().iter().map(|delivery| delivery.message.id.to_string()));
+        let all = vec![Settlement::Accept; some.len()];
+        some.settle(all).await.expect("settled");
+    }
+    assert_eq!(handled, sent);
+    drop(subscription);
+    soon("the broker closes", broker.close()).await;
+}
+
+fn reading(prefetch: usize) -> Subscribe {
+    Subscribe {
+        from: Address::queue(WORK),
+        group: "".into(),
+        start: Start::Earliest,
+        prefetch,
+        workers: 1,
+        aside: Default::default(),
+    }
+}
+
 /// Takes ten messages on a runtime of its own, which ends as a process does: nothing is settled, given back or renewed. Their
 /// ids.
 async fn taken_by_one_that_is_lost(site: Site) -> BTreeSet<String> {
@@ -116,15 +163,7 @@ async fn taken_by_one_that_is_lost(site: Site) -> BTreeSet<String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let broker = site.broker().await;
-            let request = Subscribe {
-                from: Address::queue(WORK),
-                group: "".into(),
-                start: Start::Earliest,
-                prefetch: 10,
-                workers: 1,
-                aside: Default::default(),
-            };
-            let mut subscription = soon("a subscription", broker.subscribe(request)).await.expect("a subscription");
+            let mut subscription = soon("a subscription", broker.subscribe(reading(10))).await.expect("a subscription");
             let max = BatchMax { count: 10, bytes: usize::MAX };
             let batch = soon("deliveries", subscription.next(max)).await.expect("deliveries").expect("some");
             let first = |delivery: &helixmq::broker::Delivery| {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use helixmq::{
+    broker::{BatchMax, BrokerError, Browse, BrowseAt, Start},
     handler::Call,
     message::{Address, Outcome},
 };
@@ -13,6 +14,7 @@ use crate::{
     support::{
         eventually,
         ledger::{Publishing, send},
+        soon,
     },
 };
 
@@ -124,5 +126,26 @@ async fn a_delayed_message_outlives_the_server() {
     kill_and_restart(&server, &engine).await;
     eventually("it is handled", async || site.ledger.handled().contains(&id).then_some(())).await;
     assert!(helixmq::message::now_ms() >= due, "before its time");
+    engine.stop().await;
+}
+
+/// Whoever asks for what only the server knows is answered within the time that connecting may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_while_it_is_away_is_told_so() {
+    let server = Server::own().await;
+    let mut site = Site::new(&server);
+    site.settings.connect_timeout = Duration::from_millis(500);
+    let engine = site.handling().await;
+    server.kill().await;
+    engine.degraded().await;
+    let all = BatchMax { count: 10, bytes: usize::MAX };
+    let evicted = soon("an answer", engine.broker.evict(&Address::queue(WORK), all)).await.map(|taken| taken.len());
+    let page = Browse { from: Address::queue(WORK), at: BrowseAt::Start(Start::Earliest), limit: 10 };
+    let browsed = soon("an answer", engine.broker.browse(page)).await.map(|page| page.items.len());
+    for answer in [evicted, browsed] {
+        assert!(matches!(answer, Err(BrokerError::Unreachable { .. })), "{answer:?}");
+    }
+    server.up().await;
+    engine.ready().await;
     engine.stop().await;
 }

@@ -127,6 +127,8 @@ async fn says_what_is_wrong_with_a_certificate() {
     for wrong in [without.clone(), with_client(without, &server, "stranger")] {
         let text = durability::ask(&wrong).await.expect_err("it is turned away");
         assert!(text.contains("alert"), "{text}");
+        let text = refusal(wrong).await;
+        assert!(text.contains("cert_file"), "{text}");
     }
     works(&server, with_client(with_tls(base, &server, "ca.pem"), &server, "client")).await;
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{link::Up, settings::Settings, transport};
 
 /// How long the answers may take.
-const ANSWERS: Duration = Duration::from_secs(5);
+pub(super) const ANSWERS: Duration = Duration::from_secs(5);
 /// The oldest that knows what scripts here say of themselves. Source: Redis, "Eval scripts", script flags.
 const MAJOR_MIN: u32 = 7;
 

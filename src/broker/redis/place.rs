@@ -61,6 +61,8 @@ struct Counts {
     lag: Vec<(Arc<str>, u64)>,
     /// How often it was changed from here.
     changes: u64,
+    /// What was asked of the server, and may change more than is counted yet.
+    changing: u32,
     passed_over: u32,
 }
 
@@ -72,6 +74,15 @@ pub(super) struct Seen {
     /// Messages and bytes since the beginning.
     pub(super) published: (f64, f64),
     pub(super) lag: Vec<(Arc<str>, u64)>,
+}
+
+/// Held until what the server made of it is counted.
+pub(super) struct Changing<'a>(&'a Place);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.counts().changing -= 1;
+    }
 }
 
 impl Place {
@@ -133,6 +144,12 @@ impl Place {
         change(&mut counts);
     }
 
+    /// Something is asked of the server that changes what is there: what is seen meanwhile may have it, or not.
+    pub(super) fn changing(&self) -> Changing<'_> {
+        self.counts().changing += 1;
+        Changing(self)
+    }
+
     /// So many were published; others had to go.
     pub(super) fn published(&self, count: usize, dropped: u64) {
         self.count(|counts| {
@@ -176,7 +193,7 @@ impl Place {
     /// What the server says; passed over where something was changed from here meanwhile, as nobody knows which came first.
     pub(super) fn seen(&self, seen: Seen, version: u64) {
         let mut counts = self.counts();
-        if counts.changes != version && counts.passed_over < PASSED_OVER_MAX {
+        if (counts.changes != version || counts.changing > 0) && counts.passed_over < PASSED_OVER_MAX {
             counts.passed_over += 1;
             return;
         }

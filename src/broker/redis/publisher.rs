@@ -21,6 +21,7 @@ pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message
         Err(error) => return all(error),
     };
     let (counts, commands) = pieces(place, messages);
+    let _changing = place.changing();
     let sent = timeout(settings.publish_timeout, send(shared, &up, commands)).await;
     let answers = match sent {
         Ok(Ok(answers)) => answers,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     channels::Listener,
-    declared, errors,
+    declared, durability, errors,
     link::{Link, Up},
     patrol,
     place::{GROUP, Place},
@@ -54,6 +54,8 @@ struct State {
     evictors: BTreeMap<Address, Arc<Session>>,
     /// What is wrong with what was declared.
     trouble: Option<String>,
+    /// What was said of the server: what it could lose.
+    worries: Vec<(String, String)>,
 }
 
 impl Shared {
@@ -172,6 +174,21 @@ impl Shared {
         }
     }
 
+    /// The connection that settles and looks around, once it is up, within the time that connecting may take.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`], [`BrokerError::Closed`].
+    pub(super) async fn connected(&self) -> Result<Up, BrokerError> {
+        let patience = self.settings.connect_timeout;
+        timeout(patience, self.consume.up()).await.unwrap_or_else(|_| {
+            Err(BrokerError::Unreachable {
+                endpoint: self.settings.endpoint(),
+                timeout: patience,
+                cause: self.consume.away().unwrap_or_else(|| "it was not there".to_owned()).into(),
+            })
+        })
+    }
+
     /// What is wrong with what was declared.
     pub(super) fn trouble(&self) -> Option<String> {
         self.lock().trouble.clone()
@@ -221,7 +238,17 @@ impl Shared {
             }
         }
         self.lock().trouble = trouble;
+        self.warn(&up).await;
         Ok(())
+    }
+
+    /// Says what the server could lose, as it is configured: once, and again where that has changed.
+    async fn warn(&self, up: &Up) {
+        let Ok(found) = timeout(durability::ANSWERS, durability::of(up)).await else { return };
+        let before = std::mem::replace(&mut self.lock().worries, found.worries.clone());
+        for (found, fix) in found.worries.iter().filter(|worry| !before.contains(worry)) {
+            tracing::warn!("Redis at {}: {found}; {fix}", self.settings.endpoint());
+        }
     }
 
     /// Makes a queue, or a topic's group, that the server has forgotten.
@@ -230,7 +257,7 @@ impl Shared {
     /// As [`Broker::declare`](crate::broker::Broker::declare).
     pub(super) async fn make_again(&self, place: &Place, group: &str) -> Result<(), BrokerError> {
         let declaration = self.lock().declared.get(&place.address).cloned();
-        let up = self.consume.up().await?;
+        let up = self.connected().await?;
         if let Some(declaration) = declaration {
             declared::declare(&up, &declaration, place, &self.settings).await?;
         }

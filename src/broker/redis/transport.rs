@@ -1,7 +1,7 @@
 //! Opens one connection to Redis: a socket, TLS where it is asked for, and the client library's protocol over it, on the
 //! first of several hosts that takes writes. What happens when it is lost is for others.
 
-use std::{future::Future, io, pin::Pin, time::Duration};
+use std::{error::Error, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, ServerErrorKind,
@@ -13,6 +13,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::rustls::{self, AlertDescription as Alert};
 
 use super::settings::{Host, Settings};
 use crate::{
@@ -192,18 +193,43 @@ fn no_socket(host: &Host, error: &io::Error) -> ConnectError {
 }
 
 fn not_secured(host: &Host, error: &io::Error) -> ConnectError {
-    match error.get_ref().and_then(|cause| cause.downcast_ref::<tokio_rustls::rustls::Error>()) {
-        Some(cause) => {
-            let text = format!(
-                "Redis at {host} and TLS do not go together: {cause}; is that a port with TLS, is redis.tls.ca_file its authority, and does it want a client's certificate?"
-            );
-            ConnectError::refused(ReasonCode::ConnectionFailed, text)
-        }
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(cause) => tls_refusal(host, cause),
         None => ConnectError::away(
             ReasonCode::ConnectionFailed,
             format!("Redis at {host} ended the connection during the TLS handshake: {error}"),
         ),
     }
+}
+
+/// What TLS refused, and what to do.
+fn tls_refusal(host: &Host, cause: &rustls::Error) -> ConnectError {
+    let rustls::Error::AlertReceived(
+        Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied
+        | Alert::CertificateRequired,
+    ) = cause
+    else {
+        let text = format!(
+            "Redis at {host} and TLS do not go together: {cause}; is that a port with TLS, and is redis.tls.ca_file its authority?"
+        );
+        return ConnectError::refused(ReasonCode::ConnectionFailed, text);
+    };
+    let text = format!(
+        "Redis at {host} does not accept the client's certificate ({cause}): set redis.tls.cert_file and key_file to one that its authority has signed"
+    );
+    ConnectError::refused(ReasonCode::AuthenticationFailed, text)
+}
+
+/// What TLS said against a connection, where that is why it was lost.
+fn of_tls(error: &RedisError) -> Option<&rustls::Error> {
+    let shared = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    shared.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 fn ended(host: &Host) -> ConnectError {
@@ -213,6 +239,10 @@ fn ended(host: &Host) -> ConnectError {
 
 /// Why a server would not begin.
 fn refusal(settings: &Settings, host: &Host, error: &RedisError) -> ConnectError {
+    // With TLS 1.3 a server judges the client's certificate when the client's handshake has already ended.
+    if let Some(cause) = of_tls(error) {
+        return tls_refusal(host, cause);
+    }
     let code = error.code().unwrap_or_default();
     let who = settings.username.as_deref().unwrap_or("default");
     match (error.kind(), code) {

@@ -17,8 +17,8 @@ use super::{
         scripts, transport,
     },
     session::Session,
-    state::{Item, Work},
     told::Step,
+    work::{Item, To, Work},
 };
 use crate::{
     broker::{BrokerError, Start},
@@ -70,6 +70,8 @@ pub(in crate::broker::redis) struct Actor {
     count: usize,
     /// The highest level that had as many as were asked for.
     full: Option<usize>,
+    /// Since when there is, or may be, what was out when another process ended. Nothing is fetched meanwhile.
+    narrow: Option<Instant>,
     /// When what is not new is looked for next.
     tend_at: Instant,
     renew_at: Instant,
@@ -92,6 +94,7 @@ impl Actor {
             hungry: true,
             count: COUNT_FIRST,
             full: None,
+            narrow: Some(now),
             tend_at: now,
             renew_at: now + session.lease / 4,
             generation,
@@ -142,8 +145,11 @@ impl Actor {
                 return Ok(true);
             }
             let ended = state.run_out(lease, now);
-            if state.is_left_alone(lease / 2, now) {
-                // A source that is held up does not keep from others what they could handle.
+            // A source that is held up does not keep from others what they could handle; and what waits beside something
+            // that may end this process, too, would use up an attempt with it.
+            if state.is_left_alone(lease / 2, now)
+                || (self.narrow.is_some() && state.suspect().is_none() && state.has_waiting())
+            {
                 state.put_off();
             }
             let takes = !self.reading.only_settles && state.is_wanted() && state.waiting_bytes() <= WAITING_BYTES_MAX;
@@ -152,9 +158,12 @@ impl Actor {
         };
         session.place.back(ended);
         let enough = room > 0 && room * 4 >= session.state().prefetch();
-        let reads = enough && self.hungry;
+        let reads = enough && self.hungry && self.narrow.is_none();
+        // What is out for longer than a lease does not hold it up.
+        let takes_suspect = room > 0 && self.narrow.is_some_and(|since| session.state().is_empty(since + lease <= now));
         let is_told = self.woken.has_changed().unwrap_or(false);
-        let tends = room > 0 && (now >= self.tend_at || is_told || (self.hungry && self.tip.is_none()));
+        let is_new = self.hungry && self.tip.is_none();
+        let tends = room > 0 && (now >= self.tend_at || is_told || is_new || takes_suspect);
         let renews = now >= self.renew_at;
         if work.is_empty() && !reads && !tends && !renews {
             if has_ended && !session.state().has_out() && !self.reading.only_settles {
@@ -173,13 +182,14 @@ impl Actor {
             session.tell_renewed(session.state().leased(work.renews), &mut steps);
         }
         if tends {
-            steps.push((Step::Tend, session.tend(room)));
+            steps.push((Step::Tend, session.tend(room, takes_suspect)));
         }
         let count = self.count.min(room).max(1);
         if reads {
             steps.push((Step::Read(count), session.read_new(count, self.full)));
         }
         let (steps, pipeline) = together(steps);
+        let _changing = (!work.done.is_empty()).then(|| session.place.changing());
         let answers = match up.ask_all(&pipeline).await {
             Ok(answers) => answers,
             Err(error) => {
@@ -252,7 +262,7 @@ impl Actor {
 
     fn told(&self, work: Work, ours: Vec<bool>) {
         let session = &self.session;
-        let is_for_others = work.back.iter().any(|back| !matches!(back.to, super::state::To::Me(_)));
+        let is_for_others = work.back.iter().any(|back| !matches!(back.to, To::Me(_)));
         if session.place.address.kind == Kind::Queue {
             session.place.forgotten(work.done.len());
         }
@@ -277,6 +287,10 @@ impl Actor {
             self.tend_at = self.tend_at.min(now + after);
         }
         self.tip = Some(tended.bell);
+        self.narrow = tended.has_suspects.then(|| self.narrow.unwrap_or(now));
+        if let Some(item) = tended.items.first().filter(|_| tended.is_suspect) {
+            self.session.state().suspects(item.entry);
+        }
         if self.session.place.address.kind == Kind::Queue {
             let (delayed, at) = tended.delayed;
             self.session.place.delayed(delayed, at);

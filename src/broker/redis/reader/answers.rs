@@ -5,7 +5,7 @@ use redis::Value;
 use super::{
     super::{place::Known, wire},
     session::Session,
-    state::{Entry, Item},
+    work::{Entry, Item},
 };
 use crate::message::{FailedAttempt, Kind, Position, ReasonCode, UnixMs, now_ms};
 
@@ -21,6 +21,10 @@ pub(super) struct Tended {
     /// How many wait for their time, and when that was.
     pub(super) delayed: (i64, i64),
     pub(super) items: Vec<Item>,
+    /// Whether there is what may have ended another process.
+    pub(super) has_suspects: bool,
+    /// Whether the only item is such.
+    pub(super) is_suspect: bool,
 }
 
 impl Session {
@@ -34,7 +38,8 @@ impl Session {
             Value::Int(delayed),
             Value::Int(at),
             Value::Array(taken),
-        ] = <[Value; 6]>::try_from(parts).ok()?
+            Value::Int(suspects),
+        ] = <[Value; 7]>::try_from(parts).ok()?
         else {
             return None;
         };
@@ -44,6 +49,8 @@ impl Session {
             bell: String::from_utf8(bell).ok()?,
             delayed: (delayed, at),
             items: self.claimed(taken),
+            has_suspects: suspects > 0,
+            is_suspect: suspects == 2,
         })
     }
 

@@ -1,11 +1,13 @@
 //! Reads a queue, or a topic for a group. A task for each reader ([`actor`]) fetches ahead, tells the server what became of
-//! deliveries, and takes what comes again; [`state`] is what it holds, [`session`] what others see of it.
+//! deliveries, and takes what comes again; [`state`] is what it holds, [`work`] what
+//! goes to and fro, [`session`] what others see of it.
 
 mod actor;
 mod answers;
 mod session;
 mod state;
 mod told;
+mod work;
 
 pub(super) use actor::{Actor, Reading};
 pub(super) use session::{RedisSubscription, Session};

@@ -13,7 +13,8 @@ use tokio::{
 
 use super::{
     super::{errors, place::Place, scripts, shared::Shared},
-    state::{Item, State, Waiter},
+    state::State,
+    work::{Item, Waiter},
 };
 use crate::{
     broker::{BatchMax, BrokerError, Deliveries, Delivery, KeepAlive, Settler, Subscription},
@@ -147,7 +148,7 @@ impl Settler for Session {
         let mut failures = delivery.failures.clone();
         remember(&mut failures, failure);
         let notes = serde_json::to_string(&failures).unwrap_or_default();
-        let up = self.shared.connection()?;
+        let up = self.shared.connected().await?;
         let answer = up
             .run(&scripts::BACK, |command| {
                 command.arg(&self.place.base).arg(&*self.group).arg(&self.side).arg(&self.name);

@@ -3,32 +3,22 @@
 //!
 //! What is given back untried is handed out again from here; only what others may have instead goes over the server.
 
-use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
 
 use rustc_hash::FxHashMap;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
-use super::super::wire::EntryId;
+use super::{
+    super::wire::EntryId,
+    work::{Back, Done, Entry, Item, To, Waiter, Work},
+};
 use crate::{
-    broker::{BatchMax, BrokerError, Delivery, Tag},
-    message::{FailedAttempt, Message, Position, Settlement, remember},
+    broker::{BatchMax, Delivery, Tag},
+    message::{FailedAttempt, Settlement, remember},
 };
 
-/// An entry: the place of its stream among those of its queue or topic, and its id.
-pub(super) type Entry = (u8, EntryId);
-
-/// What waits to be handed out.
-#[derive(Debug)]
-pub(in crate::broker::redis) struct Item {
-    pub(super) entry: Entry,
-    pub(super) message: Arc<Message>,
-    /// How often it was delivered, this time included.
-    pub(super) count: u32,
-    pub(super) failures: Vec<FailedAttempt>,
-    /// Whether the server keeps what went wrong before.
-    pub(super) has_notes: bool,
-    pub(super) position: Option<Position>,
-}
+/// Where it waits: by level, then by arrival.
+type Turn = (u8, EntryId, u8);
 
 #[derive(Debug)]
 struct Out {
@@ -39,68 +29,19 @@ struct Out {
     since: Instant,
 }
 
-/// Something to be forgotten.
-#[derive(Debug)]
-pub(super) struct Done {
-    pub(super) entry: Entry,
-    pub(super) size: usize,
-    pub(super) has_notes: bool,
-}
-
-/// Something to be delivered again.
-#[derive(Debug)]
-pub(super) struct Back {
-    pub(super) entry: Entry,
-    /// Its count, as the server has it, and as it is to be.
-    pub(super) count: u32,
-    pub(super) count_then: u32,
-    pub(super) to: To,
-    /// What went wrong so far, where that has changed.
-    pub(super) failures: Option<Vec<FailedAttempt>>,
-}
-
-/// To whom.
-#[derive(Debug)]
-pub(super) enum To {
-    /// To this reader, as that.
-    Me(Box<Item>),
-    /// To whoever comes first.
-    Anyone,
-    /// The same, after a while.
-    Later(Duration),
-}
-
-/// Who waits for something to be confirmed.
-pub(super) type Waiter = oneshot::Sender<Result<(), BrokerError>>;
-
-/// What the server is to be told.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    pub(super) done: Vec<Done>,
-    pub(super) back: Vec<Back>,
-    pub(super) waiters: Vec<Waiter>,
-    /// Leases begin anew.
-    pub(super) renews: bool,
-}
-
-impl Work {
-    pub(super) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.back.is_empty() && self.waiters.is_empty() && !self.renews
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct State {
     prefetch: usize,
     /// Streams of one level.
     per_level: u8,
-    /// By level, then by arrival.
-    waiting: BTreeMap<(u8, EntryId, u8), Item>,
+    waiting: BTreeMap<Turn, Item>,
     waiting_bytes: usize,
     out: FxHashMap<Tag, Out>,
     /// All of it, with what the server is still to be told; `None`: it waits.
     held: FxHashMap<Entry, Option<Tag>>,
+    /// What was out when another process ended, and may be what ended it: nothing else is handed out while it is held.
+    suspect: Option<Entry>,
     next_tag: Tag,
     work: Work,
     /// Somebody asked for something since the last fetch.
@@ -130,6 +71,7 @@ impl State {
             waiting_bytes: 0,
             out: FxHashMap::default(),
             held: FxHashMap::default(),
+            suspect: None,
             next_tag: 1,
             work: Work::default(),
             was_asked: false,
@@ -142,7 +84,7 @@ impl State {
 
     /// How many more may be fetched.
     pub(super) fn room(&self) -> usize {
-        if self.has_ended { 0 } else { self.prefetch.saturating_sub(self.held.len()) }
+        if self.has_ended || self.suspect().is_some() { 0 } else { self.prefetch.saturating_sub(self.held.len()) }
     }
 
     pub(super) fn prefetch(&self) -> usize {
@@ -155,6 +97,21 @@ impl State {
 
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// What is to be handed out alone, until it has ended.
+    pub(super) fn suspect(&self) -> Option<Entry> {
+        self.suspect.filter(|entry| self.held.contains_key(entry))
+    }
+
+    /// This may have ended another process.
+    pub(super) fn suspects(&mut self, entry: Entry) {
+        self.suspect = Some(entry);
+    }
+
+    /// Nothing is held, or nothing but what is out.
+    pub(super) fn is_empty(&self, but_out: bool) -> bool {
+        self.held.len() == if but_out { self.out.len() } else { 0 }
     }
 
     /// Whether somebody wants more than is here: who does not ask gets nothing that others could have.
@@ -173,8 +130,11 @@ impl State {
     fn wait(&mut self, item: Item) {
         self.held.insert(item.entry, None);
         self.waiting_bytes += item.message.size();
-        let (stream, id) = item.entry;
-        self.waiting.insert((stream / self.per_level, id, stream), item);
+        self.waiting.insert(self.turn(item.entry), item);
+    }
+
+    fn turn(&self, (stream, id): Entry) -> Turn {
+        (stream / self.per_level, id, stream)
     }
 
     /// Something came from the server. What is here already does not come a second time.
@@ -183,8 +143,7 @@ impl State {
             None => self.wait(item),
             // Its lease ran out while it waited.
             Some(None) => {
-                let key = (item.entry.0 / self.per_level, item.entry.1, item.entry.0);
-                if let Some(waiting) = self.waiting.get_mut(&key) {
+                if let Some(waiting) = self.waiting.get_mut(&self.turn(item.entry)) {
                     waiting.count = waiting.count.max(item.count);
                 }
             }
@@ -219,14 +178,16 @@ impl State {
     pub(super) fn take(&mut self, max: BatchMax, now: Instant) -> Vec<Delivery> {
         let count = max.count.min(self.prefetch.saturating_sub(self.out.len())).min(self.waiting.len());
         let (mut taken, mut bytes) = (Vec::with_capacity(count), 0_usize);
+        let alone = self.suspect().map(|entry| self.turn(entry));
         while taken.len() < count {
-            let Some(first) = self.waiting.first_entry() else { break };
-            let size = first.get().message.size();
+            let Some(turn) = alone.or_else(|| self.waiting.keys().next().copied()) else { break };
+            // One that is to be alone may be out.
+            let Some(size) = self.waiting.get(&turn).map(|item| item.message.size()) else { break };
             bytes = bytes.saturating_add(size);
             if bytes > max.bytes && !taken.is_empty() {
                 break;
             }
-            let item = first.remove();
+            let Some(item) = self.waiting.remove(&turn) else { break };
             self.waiting_bytes -= size;
             taken.push(self.hand_out(item, now));
         }
@@ -417,9 +378,9 @@ impl State {
 
     /// Somebody else has these: they do not wait here any more.
     pub(super) fn gone(&mut self, entries: &[Entry]) {
-        for (stream, id) in entries {
-            if self.held.get(&(*stream, *id)) == Some(&None)
-                && let Some(item) = self.waiting.remove(&(stream / self.per_level, *id, *stream))
+        for entry in entries {
+            if self.held.get(entry) == Some(&None)
+                && let Some(item) = self.waiting.remove(&self.turn(*entry))
             {
                 self.waiting_bytes -= item.message.size();
                 self.held.remove(&item.entry);

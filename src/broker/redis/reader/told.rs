@@ -5,7 +5,7 @@ use redis::{Cmd, Value, cmd};
 use super::{
     super::{scripts, shared::is_true},
     session::Session,
-    state::{Back, Entry, To, Work},
+    work::{Back, Entry, To, Work},
 };
 use crate::{broker::redis::link::Up, message::Kind};
 
@@ -112,11 +112,12 @@ impl Session {
         }
     }
 
-    /// What takes all that is not new, at most `room`.
-    pub(super) fn tend(&self, room: usize) -> Cmd {
+    /// What takes all that is not new, at most `room`; of what may have ended another process one, where `takes_suspect`.
+    pub(super) fn tend(&self, room: usize, takes_suspect: bool) -> Cmd {
         let mut command = scripts::TEND.by_hash();
         let lease = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
-        command.arg(&self.place.base).arg(&*self.group).arg(&self.side).arg(&self.name).arg(room).arg(lease);
+        command.arg(&self.place.base).arg(&*self.group).arg(&self.side).arg(&self.name).arg(room);
+        command.arg(u8::from(takes_suspect)).arg(lease);
         command.arg(self.shared.engine()).arg(self.shared.run()).arg(self.streams.len()).arg(&self.streams);
         command
     }
