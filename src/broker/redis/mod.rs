@@ -90,8 +90,15 @@ impl Redis {
             };
             link.consume.run(consume, restore, stopping).await;
         });
-        let (link, stopping) = (Arc::clone(&shared), stop.clone());
-        tasks.spawn(async move { link.publish.run(publish, |_| async { Ok(()) }, stopping).await });
+        let (link, restorer, stopping) = (Arc::clone(&shared), Arc::clone(&shared), stop.clone());
+        tasks.spawn(async move {
+            // Whichever is up first: nobody publishes to what is not there yet.
+            let restore = |up| {
+                let restorer = Arc::clone(&restorer);
+                async move { restorer.restore(up).await }
+            };
+            link.publish.run(publish, restore, stopping).await;
+        });
         tasks.spawn(patrol::run(Arc::clone(&shared)));
         let redis = Self { name: name.to_owned(), shared, stop, tasks: Mutex::new(tasks) };
         if is_there {
