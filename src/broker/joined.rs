@@ -8,11 +8,12 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, Declaration, Deliveries,
-    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System, guarded::is_spool,
+    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System, guarded::is_spool, room::Room,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -40,6 +41,14 @@ pub struct JoinedSystem {
     pub broker: Arc<dyn Broker>,
 }
 
+/// One of them, with the room for what is on its way there.
+#[derive(Clone, Debug)]
+struct Place {
+    system: JoinedSystem,
+    /// `None`: as much as it takes.
+    room: Option<Arc<Room>>,
+}
+
 /// Several systems.
 #[derive(Debug)]
 pub struct Joined {
@@ -51,22 +60,35 @@ pub struct Joined {
     is_one: bool,
     /// All of them are.
     is_closed: AtomicBool,
+    /// Bytes that may be on their way to each but the last; `None`: any number.
+    room: Option<usize>,
     /// All of them.
-    systems: ArcSwap<Vec<JoinedSystem>>,
+    systems: ArcSwap<Vec<Place>>,
 }
 
 impl Joined {
-    /// Joins systems; `queues` and `topics` name those of them that have what names no system. They are closed in this order:
-    /// the one that has the store of the others is the last.
+    /// Joins systems; `queues` and `topics` name those of them that have what names no system. The last one has
+    /// the store of the others, and is closed after them.
     #[must_use]
     pub fn new(queues: Arc<str>, topics: Arc<str>, systems: Vec<JoinedSystem>) -> Self {
-        Self {
-            queues,
-            topics,
-            is_one: false,
-            is_closed: AtomicBool::new(false),
-            systems: ArcSwap::from_pointee(systems),
-        }
+        let systems = systems.into_iter().map(|system| Place { system, room: None }).collect();
+        let systems = ArcSwap::from_pointee(systems);
+        Self { queues, topics, is_one: false, is_closed: AtomicBool::new(false), room: None, systems }
+    }
+
+    /// Shares out room for so many bytes among all systems but the last, which keeps what it is given: what is on its way to
+    /// each may be as large as its share. 0: any number.
+    #[must_use]
+    pub fn with_room(self, bytes: usize) -> Self {
+        let systems = self.systems.load_full();
+        let others = systems.len().saturating_sub(1);
+        let room = (bytes > 0).then(|| bytes / others.max(1));
+        let place = |(place, one): (usize, &Place)| Place {
+            system: one.system.clone(),
+            room: room.filter(|_| place < others).map(|bytes| Arc::new(Room::new(bytes))),
+        };
+        let systems = ArcSwap::from_pointee(systems.iter().enumerate().map(place).collect());
+        Self { room, systems, ..self }
     }
 
     /// Queues on one system, topics on another, and nothing else.
@@ -88,12 +110,15 @@ impl Joined {
     pub fn exchange(&self, name: &Arc<str>, broker: Option<Arc<dyn Broker>>) {
         self.systems.rcu(|systems| {
             let mut systems = Vec::clone(systems);
-            let place = systems.iter().position(|system| system.name == *name);
-            let system = broker.clone().map(|broker| JoinedSystem { name: Arc::clone(name), broker });
+            let place = systems.iter().position(|place| place.system.name == *name);
+            let new = broker.clone().map(|broker| Place {
+                system: JoinedSystem { name: Arc::clone(name), broker },
+                room: self.room.map(|bytes| Arc::new(Room::new(bytes))),
+            });
             match place {
-                Some(place) => drop(systems.splice(place..=place, system)),
+                Some(place) => drop(systems.splice(place..=place, new)),
                 // In front of the one that has the store.
-                None => drop(systems.splice(0..0, system)),
+                None => drop(systems.splice(0..0, new)),
             }
             systems
         });
@@ -101,16 +126,10 @@ impl Joined {
 
     /// Closes a system before it is [exchanged](Self::exchange). What is published there until then is told to come again.
     pub async fn close_one(&self, name: &str) {
-        let of_name = self.all().iter().find(|system| *system.name == *name).map(|system| Arc::clone(&system.broker));
-        if let Some(broker) = of_name {
-            broker.close().await;
+        let of_name = self.systems.load().iter().find(|place| *place.system.name == *name).cloned();
+        if let Some(place) = of_name {
+            place.system.broker.close().await;
         }
-    }
-
-    /// The systems, in the order in which they are closed.
-    #[must_use]
-    pub fn all(&self) -> Arc<Vec<JoinedSystem>> {
-        self.systems.load_full()
     }
 
     /// What has the addresses of a kind that name no system.
@@ -123,12 +142,16 @@ impl Joined {
 
     /// What has that address.
     fn of(&self, address: &Address) -> Option<Arc<dyn Broker>> {
+        self.place_of(address).map(|place| place.system.broker)
+    }
+
+    fn place_of(&self, address: &Address) -> Option<Place> {
         let name = match &address.system {
             Some(system) if !self.is_one => system,
             _ => self.usual(address.kind),
         };
         let systems = self.systems.load();
-        systems.iter().find(|system| system.name == *name).map(|system| Arc::clone(&system.broker))
+        systems.iter().find(|place| place.system.name == *name).cloned()
     }
 
     fn asked(&self, address: &Address) -> Result<Arc<dyn Broker>, BrokerError> {
@@ -198,9 +221,13 @@ impl Broker for Joined {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
-        let Some(broker) = self.of(to) else {
+        let Some(Place { system: JoinedSystem { name, broker }, room }) = self.place_of(to) else {
             let missing = |place| (place, PublishError::NotFound(to.clone()));
             return Err(PublishFailures((0..messages.len()).map(missing).collect()));
+        };
+        let _taken = match &room {
+            Some(room) => Some(room.take(&name, &messages).await?),
+            None => None,
         };
         let published = match &to.system {
             None => broker.publish(to, messages).await,
@@ -241,7 +268,7 @@ impl Broker for Joined {
 
     fn stats(&self) -> Vec<AddressStats> {
         let mut all = Vec::new();
-        for system in self.systems.load().iter() {
+        for Place { system, .. } in self.systems.load().iter() {
             // What waits for another system is its own.
             let stats = system.broker.stats().into_iter().filter(|stats| !is_spool(&stats.address));
             for mut stats in stats {
@@ -256,7 +283,7 @@ impl Broker for Joined {
 
     fn status(&self) -> BrokerStatus {
         let mut worst = BrokerStatus::Ready;
-        for system in self.systems.load().iter() {
+        for Place { system, .. } in self.systems.load().iter() {
             let named = |reason: String| format!("{}: {reason}", system.name);
             match (system.broker.status(), &worst) {
                 (BrokerStatus::Failed { reason }, _) => return BrokerStatus::Failed { reason: named(reason) },
@@ -274,13 +301,14 @@ impl Broker for Joined {
     }
 
     fn systems(&self) -> Vec<System> {
-        self.systems.load().iter().flat_map(|system| system.broker.systems()).collect()
+        self.systems.load().iter().flat_map(|place| place.system.broker.systems()).collect()
     }
 
     async fn close(&self) {
         self.is_closed.store(true, Memory::Relaxed);
-        for system in self.all().iter() {
-            system.broker.close().await;
-        }
+        let systems = self.systems.load_full();
+        let Some((last, others)) = systems.split_last() else { return };
+        join_all(others.iter().map(|place| place.system.broker.close())).await;
+        last.system.broker.close().await;
     }
 }

@@ -20,6 +20,7 @@ mod queueless;
 pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod room;
 mod system;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 mod tls;

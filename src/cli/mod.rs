@@ -26,6 +26,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+pub use crate::handler::component::COMPILE_VERB;
 pub use context::Context;
 pub use failure::{Exit, Failure};
 pub use output::Output;
@@ -95,7 +96,7 @@ enum Command {
     /// Measure how fast it is here
     Bench(bench::Args),
     /// Compiles a plugin under limits: the engine calls it for itself.
-    #[command(hide = true)]
+    #[command(name = COMPILE_VERB, hide = true)]
     CompileComponent { input: PathBuf, output: PathBuf, cpu_seconds: u64, memory_bytes: u64 },
 }
 

@@ -43,6 +43,16 @@ pub enum Connection {
 }
 
 impl Connection {
+    /// How it is reached where it is Kafka.
+    #[cfg(feature = "kafka")]
+    pub(super) fn as_kafka(&self) -> Option<&crate::broker::kafka::Settings> {
+        match self {
+            Self::Kafka(settings) => Some(settings),
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => None,
+        }
+    }
+
     /// Whether the system counts attempts itself, so that nothing is noted here.
     pub(super) fn counts_attempts(&self) -> bool {
         match self {
@@ -59,6 +69,7 @@ impl Config {
     #[must_use]
     pub fn connections_in_use(&self) -> BTreeMap<Arc<str>, Connection> {
         let is_used = |of: Backend| self.backend.is_none_or(|backend| backend == of);
+        #[allow(unused_mut, reason = "a build may have none of them")]
         let mut all = if self.backend.is_none() { self.connections.clone() } else { BTreeMap::new() };
         #[cfg(feature = "rabbitmq")]
         if let Some(settings) = self.rabbitmq.as_ref().filter(|_| is_used(Backend::Rabbitmq)) {
@@ -103,6 +114,7 @@ pub(super) fn read(
     backend: Option<Backend>,
     dead_letter: &Address,
     group: &(String, Origin),
+    guard: &mut dyn FnMut(Arc<str>, &mut Section<'_, '_, '_>),
 ) -> BTreeMap<Arc<str>, Connection> {
     let mut all = BTreeMap::new();
     section.named("connections", |name, origin, section| {
@@ -119,6 +131,7 @@ pub(super) fn read(
             let wrong = kind::bad_name(name);
             section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
         }
+        guard(name.into(), section);
         if let Some(connection) = one(section, dead_letter, group) {
             all.insert(Arc::from(name), connection);
         }

@@ -107,15 +107,13 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Backend> {
     if flag(reader, "MESSAGING_DEBUG", &[]) == Some(true) {
         reader.overrides.insert("telemetry.filter", ("debug".to_owned(), "MESSAGING_DEBUG"));
     }
-    if flag(reader, "MESSAGING_FALLBACK_ENABLED", &["MESSAGING_FALLBACK_INMEMORY"]) == Some(true) {
-        reader.refuse(
-            Origin::Environment("MESSAGING_FALLBACK_ENABLED"),
-            "",
-            "the embedded broker runs inside the engine and is never away: there is nothing to fall back from",
-            "unset it, or set it to false",
-        );
-    }
     backend(reader)
+}
+
+/// Whether messages for a system that is away are to be kept, and which variable says so.
+pub(super) fn fallback(reader: &mut Reader<'_>) -> Option<(bool, &'static str)> {
+    const NAME: &str = "MESSAGING_FALLBACK_ENABLED";
+    flag(reader, NAME, &["MESSAGING_FALLBACK_INMEMORY"]).map(|is_wanted| (is_wanted, NAME))
 }
 
 fn backend(reader: &mut Reader<'_>) -> Option<Backend> {

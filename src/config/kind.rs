@@ -348,6 +348,7 @@ pub(super) fn token() -> Kind<Secret> {
 }
 
 /// The name of a queue or topic of the system whose section it stands in.
+#[cfg(any(feature = "kafka", feature = "redis"))]
 pub(super) fn address_name(kind: AddressKind) -> Kind<Address> {
     let place = place_name(kind);
     let read = move |text: &str| {

@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, brakes, connections, embedded, environment,
+    Warning, brakes, connections, embedded, environment, fallback,
     finding::Origin,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
+    require,
     routes::{self, Draft, OnKafka, Surroundings},
     section::{Given, Reader, Section},
     shown::{Key, Shown},
@@ -26,6 +27,8 @@ use crate::{broker::topology, message::Address, route::Route};
 
 /// Where the configuration is looked for when no file is named.
 pub const DEFAULT_FILE: &str = "configs/messaging.yaml";
+/// A pebibyte: more than any machine has.
+const MEMORY_MIB_MAX: usize = 1 << 30;
 /// A token that can be guessed is as good as none.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -206,17 +209,19 @@ fn read(
 ) -> (Config, Vec<Draft>, Vec<PathBuf>) {
     let default = Config::default();
     environment::forbid_absent(section);
-    let (enabled, named) = section.section("messaging", |section| {
+    let (enabled, named, asked, required) = section.section("messaging", |section| {
         let enabled = section.value("enabled", &kind::flag(), default.enabled);
         let backend = section.optional("backend", &connections::backend(), "- (each message where its kind is)");
-        (enabled, backend.map(|given| given.value))
+        (enabled, backend.map(|given| given.value), fallback::of_all(section), require::read(section))
     });
     let backend = backend.or(named);
+    let mut guards = BTreeMap::new();
     let http = section.section("http", http);
-    let (data_directory, shutdown_grace, outage, watchdog) = section.section("engine", |section| {
+    let (data_directory, shutdown_grace, memory_budget, outage, watchdog) = section.section("engine", |section| {
         (
             section.value("data_directory", &kind::path(), default.data_directory),
             section.value("shutdown_grace_ms", &kind::millis(0..=*WAIT_MS.end()), default.shutdown_grace),
+            section.value("memory_budget_mib", &kind::integer(0..=MEMORY_MIB_MAX), default.memory_budget >> 20) << 20,
             section.section("outage", brakes::Outage::default),
             section.section("watchdog", brakes::watchdog),
         )
@@ -228,7 +233,10 @@ fn read(
         let named = backend == Some(Backend::Rabbitmq) || environment::names_rabbitmq(section.reader);
         if named || section.has("rabbitmq") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("rabbitmq", |section| super::rabbitmq::read(section, backend, true, dead_letter)))
+            Some(section.section("rabbitmq", |section| {
+                guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
+                super::rabbitmq::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("rabbitmq");
             None
@@ -239,7 +247,10 @@ fn read(
     let (kafka, group) = {
         let named = backend == Some(Backend::Kafka) || environment::names_kafka(section.reader);
         let kafka = if named || section.has("kafka") {
-            Some(section.section("kafka", |section| super::kafka::read(section, backend, true, group.clone())))
+            Some(section.section("kafka", |section| {
+                guards.insert(Backend::Kafka.name(), fallback::read(section, asked.fallback));
+                super::kafka::read(section, backend, true, group.clone())
+            }))
         } else {
             section.known("kafka");
             None
@@ -252,13 +263,18 @@ fn read(
         let named = backend == Some(Backend::Redis) || environment::names_redis(section.reader);
         if named || section.has("redis") {
             let dead_letter = &embedded.dead_letter;
-            Some(section.section("redis", |section| super::redis::read(section, backend, true, dead_letter)))
+            Some(section.section("redis", |section| {
+                guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
+                super::redis::read(section, backend, true, dead_letter)
+            }))
         } else {
             section.known("redis");
             None
         }
     };
-    let connections = connections::read(section, backend, &embedded.dead_letter, &group);
+    let connections = connections::read(section, backend, &embedded.dead_letter, &group, &mut |name, section| {
+        guards.insert(name, fallback::read(section, asked.fallback));
+    });
     let (mut plugins, mut parts) = section.section("plugins", plugins);
     let telemetry = section.section("telemetry", telemetry);
 
@@ -270,6 +286,7 @@ fn read(
         enabled,
         data_directory,
         shutdown_grace,
+        memory_budget,
         watchdog,
         outage: outage.rule(),
         http,
@@ -278,6 +295,7 @@ fn read(
         telemetry,
         group: group.0.as_str().into(),
         connections,
+        guards,
         ..Config::default()
     };
     #[cfg(feature = "rabbitmq")]
@@ -286,6 +304,9 @@ fn read(
     let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
+    if config.connections_in_use().is_empty() {
+        fallback::warn_of_no_system(section, &asked);
+    }
     let dead_letters = dead_letters(&config, dead_letter_origin, on_kafka);
 
     let mut around = Surroundings {
@@ -309,8 +330,9 @@ fn read(
     section.list("routes", |section| drafts.extend(routes::read(section, &around, None)));
     drafts.extend(theirs);
     environment::refuse_absent(section.reader, &config);
+    let require = require::checked(section.reader, required, &config);
     let dead_letters = DeadLetters { tasks: dead_letters.tasks.0, events: dead_letters.events.0 };
-    (Config { plugins, dead_letters, ..config }, drafts, files)
+    (Config { plugins, dead_letters, require, ..config }, drafts, files)
 }
 
 /// Where dead letters go that no route sends elsewhere, and who says so: on Kafka they have topics of their own.

@@ -8,6 +8,7 @@ mod brakes;
 mod connections;
 mod embedded;
 mod environment;
+mod fallback;
 mod finding;
 mod interpolate;
 #[cfg(feature = "kafka")]
@@ -20,6 +21,7 @@ mod plugin_toml;
 mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
+mod require;
 mod routes;
 mod section;
 mod shown;
@@ -49,11 +51,13 @@ pub use finding::{ConfigErrors, Finding, Origin, Warning};
 #[cfg(feature = "kafka")]
 pub use kafka::standard as standard_kafka;
 pub use load::{DEFAULT_FILE, Loaded, PluginToml, find, keys, load, load_text, read_plugin_toml};
+#[cfg(feature = "redis")]
+pub use redis::standard as standard_redis;
 pub use shown::{Key, Shown};
 pub use source::FILE_BYTES_MAX;
 
 use crate::{
-    broker::{Declaration, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
+    broker::{Declaration, GuardSettings, QueueSettings, Storage, TopicSettings, embedded::DiskSettings, topology},
     handler::Limits,
     message::{Address, Kind as AddressKind},
     route::{OutageBrake, RouteTable, Watchdog},
@@ -66,10 +70,14 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Whether messages are handled. `false`: the engine answers, takes what is published, and runs no route.
     pub enabled: bool,
+    /// Systems without which the engine does not start.
+    pub require: Vec<Arc<str>>,
     /// Where the engine keeps what it makes: compiled components, the generated token.
     pub data_directory: PathBuf,
     /// How long a drain waits for calls that are running.
     pub shutdown_grace: Duration,
+    /// Bytes that messages may take while they pass through; 0: no limit.
+    pub memory_budget: usize,
     /// When a subscription that brings nothing is begun anew.
     pub watchdog: Watchdog,
     /// When routes that do not say slow to a probe.
@@ -94,6 +102,8 @@ pub struct Config {
     pub redis: Option<crate::broker::redis::Settings>,
     /// Further systems outside of the engine, by the names that addresses have for them.
     pub connections: BTreeMap<Arc<str>, Connection>,
+    /// How the systems outside of the engine are guarded, by their names.
+    pub guards: BTreeMap<Arc<str>, GuardSettings>,
     /// The group of routes that name none.
     pub group: Arc<str>,
     /// Where dead letters go that no route sends elsewhere.
@@ -276,6 +286,12 @@ impl Config {
         self.connections_in_use().values().any(|connection| !connection.counts_attempts())
     }
 
+    /// How a system outside of the engine is guarded.
+    #[must_use]
+    pub fn guard_of(&self, name: &str) -> GuardSettings {
+        self.guards.get(name).cloned().unwrap_or_default()
+    }
+
     /// Whether queues are on RabbitMQ.
     #[must_use]
     pub fn queues_on_rabbitmq(&self) -> bool {
@@ -329,8 +345,10 @@ impl Default for Config {
         Self {
             file: None,
             enabled: true,
+            require: Vec::new(),
             data_directory: ".helixmq".into(),
             shutdown_grace: Duration::from_secs(30),
+            memory_budget: 1 << 30,
             watchdog: Watchdog::default(),
             outage: OutageBrake::default(),
             http: Http::default(),
@@ -344,6 +362,7 @@ impl Default for Config {
             #[cfg(feature = "redis")]
             redis: None,
             connections: BTreeMap::new(),
+            guards: BTreeMap::new(),
             group: topology::GROUP.into(),
             dead_letters: DeadLetters::both(&Embedded::default().dead_letter),
             routes: RouteTable::default(),

@@ -4,6 +4,7 @@
 use std::sync::PoisonError;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     error::StartError,
@@ -22,6 +23,7 @@ impl Supervisor {
         settings: Settings,
         mut exchange: Option<Exchange>,
         lane_ends: &mut mpsc::Receiver<LaneEnd>,
+        stop: &CancellationToken,
     ) -> Result<(), StartError> {
         if exchange.is_none() {
             // Before anything ends.
@@ -36,7 +38,9 @@ impl Supervisor {
             .filter(|address| is_other(address) || self.is_concerned(&before.routes, address, exchange.as_ref()))
             .cloned()
             .collect();
-        self.drain(&stopping, grace, lane_ends).await;
+        if !self.drain(&stopping, grace, lane_ends, Some(stop)).await {
+            return Err(StartError::Stopping);
+        }
         if let Err(error) = self.begin(&settings, exchange.as_mut()).await {
             // What has just been started ends, what has just been ended starts again.
             let started: Vec<Address> = self
@@ -45,7 +49,7 @@ impl Supervisor {
                 .filter(|address| is_other(address) || self.is_concerned(&settings.routes, address, exchange.as_ref()))
                 .cloned()
                 .collect();
-            self.drain(&started, grace, lane_ends).await;
+            self.drain(&started, grace, lane_ends, None).await;
             if let Some(exchange) = exchange {
                 exchange.back().await;
             }
@@ -62,6 +66,7 @@ impl Supervisor {
         let changed: Vec<String> = changed.cloned().collect();
         *self.loader_settings.lock().unwrap_or_else(PoisonError::into_inner) =
             loader_settings(&settings, &self.program);
+        self.budget.set(settings.memory_budget);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         if !changed.is_empty() {
             // The loader has ended only when the hub stops.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState},
+    budget::{Account, Counting},
     circuits::Circuits,
     inbox::{Backlog, Inbox},
     lane::BATCH_MAX,
@@ -52,6 +53,8 @@ pub(super) struct Feed {
     gates: Vec<Gate>,
     /// For each route what leads to its lanes.
     ways: Vec<Way>,
+    /// What it has out of the memory budget.
+    account: Arc<Account>,
     stop: CancellationToken,
 }
 
@@ -59,6 +62,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Lead {
     subscription: Option<Box<dyn Subscription>>,
+    counting: Counting,
     /// Fetched, and not yet with the lane it belongs to: a leader that turns to something else leaves them to the next one,
     /// as they would be overtaken if they went back to the broker.
     rest: VecDeque<Part>,
@@ -140,13 +144,15 @@ impl Feed {
         subscription: Box<dyn Subscription>,
         routes: Vec<Arc<Route>>,
         gates: Vec<Gate>,
+        account: Arc<Account>,
         stop: CancellationToken,
     ) -> Self {
         let keep_alive = ArcSwap::from_pointee(subscription.keep_alive());
         let ways = routes.iter().map(|route| Way::to(route)).collect();
-        let lead = Mutex::new(Lead { subscription: Some(subscription), rest: VecDeque::new() });
+        let lead =
+            Mutex::new(Lead { subscription: Some(subscription), counting: Counting::default(), rest: VecDeque::new() });
         let (taken, pulse) = (Notify::new(), Pulse::default());
-        Self { broker, request, lead, taken, keep_alive, pulse, routes, gates, ways, stop }
+        Self { broker, request, lead, taken, keep_alive, pulse, routes, gates, ways, account, stop }
     }
 
     /// What keeps the leases of everything that is out.
@@ -205,11 +211,17 @@ impl Feed {
                 }
                 continue;
             };
+            // One that waits for its share is not one that brings nothing.
+            let max = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Taken::End,
+                max = self.account.may_fetch(self.for_all(seat, max)) => max,
+            };
             let listening = self.pulse.listening();
             let fetched = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Taken::End,
-                fetched = subscription.next(self.for_all(seat, max)) => fetched,
+                fetched = subscription.next(max) => fetched,
                 // It has stalled: another one may not.
                 () = self.pulse.given_up() => Ok(None),
             };
@@ -217,7 +229,8 @@ impl Feed {
             if let Ok(Some(deliveries)) = &fetched {
                 self.pulse.fetched(deliveries.len());
             }
-            match fetched {
+            let counted = |deliveries| lead.counting.count(&self.account, deliveries);
+            match fetched.map(|fetched| fetched.map(counted)) {
                 Ok(Some(deliveries)) if self.is_for_one() => return Taken::Batch(deliveries),
                 Ok(Some(deliveries)) => {
                     lead.rest = self.split(deliveries);

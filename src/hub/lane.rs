@@ -10,6 +10,7 @@ use std::{
 use super::{
     calls::{self, Watch},
     decided::{self, Divided},
+    doing::Step,
     effects,
     feed::{Feed, Seat, Taken},
     held::{Due, Held, sequence},
@@ -222,6 +223,7 @@ impl Lane {
             return batch.as_slice().iter().map(|_| Verdict::NotTried(SETBACK)).collect();
         };
         let mut watch = Watch::new(&shared, version.generation, turn.is_probe());
+        let _busy = shared.doing.begin(Step::Handling);
         runner.begin();
         if runner.calls_take() > 1 {
             calls::handle_many(&mut watch, runner, batch.as_slice(), now, &mut verdicts);
@@ -266,7 +268,13 @@ impl Lane {
             .any(|verdict| matches!(verdict, Verdict::Ran(Outcome::Done(results)) if !results.is_empty()));
         if any {
             let shared = &self.shared;
-            shared.context.runtime.block_on(effects::publish_results(&*shared.broker, &shared.route, batch, verdicts));
+            let _busy = shared.doing.begin(Step::Publishing);
+            let published = effects::publish_results(&*shared.broker, &shared.route, batch, verdicts);
+            if shared.wait(published).is_none() {
+                // Any of it may be there, or not.
+                let is_done = |verdict: &&mut Verdict| matches!(verdict, Verdict::Ran(Outcome::Done(_)));
+                verdicts.iter_mut().filter(is_done).for_each(|verdict| *verdict = Verdict::NotTried(Duration::ZERO));
+            }
             decided::keep_order(shared.route.order, batch, verdicts);
         }
     }
@@ -289,11 +297,9 @@ impl Lane {
             })
             .collect();
         let shared = &self.shared;
-        let kept = shared.context.runtime.block_on(effects::keep_dead_letters(
-            &*shared.broker,
-            &shared.route.dead_letter,
-            letters,
-        ));
+        let _busy = shared.doing.begin(Step::Publishing);
+        let kept = shared.wait(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
+        let kept = kept.unwrap_or_else(|| vec![false; dead.len()]);
         for (place, kept) in dead.into_iter().zip(kept) {
             if let (Some(decision), Some(delivery), false) =
                 (decisions.get_mut(place), batch.as_slice().get(place), kept)
@@ -316,7 +322,8 @@ impl Lane {
         if settled.is_empty() {
             return;
         }
-        if let Err(error) = shared.context.runtime.block_on(settled.settle(settlements)) {
+        let _busy = shared.doing.begin(Step::Settling);
+        if let Some(Err(error)) = shared.wait(settled.settle(settlements)) {
             metrics().settle_failures.with_label_values(&[shared.broker.name()]).inc();
             tracing::warn!(route = %shared.route.name, "a batch was not settled and will be delivered again: {error}");
         }

@@ -74,8 +74,8 @@ pub(super) fn keep_unrouted(shared: &Parts, batch: Deliveries) {
             Arc::new(letter.wrap(&delivery.message))
         })
         .collect();
-    let runtime = &shared.context.runtime;
-    let kept = runtime.block_on(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
+    let kept = shared.wait(effects::keep_dead_letters(&*shared.broker, &shared.route.dead_letter, letters));
+    let kept = kept.unwrap_or_else(|| vec![false; batch.len()]);
     let dead = kept.iter().filter(|kept| **kept).count();
     let settlements = kept
         .into_iter()
@@ -85,7 +85,7 @@ pub(super) fn keep_unrouted(shared: &Parts, batch: Deliveries) {
         })
         .collect();
     metrics().dead_lettered.with_label_values(&["", ReasonCode::NoRoute.as_str()]).inc_by(dead as u64);
-    if let Err(error) = runtime.block_on(batch.settle(settlements)) {
+    if let Some(Err(error)) = shared.wait(batch.settle(settlements)) {
         tracing::warn!(%source, "messages without a route were not settled and will be delivered again: {error}");
     }
 }

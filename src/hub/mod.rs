@@ -7,10 +7,14 @@
 
 mod apply;
 mod brake;
+mod budget;
 mod calls;
 mod circuits;
+mod client;
 mod condition;
 mod decided;
+mod doing;
+mod drain;
 mod effects;
 mod error;
 mod exchange;
@@ -36,6 +40,7 @@ pub mod watch;
 mod watchdog;
 
 pub use brake::BrakeState;
+pub use client::{SendError, SubscribeError};
 pub use error::StartError;
 pub use exchange::{Exchange, ExchangedSystem, Opening};
 pub use outage::OutageSeen;

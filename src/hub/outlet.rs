@@ -12,11 +12,13 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{BatchMax, Broker, BrokerError, PublishError, Start, Subscribe},
+    broker::{BatchMax, Broker, BrokerError, Declaration, PublishError, QueueSettings, Start, Subscribe},
     handler::{Outlet, OutletError},
     message::{Address, Message, MessageId, Settlement, Text},
 };
 
+/// Between two tries to read answers.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Answers that are taken at a time.
 const ANSWERS_MAX: usize = 64;
 
@@ -34,13 +36,33 @@ impl BrokerOutlet {
         Self { broker, answers, waiting: Mutex::default() }
     }
 
-    /// The queue answers come to.
-    pub(super) fn answers(&self) -> &Address {
-        &self.answers
+    /// Makes the queue answers come to.
+    pub(super) async fn declare(&self) -> Result<(), BrokerError> {
+        let queue = QueueSettings { exclusive: true, ..QueueSettings::default() };
+        self.broker.declare(&[Declaration::Queue(Arc::clone(&self.answers.name), queue)]).await
     }
 
-    /// Hands answers to those who wait for them, until `stop`. An answer nobody waits for any more is dropped.
-    pub(super) async fn run(&self, stop: CancellationToken) -> Result<(), BrokerError> {
+    /// Hands answers to those who wait for them, until `stop`, and begins again where the system that has their queue is
+    /// exchanged or fails. An answer nobody waits for any more is dropped.
+    pub(super) async fn run(&self, stop: CancellationToken) {
+        let mut said = None;
+        while !stop.is_cancelled() {
+            if let Err(error) = self.read(&stop).await {
+                let error = error.to_string();
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!("answers to requests of handlers cannot be read for now: {error}");
+                    said = Some(error);
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+    }
+
+    async fn read(&self, stop: &CancellationToken) -> Result<(), BrokerError> {
+        self.declare().await?;
         let request = Subscribe {
             from: self.answers.clone(),
             group: "".into(),

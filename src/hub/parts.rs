@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{brake::Brake, circuits::Circuits, meters::Meters};
+use super::{brake::Brake, circuits::Circuits, doing::Doing, meters::Meters};
 use crate::{
     broker::Broker,
     handler::{LaneContext, Slot},
@@ -25,6 +25,29 @@ pub(super) struct Parts {
     pub(super) circuits: Circuits,
     pub(super) context: LaneContext,
     pub(super) meters: Meters,
+    pub(super) doing: Doing,
+}
+
+/// How long a broker may still take to answer once the grace period of a drain is over.
+pub(super) const LAST_ANSWER: Duration = Duration::from_millis(500);
+
+impl Parts {
+    /// Waits for a broker. `None`: the grace period of a drain is over, and it has not answered: whatever it was told may be
+    /// true or not, so that it has to come again.
+    pub(super) fn wait<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let ending = &self.context.ending;
+        let over = async {
+            ending.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        self.context.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                answer = answer => Some(answer),
+                () = over => None,
+            }
+        })
+    }
 }
 
 /// Cancelled when the grace period of a drain is over: the running calls of its source are ended.

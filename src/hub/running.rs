@@ -1,6 +1,7 @@
 //! One source that is running: its feed, its lanes with their threads, and what keeps its leases.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -12,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     brake::{Brake, BrakeState},
+    budget::{Account, Budget},
     circuits::Circuits,
+    doing::Doing,
     feed::{Feed, Gate, Seat},
     lane::{BATCH_MAX, Lane},
     meters::Meters,
@@ -71,6 +74,16 @@ pub struct RouteStatus {
     pub stalled: Option<String>,
 }
 
+/// The longest pause between two looks at what has to be kept alive.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Says of all sources that everything that is out is being worked on. Returns when to say so again.
+pub(super) fn keep_alive(running: &BTreeMap<Address, Running>) -> Instant {
+    running.values().for_each(Running::keep_alive);
+    let every = running.values().filter_map(Running::keep_alive_every).min();
+    Instant::now() + every.unwrap_or(KEEP_EVERY).min(KEEP_EVERY)
+}
+
 /// A lane's thread has ended.
 #[derive(Debug)]
 pub(super) struct LaneEnd {
@@ -89,6 +102,7 @@ impl Running {
         routes: Vec<(Arc<Route>, Arc<Slot>, LaneContext)>,
         ending: Ending,
         ended: &mpsc::Sender<LaneEnd>,
+        budget: &Arc<Budget>,
     ) -> Result<Self, BrokerError> {
         let lanes: usize = routes.iter().map(|(route, ..)| route.concurrency.max(1)).sum();
         let request = Subscribe {
@@ -113,7 +127,15 @@ impl Running {
             })
             .collect();
         let ways: Vec<_> = gates.iter().map(|gate| (Arc::clone(&gate.brake), gate.circuits.clone())).collect();
-        let feed = Arc::new(Feed::new(Arc::clone(broker), request, subscription, of_source, gates, stop.clone()));
+        let feed = Arc::new(Feed::new(
+            Arc::clone(broker),
+            request,
+            subscription,
+            of_source,
+            gates,
+            Account::open(budget),
+            stop.clone(),
+        ));
         let lanes = vec![0; routes.len()];
         let (group, watchdog) = (Arc::clone(&source.group), Watchdog::default());
         let source = source.address.clone();
@@ -127,6 +149,7 @@ impl Running {
                 route,
                 slot,
                 context,
+                doing: Doing::default(),
             });
             running.shared.push(shared);
             for seat in running.feed.seats(place) {
@@ -168,6 +191,17 @@ impl Running {
     /// Lanes whose threads run.
     pub(super) fn lanes(&self) -> usize {
         self.lanes.iter().sum()
+    }
+
+    /// What its lanes are doing, by route, of those that are in the middle of something.
+    pub(super) fn doing(&self) -> impl Iterator<Item = String> {
+        let texts = self.shared.iter().map(|shared| (&shared.route.name, shared.doing.text()));
+        texts.filter_map(|(route, text)| text.map(|text| format!("route {route}: {text}")))
+    }
+
+    /// How many of its lanes wait for their handlers.
+    pub(super) fn handling(&self) -> usize {
+        self.shared.iter().map(|shared| shared.doing.handling()).sum()
     }
 
     /// Ends the calls that are running.

@@ -15,18 +15,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    budget::Budget,
     condition::Condition,
+    drain::{Drain, say_while},
     error::StartError,
     exchange::Exchange,
     meters,
     outlet::BrokerOutlet,
     parts::Ending,
     plugins::{Loader, LoaderSettings},
-    running::{LaneEnd, RouteStatus, Running},
+    running::{self, LaneEnd, RouteStatus, Running},
     sweep::Sweep,
 };
 use crate::{
-    broker::{Broker, BrokerError, BrokerStatus, Declaration, QueueSettings},
+    broker::{Broker, BrokerError, BrokerStatus, Declaration},
     handler::{
         Handler, Isolation, LaneContext, Limits, Loading, PluginSettings, Registry, Terms, component::ComponentEngine,
     },
@@ -56,8 +58,28 @@ pub struct Settings {
     pub dead_letter: Address,
     /// How long a drain waits for calls that are running.
     pub grace: Duration,
+    /// Bytes that messages may take while they pass through; 0: no limit.
+    pub memory_budget: usize,
     /// When a subscription that brings nothing is begun anew.
     pub watchdog: Watchdog,
+}
+
+impl Default for Settings {
+    /// No queues, topics and routes; plugins in `plugins-enabled`, what is compiled of them in `.helixmq/compiled`.
+    fn default() -> Self {
+        Self {
+            plugins_directory: "plugins-enabled".into(),
+            plugins: BTreeMap::new(),
+            loading: Loading::default(),
+            cache_directory: ".helixmq/compiled".into(),
+            declarations: Vec::new(),
+            routes: RouteTable::default(),
+            dead_letter: Address::queue(crate::broker::topology::DEAD_LETTER_QUEUE),
+            grace: Duration::from_secs(30),
+            memory_budget: 1 << 30,
+            watchdog: Watchdog::default(),
+        }
+    }
 }
 
 /// Handle on a running engine.
@@ -72,6 +94,7 @@ pub struct Hub {
     failure: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     owner: Mutex<JoinSet<()>>,
+    subscribing: tokio::sync::Mutex<()>,
 }
 
 enum Command {
@@ -103,9 +126,8 @@ impl Hub {
         // Whatever takes long from here on, who looks on knows why.
         condition.look(&*broker);
         declare(&*broker, &settings.declarations).await?;
-        let settings_of_answers = QueueSettings { exclusive: true, ..QueueSettings::default() };
-        let answers = Declaration::Queue(Arc::clone(&outlet.answers().name), settings_of_answers);
-        declare(&*broker, &[answers]).await?;
+        let budget = Budget::new(settings.memory_budget);
+        outlet.declare().await.map_err(|error| StartError::of(&*broker, None, error))?;
         let (commands, received) = mpsc::channel(8);
         let (plugins_changed, changed) = mpsc::channel(8);
         let ready = watch::Sender::new(false);
@@ -127,6 +149,7 @@ impl Hub {
             statuses: Arc::clone(&statuses),
             program,
             condition,
+            budget,
         };
         let table = supervisor.current().routes;
         if let Err(error) = supervisor.start_missing(&table).await {
@@ -145,7 +168,18 @@ impl Hub {
         let mut owner = JoinSet::new();
         owner.spawn(supervisor.run(loader, received, lane_ends, stop.clone()));
         let owner = Mutex::new(owner);
-        Ok(Self { broker, registry, settings, commands, statuses, ready: is_ready, failure: failed, stop, owner })
+        Ok(Self {
+            broker,
+            registry,
+            settings,
+            commands,
+            statuses,
+            ready: is_ready,
+            failure: failed,
+            stop,
+            owner,
+            subscribing: Default::default(),
+        })
     }
 
     /// The broker messages go through.
@@ -158,6 +192,11 @@ impl Hub {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Held while settings are built on those in force.
+    pub(super) fn subscribing(&self) -> &tokio::sync::Mutex<()> {
+        &self.subscribing
     }
 
     /// The settings in force.
@@ -228,7 +267,7 @@ impl Hub {
                 tracing::error!("the supervisor did not end well: {error}");
             }
         }
-        self.broker.close().await;
+        say_while("closing the connections", self.broker.close()).await;
     }
 }
 
@@ -246,6 +285,7 @@ pub(super) struct Supervisor {
     statuses: Arc<Mutex<Vec<RouteStatus>>>,
     pub(super) program: PathBuf,
     condition: Condition,
+    pub(super) budget: Arc<Budget>,
 }
 
 impl Supervisor {
@@ -262,21 +302,17 @@ impl Supervisor {
         let sweep = Sweep { broker: Arc::clone(&self.broker), settings: Arc::clone(&self.settings) };
         tasks.spawn(sweep.run(stop.clone()));
         let (outlet, answers_stop) = (Arc::clone(&self.outlet), late_stop.clone());
-        tasks.spawn(async move {
-            if let Err(error) = outlet.run(answers_stop).await {
-                tracing::error!("answers to requests of handlers cannot be read: {error}");
-            }
-        });
+        tasks.spawn(async move { outlet.run(answers_stop).await });
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(renewal.into()) => renewal = self.keep_alive(),
+                () = tokio::time::sleep_until(renewal.into()) => renewal = running::keep_alive(&self.running),
                 Some(end) = lane_ends.recv() => self.lane_ended(end),
                 Some(Command::Apply(settings, exchange, done)) = commands.recv() => {
-                    let applied = self.apply(*settings, exchange, &mut lane_ends).await;
+                    let applied = self.apply(*settings, exchange, &mut lane_ends, &stop).await;
                     // Whoever asked may have gone.
                     done.send(applied).ok();
                 }
@@ -295,7 +331,7 @@ impl Supervisor {
         self.loading.cancel();
         let grace = self.current().grace;
         let all: Vec<Address> = self.running.keys().cloned().collect();
-        self.drain(&all, grace, &mut lane_ends).await;
+        self.drain(&all, grace, &mut lane_ends, None).await;
         late_stop.cancel();
         while tasks.join_next().await.is_some() {}
     }
@@ -346,7 +382,7 @@ impl Supervisor {
                 .iter()
                 .map(|route| (Arc::clone(route), self.registry.slot(&route.handler), context(route)))
                 .collect();
-            match Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended).await {
+            match Running::start(&self.broker, source, contexts, ending.clone(), &self.lane_ended, &self.budget).await {
                 Ok(running) => drop(self.running.insert(source.address.clone(), running)),
                 Err(BrokerError::NotFound(address)) => {
                     missing.push((address, of_source.iter().map(|route| Arc::clone(&route.name)).collect()));
@@ -357,55 +393,16 @@ impl Supervisor {
         if missing.is_empty() { Ok(()) } else { Err(StartError::Missing(missing)) }
     }
 
-    /// Says that everything that is out is being worked on. Returns when to say so again.
-    fn keep_alive(&self) -> Instant {
-        self.running.values().for_each(Running::keep_alive);
-        let every = self.running.values().filter_map(Running::keep_alive_every).min();
-        Instant::now() + every.unwrap_or(STATS_EVERY).min(STATS_EVERY)
-    }
-
-    /// Ends sources in three steps: nothing new, time for what is running, then its end.
-    pub(super) async fn drain(&mut self, which: &[Address], grace: Duration, lane_ends: &mut mpsc::Receiver<LaneEnd>) {
-        for address in which {
-            if let Some(running) = self.running.get(address) {
-                running.stop_taking();
-            }
-        }
-        let left = |supervisor: &Self| {
-            which.iter().filter_map(|address| supervisor.running.get(address)).map(Running::lanes).sum::<usize>()
-        };
-        let mut renewal = Instant::now();
-        let all_ended = async {
-            while left(self) > 0 {
-                match tokio::time::timeout_at(renewal.into(), lane_ends.recv()).await {
-                    Ok(Some(end)) => self.lane_ended(end),
-                    Ok(None) => break,
-                    Err(_) => renewal = self.keep_alive(),
-                }
-            }
-        };
-        if tokio::time::timeout(grace, all_ended).await.is_err() {
-            tracing::warn!(
-                lanes = left(self),
-                "calls are still running after the grace period of {grace:?}: they are ended, their messages go back"
-            );
-            which.iter().filter_map(|address| self.running.get(address)).for_each(Running::end_calls);
-            let ended = async {
-                while left(self) > 0 {
-                    match lane_ends.recv().await {
-                        Some(end) => self.lane_ended(end),
-                        None => break,
-                    }
-                }
-            };
-            // Guests end within a tick of the clock; a native handler that does not return cannot be ended.
-            if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
-                tracing::error!("a native handler does not return; its thread is left behind");
-            }
-        }
-        for address in which {
-            self.running.remove(address);
-        }
+    /// Ends sources; false when the engine stops before they have: then they end with the others.
+    pub(super) async fn drain(
+        &mut self,
+        which: &[Address],
+        grace: Duration,
+        lane_ends: &mut mpsc::Receiver<LaneEnd>,
+        stop: Option<&CancellationToken>,
+    ) -> bool {
+        let drain = Drain { running: &mut self.running, which, ended: &self.lane_ended, broker: &*self.broker };
+        drain.run(grace, lane_ends, stop).await
     }
 
     fn lane_ended(&mut self, end: LaneEnd) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{
     decided::{self, Divided},
+    doing::Step,
     effects::{self, Group},
     held::Held,
     letters,
@@ -68,10 +69,13 @@ impl<'a> Transaction<'a> {
             let Divided { settled, settlements, waiting } =
                 decided::divide(route.order, batch, &self.verdicts, decisions);
             let messages: Vec<_> = published.iter().map(|group| (group.to.clone(), group.messages.clone())).collect();
+            // Not given up: nobody would know what became of it. The system bounds it.
+            let busy = shared.doing.begin(Step::Settling);
             let done = match settled.is_empty() {
                 true => Ok(()),
                 false => shared.context.runtime.block_on(settled.transact(&messages, &settlements)),
             };
+            drop(busy);
             let Err((settled, error)) = done else {
                 for group in &published {
                     effects::count_published(&*shared.broker, &group.to, group.messages.len());

@@ -15,8 +15,8 @@ pub use pattern::{Pattern, PatternError};
 pub use table::{RouteTable, TableError};
 
 use crate::{
-    broker::{Aside, Start},
-    handler::Terms,
+    broker::{Aside, Start, topology},
+    handler::{Isolation, Limits, Terms},
     message::{Address, Message},
     settle::RetryPolicy,
 };
@@ -49,6 +49,40 @@ pub struct Route {
     pub crash_budget: CrashBudget,
     /// When it slows to a probe because different messages fail alike.
     pub outage: OutageBrake,
+}
+
+impl Route {
+    /// A route with the defaults of the configuration, and a handler of its own name: everything from a queue or topic, one
+    /// at a time, without order, to no destination; dead letters to the standard queue. Change what should be otherwise.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, source: Address) -> Self {
+        let name = name.into();
+        Self {
+            source: Source {
+                address: source,
+                group: topology::GROUP.into(),
+                start: Start::default(),
+                aside: Aside::default(),
+            },
+            matches: Match::default(),
+            handler: Arc::clone(&name),
+            order: Order::default(),
+            delivery: Delivery::default(),
+            concurrency: 1,
+            terms: Arc::new(Terms {
+                route: Arc::clone(&name),
+                isolation: Isolation::default(),
+                limits: Limits::default(),
+                destinations: BTreeMap::new(),
+                may_reply: false,
+            }),
+            retry: RetryPolicy::default(),
+            dead_letter: Address::queue(topology::DEAD_LETTER_QUEUE),
+            crash_budget: CrashBudget::default(),
+            outage: OutageBrake::default(),
+            name,
+        }
+    }
 }
 
 /// Where a route's messages are read.

@@ -65,6 +65,7 @@ metrics! {
     spool_accepted: IntCounterVec("messaging_spool_accepted_total", ["broker"]) = "Messages that were kept here for the system",
     spool_drained: IntCounterVec("messaging_spool_drained_total", ["broker"]) = "Messages that were kept here and that the system confirmed since",
     spool_refused: IntCounterVec("messaging_spool_refused_total", ["broker"]) = "Times that the system was there and did not take a message that was kept here",
+    memory_budget: IntGaugeVec("messaging_memory_budget_bytes", ["part", "what"]) = "Bytes of messages that are fetched and not settled (part handling), or on their way to systems (part publishing): what is used, and its limit",
     connection_state: IntGaugeVec("messaging_broker_connection_state", ["broker", "state"]) = "1 for where the connections of a system are: connecting, ready, blocked, away, refused, closed",
     store_commits: IntCounterVec("helixmq_store_commits_total", ["broker"]) = "Times that the store made safe what waited, one flush of the disk each",
     store_changes: IntCounterVec("helixmq_store_changes_total", ["broker"]) = "Changes in these commits: messages in and out, and what is noted of them",

@@ -16,6 +16,7 @@ mod declaring;
 mod durable;
 mod embedded;
 mod forgetful;
+mod guarded;
 mod interrupting;
 #[cfg(feature = "real-brokers")]
 mod kafka;
@@ -122,6 +123,7 @@ macro_rules! conformance {
 
 conformance!(embedded_memory, crate::embedded::Memory, paused = true);
 conformance!(embedded_disk, crate::embedded::Disk::default(), paused = false);
+conformance!(embedded_with_guard, crate::guarded::Memory, paused = true);
 conformance!(embedded_with_ledger, crate::forgetful::WithLedger::default(), paused = false);
 #[cfg(feature = "real-brokers")]
 conformance!(rabbitmq_classic, crate::rabbitmq::Server::classic(), paused = false);

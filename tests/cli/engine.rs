@@ -31,19 +31,120 @@ fn a_second_signal_ends_it_at_once() {
     sandbox.plug("spin");
     let engine = sandbox.serve();
     sandbox.feed(&["publish", "--queue", "orders"], "{}\n").ended(0);
-    eventually(
-        || {
-            (stats(&sandbox)["queues"].as_array()?.iter().find(|queue| queue["name"] == "orders")?["unsettled"] == 1)
-                .then_some(())
-        },
-        || stats(&sandbox).to_string(),
-    );
+    is_out(&sandbox);
     let began = Instant::now();
     engine.signal(Signal::TERM);
     engine.says("draining");
     engine.signal(Signal::TERM);
     assert_eq!(engine.end().code(), Some(1));
     assert!(began.elapsed().as_secs() < 30, "it waited for a call that does not end");
+}
+
+#[test]
+fn a_drain_says_what_it_waits_for() {
+    let sandbox = Sandbox::with_config(&format!(
+        "{ANY_PORT}routes:\n  - {{name: orders, queue: orders, handler: spin, timeout_ms: 600000}}\nengine: {{shutdown_grace_ms: 2500}}\n"
+    ));
+    sandbox.plug("spin");
+    let engine = sandbox.serve();
+    sandbox.feed(&["publish", "--queue", "orders"], "{}\n").ended(0);
+    is_out(&sandbox);
+    engine.signal(Signal::TERM);
+    engine.says("route orders: 1 in its handler");
+    engine.says("what is running has not ended within the grace period of 2.5s");
+    assert_eq!(engine.end().code(), Some(0));
+}
+
+#[test]
+fn a_signal_ends_a_drain_that_a_reload_began_and_a_second_one_ends_all_of_it() {
+    let config = |route: &str| {
+        format!(
+            "{ANY_PORT}routes:\n  - {{name: {route}, queue: orders, handler: spin, timeout_ms: 600000}}\nengine: {{shutdown_grace_ms: 600000}}\n"
+        )
+    };
+    let sandbox = Sandbox::with_config(&config("orders"));
+    sandbox.plug("spin");
+    let engine = sandbox.serve();
+    sandbox.feed(&["publish", "--queue", "orders"], "{}\n").ended(0);
+    is_out(&sandbox);
+    sandbox.write("configs/messaging.yaml", config("renamed"));
+    engine.says("draining, for");
+    engine.signal(Signal::TERM);
+    engine.says("draining: nothing new is taken");
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(1));
+}
+
+#[cfg(feature = "rabbitmq")]
+#[test]
+fn a_signal_is_heard_while_the_engine_starts() {
+    for (signal, code) in [(Signal::TERM, 0), (Signal::INT, 130)] {
+        // It takes connections, and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let sandbox = Sandbox::with_config(&on_rabbitmq(&silent, "connect_timeout: 60s"));
+        let engine = sandbox.begin();
+        let (_connection, _) = silent.accept().unwrap();
+        engine.signal(signal);
+        assert_eq!(engine.end().code(), Some(code));
+    }
+}
+
+#[cfg(feature = "rabbitmq")]
+#[test]
+fn a_required_system_that_is_away_keeps_the_engine_from_starting() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = on_rabbitmq(&nobody, "connect_timeout: 1s");
+    drop(nobody);
+    let sandbox = Sandbox::with_config(&format!("{config}messaging: {{require: [rabbitmq]}}\n"));
+    let ran = sandbox.run(&["serve"]).ended(4);
+    let said = ran.stderr.lines().last().unwrap();
+    assert!(said.contains("cannot start without rabbitmq, which is away"), "{said}");
+    sandbox.write("configs/messaging.yaml", config);
+    let engine = sandbox.serve();
+    engine.says("\"state\":\"away\"");
+    engine.signal(Signal::TERM);
+    assert_eq!(engine.end().code(), Some(0));
+}
+
+/// RabbitMQ is where that listens.
+#[cfg(feature = "rabbitmq")]
+fn on_rabbitmq(listener: &std::net::TcpListener, and: &str) -> String {
+    let port = listener.local_addr().unwrap().port();
+    format!("{ANY_PORT}rabbitmq: {{host: 127.0.0.1, port: {port}, username: a, password: b, {and}}}\n")
+}
+
+#[test]
+fn systemd_is_told_how_the_engine_is_doing() {
+    let sandbox = Sandbox::with_config(ANY_PORT);
+    let socket = std::os::unix::net::UnixDatagram::bind(sandbox.path("notify")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut told = String::new();
+    // Waits until that was told so often.
+    let mut until = |wanted: &str, times: usize| {
+        eventually(
+            || {
+                let mut buffer = [0; 4096];
+                while let Ok(length) = socket.recv(&mut buffer) {
+                    told.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                }
+                (told.lines().filter(|line| line.starts_with(wanted)).count() >= times).then_some(())
+            },
+            || format!("{wanted} was not told {times} times"),
+        );
+    };
+    let socket_path = sandbox.path("notify").display().to_string();
+    let engine = sandbox.begin_with(&[("NOTIFY_SOCKET", &socket_path), ("WATCHDOG_USEC", "100000")]);
+    until("READY=1", 1);
+    until("STATUS=ready, 0 routes", 1);
+    until("WATCHDOG=1", 3);
+    engine.signal(Signal::HUP);
+    until("RELOADING=1", 1);
+    until("MONOTONIC_USEC=", 1);
+    until("READY=1", 2);
+    engine.signal(Signal::TERM);
+    until("STOPPING=1", 1);
+    until("EXTEND_TIMEOUT_USEC=", 1);
+    assert_eq!(engine.end().code(), Some(0));
 }
 
 #[test]
@@ -98,6 +199,20 @@ fn stats(sandbox: &Sandbox) -> serde_json::Value {
     let asked = ureq::get(format!("{}/v1/messaging/stats", address(sandbox)))
         .header("authorization", format!("Bearer {}", token.trim()));
     asked.call().unwrap().into_body().read_json().unwrap()
+}
+
+/// Waits until the one message in `orders` is with its handler.
+fn is_out(sandbox: &Sandbox) {
+    let is_out = || {
+        let stats = stats(sandbox);
+        let orders = stats
+            .get("queues")?
+            .as_array()?
+            .iter()
+            .find(|queue| queue.get("name").is_some_and(|name| name == "orders"))?;
+        (orders["unsettled"] == 1).then_some(())
+    };
+    eventually(is_out, || stats(sandbox).to_string());
 }
 
 /// Lines of a metric.

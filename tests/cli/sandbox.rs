@@ -88,12 +88,23 @@ impl Sandbox {
 
     /// Starts an engine and waits until it has looked at its plugins.
     pub(crate) fn serve(&self) -> Engine {
-        let log = self.path("log");
-        let mut command = self.command(&["serve"]);
-        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-        let engine = Engine { running: Running(command.spawn().unwrap()), log };
+        let engine = self.begin();
         engine.says("\"ready\"");
         engine
+    }
+
+    /// Starts an engine.
+    pub(crate) fn begin(&self) -> Engine {
+        self.begin_with(&[])
+    }
+
+    /// The same with an environment.
+    pub(crate) fn begin_with(&self, environment: &[(&str, &str)]) -> Engine {
+        let log = self.path("log");
+        let mut command = self.command(&["serve"]);
+        command.envs(environment.iter().copied());
+        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        Engine { running: Running(command.spawn().unwrap()), log }
     }
 }
 

@@ -73,7 +73,7 @@ fn what_a_route_asks_of_kafka_is_explained() {
 #[test]
 fn without_a_system_there_is_nothing_to_compare_with() {
     let ended = Sandbox::with_config(ANY_PORT).run(&["topology", "plan"]).ended(3);
-    assert!(ended.sentence().contains("add a section `rabbitmq:` or `kafka:`"), "{}", ended.stderr);
+    assert!(ended.sentence().contains("add a section `rabbitmq:`, `kafka:` or `redis:`"), "{}", ended.stderr);
 }
 
 #[test]

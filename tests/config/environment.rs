@@ -38,6 +38,7 @@ fn variables_win_over_the_file() {
     holds(&[("MESSAGING_ENABLED", "false")], "warn", "helixagent-group", false, 0);
     holds(&[("MESSAGING_BACKEND", "inmemory")], "warn", "helixagent-group", true, 0);
     holds(&[("MESSAGING_FALLBACK_ENABLED", "false")], "warn", "helixagent-group", true, 0);
+    holds(&[("MESSAGING_FALLBACK_ENABLED", "true")], "warn", "helixagent-group", true, 1);
     holds(&[("KAFKA_GROUP_ID", "mine")], "warn", "mine", true, 0);
 }
 
@@ -55,7 +56,6 @@ fn old_names_are_accepted_with_a_warning_unless_they_contradict() {
 #[test]
 fn what_makes_no_sense_is_refused_and_never_ignored() {
     refused(&[("MESSAGING_BACKEND", "nats")], "\"nats\" is not a backend");
-    refused(&[("MESSAGING_FALLBACK_ENABLED", "true")], "nothing to fall back from");
     refused(&[("MESSAGING_ENABLED", "perhaps")], "environment MESSAGING_ENABLED: messaging.enabled: \"perhaps\"");
     refused(&[("LOG_LEVEL", "warning")], "environment LOG_LEVEL: telemetry.filter: \"warning\" is not a level");
     let said =

@@ -13,6 +13,7 @@
     reason = "a test that panics has said what it has to say"
 )]
 
+#[path = "../support/api.rs"]
 mod api;
 mod damage;
 mod killer;

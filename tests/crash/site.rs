@@ -9,13 +9,12 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::api::Api;
+use crate::api::{Api, TOKEN};
 
 /// Longer than anything takes that does happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Of an engine's log, where a test fails.
 const LINES_SHOWN: usize = 12;
-pub(crate) const TOKEN: &str = "crash";
 
 /// A directory of configuration, plugins and data. It stays where a test fails.
 pub(crate) struct Site {

@@ -12,7 +12,7 @@ use std::{
 use helixmq::{
     broker::Broker,
     handler::{Call, Handler, LaneContext, OpenError, Runner},
-    message::{Address, HandlerIdentity, Kind, Message, Outcome, Settlement},
+    message::{Address, HandlerIdentity, Kind, Message, Outbound, Outcome, Settlement},
     route::{Order, Route},
 };
 
@@ -194,6 +194,56 @@ async fn a_drain_waits_for_calls_that_end_in_time() {
     eventually("it is being handled", || calls.load(Ordering::SeqCst) == 1).await;
     let broker = engine.stop().await;
     assert_eq!(broker.settlements(&sent[0]), [Settlement::Accept]);
+}
+
+/// A lane whose results are not confirmed gives up when the grace period is over; its message comes again.
+async fn a_destination_hangs(destination: Address, handler: impl Fn(&Call<'_>) -> Outcome + Send + Sync + 'static) {
+    let out = Address::queue("out");
+    let route = from_queue("work", "native").to("out", out).attempts(1);
+    let engine = Plan::new().native("native", handler).route(route).grace(100).start().await;
+    engine.broker.hang(Some(destination));
+    let sent = engine.send_to_queue("work", [message("one"), message("two")]).await;
+    let work = Address::queue("work");
+    eventually("it is being handled", || engine.stats(&work).unsettled > 0).await;
+    let broker = tokio::time::timeout(PATIENCE, engine.stop()).await.expect("an end");
+    let stats = broker.stats().into_iter().find(|stats| stats.address == work).unwrap();
+    assert_eq!((stats.unsettled, stats.ready + stats.delayed), (0, 2), "both are there");
+    for message in &sent {
+        let settled = broker.settlements(message);
+        let comes_again = |how: &Settlement| matches!(how, Settlement::Release { .. } | Settlement::Redeliver { .. });
+        assert!(settled.iter().all(comes_again), "{settled:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_that_hangs_does_not_hold_up_the_end() {
+    let one = |_: &Call<'_>| Outcome::Done(vec![Outbound { destination: "out".into(), message: message("result") }]);
+    a_destination_hangs(Address::queue("out"), one).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_that_hang_do_not_hold_up_the_end() {
+    let reject = |_: &Call<'_>| Outcome::Reject { reason: "bad".into(), code: None };
+    a_destination_hangs(Address::queue(DEAD), reject).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_the_drain_of_a_reload_first() {
+    let engine =
+        Plan::new().plugin("spin").route(from_queue("work", "spin").timeout(600_000)).grace(2_000).start().await;
+    engine.send_to_queue("work", [message("spins")]).await;
+    eventually("it is being handled", || engine.stats(&Address::queue("work")).unsettled == 1).await;
+    let mut settings = engine.hub.settings();
+    settings.routes = helixmq::route::RouteTable::new(Vec::new()).unwrap();
+    settings.grace = Duration::from_secs(600);
+    let (applied, broker) = tokio::join!(engine.hub.apply(settings, None), async {
+        // The drain of the reload, which may take ten minutes, has begun.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::timeout(PATIENCE, engine.hub.stop()).await.expect("an end");
+        Arc::clone(&engine.broker)
+    });
+    assert!(applied.is_err(), "nothing was changed");
+    assert_eq!(broker.lies_at(&Address::queue("work")).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@
 
 mod attempts;
 mod brake;
+mod budget;
 mod circuits;
 mod draining;
 mod fairness;

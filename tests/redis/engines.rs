@@ -94,23 +94,9 @@ async fn a_long_handler_is_not_started_twice() {
 async fn what_a_lost_engine_had_out_comes_to_another_as_the_next_attempt() {
     let server = Server::shared();
     let site = Site::new(&server);
-    let lost = site.broker_with_queues().await;
-    let sent = send(&lost, &Address::queue(WORK), 30).await;
-    let request = Subscribe {
-        from: Address::queue(WORK),
-        group: "".into(),
-        start: Start::Earliest,
-        prefetch: 10,
-        workers: 1,
-        aside: Default::default(),
-    };
-    let mut subscription = soon("a subscription", lost.subscribe(request)).await.expect("a subscription");
-    let max = BatchMax { count: 10, bytes: usize::MAX };
-    let batch = soon("deliveries", subscription.next(max)).await.expect("deliveries").expect("some");
-    let out: BTreeSet<_> = batch.as_slice().iter().map(|delivery| delivery.message.id.to_string()).collect();
-    assert!(!out.is_empty() && batch.as_slice().iter().all(|delivery| delivery.attempt == 1));
-    // Neither settled nor given back, and nothing renews their leases.
-    std::mem::forget((batch, subscription));
+    let broker = site.broker_with_queues().await;
+    let sent = send(&broker, &Address::queue(WORK), 30).await;
+    let out = taken_by_one_that_is_lost(site.elsewhere()).await;
     let engine = site.engine(3, |_| Outcome::Done(Vec::new())).await;
     assert!(site.ledger.handles(&sent).await.is_empty());
     engine.stop().await;
@@ -119,5 +105,40 @@ async fn what_a_lost_engine_had_out_comes_to_another_as_the_next_attempt() {
         assert_eq!(attempts, wanted, "{id}");
     }
     site.accounts(&sent, 2).await;
-    soon("the broker closes", lost.close()).await;
+    soon("the broker closes", broker.close()).await;
+}
+
+/// Takes ten messages on a runtime of its own, which ends as a process does: nothing is settled, given back or renewed. Their
+/// ids.
+async fn taken_by_one_that_is_lost(site: Site) -> BTreeSet<String> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let taking = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let broker = site.broker().await;
+            let request = Subscribe {
+                from: Address::queue(WORK),
+                group: "".into(),
+                start: Start::Earliest,
+                prefetch: 10,
+                workers: 1,
+                aside: Default::default(),
+            };
+            let mut subscription = soon("a subscription", broker.subscribe(request)).await.expect("a subscription");
+            let max = BatchMax { count: 10, bytes: usize::MAX };
+            let batch = soon("deliveries", subscription.next(max)).await.expect("deliveries").expect("some");
+            let first = |delivery: &helixmq::broker::Delivery| {
+                assert_eq!(delivery.attempt, 1);
+                delivery.message.id.to_string()
+            };
+            let out: BTreeSet<_> = batch.as_slice().iter().map(first).collect();
+            std::mem::forget((batch, subscription, broker));
+            tell.send(out).unwrap();
+        });
+        runtime.shutdown_background();
+    });
+    let out = soon("they are taken", told).await.expect("their ids");
+    taking.join().expect("no panic");
+    assert!(!out.is_empty());
+    out
 }

@@ -3,10 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use helixmq::{
-    broker::Broker,
-    message::{Address, Message, MessageId, now_ms},
-};
+use helixmq::message::{Address, Message, MessageId, now_ms};
 use serde_json::Value;
 
 use crate::{raw::Raw, server::Server, site::Site, support::host::Place};

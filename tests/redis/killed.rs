@@ -99,11 +99,8 @@ async fn retries_outlive_the_server() {
     let retry = move |_: &Call<'_>| Outcome::Retry { reason: "not yet".into(), delay };
     let engine = site.engine(3, retry).await;
     let sent = send(&engine.broker, &Address::queue(WORK), 40).await;
-    let wait = async || {
-        let stats = engine.broker.stats().into_iter().find(|stats| *stats.address.name == *WORK)?;
-        (stats.delayed == 40).then_some(())
-    };
-    eventually("they wait", wait).await;
+    let (raw, due) = (site.raw().await, format!("ZCARD {}queue:{{{WORK}}}:due", site.settings.key_prefix));
+    eventually("they wait", async || (raw.ask::<u64>(&due).await == 40).then_some(())).await;
     kill_and_restart(&server, &engine).await;
     eventually("all are dead", async || (site.ids(crate::site::DEAD).await == sent).then_some(())).await;
     engine.stop().await;

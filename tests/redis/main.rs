@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod channels;
 mod engines;
 mod host;
 mod killed;
@@ -24,3 +25,4 @@ mod replicas;
 mod security;
 mod server;
 mod site;
+mod tools;

@@ -13,8 +13,6 @@ pub(crate) struct Raw(MultiplexedConnection);
 /// One entry of a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    /// As Redis names it.
-    pub(crate) place: String,
     fields: Vec<(String, Vec<u8>)>,
 }
 
@@ -33,7 +31,10 @@ impl Entry {
 impl Raw {
     pub(crate) async fn connect(server: &Server) -> Self {
         let client = redis::Client::open(format!("redis://{}", server.plain())).expect("a client");
-        let connection = soon("a connection", client.get_multiplexed_async_connection()).await;
+        // Long answers take longer than the library allows.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = soon("a connection", connection).await;
         Self(connection.expect("a connection"))
     }
 
@@ -76,7 +77,7 @@ impl Raw {
             let kind: String = self.ask(&format!("TYPE {key}")).await;
             if is_kept && kind == "stream" {
                 let rows: Vec<(String, Vec<(String, Vec<u8>)>)> = self.ask(&format!("XRANGE {key} - +")).await;
-                all.extend(rows.into_iter().map(|(place, fields)| Entry { place, fields }));
+                all.extend(rows.into_iter().map(|(_, fields)| Entry { fields }));
             }
         }
         all

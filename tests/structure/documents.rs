@@ -76,6 +76,15 @@ fn every_metric_is_explained() {
 }
 
 #[test]
+fn every_test_of_outages_is_in_their_table() {
+    let (table, tests) = (text("docs/operations.md"), text("tests/outages/main.rs"));
+    let all = tests.split("scenarios![").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+    for name in all.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        assert!(table.contains(&format!("`{name}`")), "docs/operations.md does not say what people see in {name}");
+    }
+}
+
+#[test]
 fn links_lead_somewhere() {
     let mut broken = Vec::new();
     for page in pages() {

@@ -37,6 +37,7 @@ impl Default for Parts {
             routes: RouteTable::default(),
             dead_letter,
             grace: Duration::from_secs(5),
+            memory_budget: 0,
             watchdog: Watchdog::default(),
         };
         Self { settings, routes: Vec::new(), natives: Vec::new(), directory }

@@ -4,14 +4,18 @@
 use std::{
     fs::{self, File},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Mutex,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::{PATIENCE, api::Api, eventually};
+
+/// How long a start may take where many start at once.
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// Where engines run one after the other.
 #[derive(Debug)]
@@ -46,6 +50,20 @@ impl Place {
         Host(command.stderr(log).spawn().expect("started"))
     }
 
+    /// Starts one, and waits until it takes messages and its plugins are loaded.
+    pub(crate) async fn ready(&self) -> Host {
+        fs::remove_file(self.0.path().join("data/address")).ok();
+        let host = self.start();
+        self.within(START_MAX, "the engine is ready", async || self.api().filter(Api::is_ready)).await;
+        host
+    }
+
+    /// The interface of the one that runs, once it listens.
+    pub(crate) fn api(&self) -> Option<Api> {
+        let address = fs::read_to_string(self.0.path().join("data/address")).ok()?;
+        address.ends_with('\n').then(|| Api::new(&format!("http://{}", address.trim())))
+    }
+
     /// The last lines that it said.
     pub(crate) fn log(&self) -> String {
         let log = fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
@@ -54,6 +72,10 @@ impl Place {
 
     /// Asks until there is an answer; where none comes, the engine's last words are shown.
     pub(crate) async fn eventually<T>(&self, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+        self.within(PATIENCE, what, ask).await
+    }
+
+    async fn within<T>(&self, most: Duration, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
         let asking = async {
             loop {
                 if let Some(answer) = ask().await {
@@ -62,7 +84,7 @@ impl Place {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let answer = tokio::time::timeout(PATIENCE, asking).await;
+        let answer = tokio::time::timeout(most, asking).await;
         answer.unwrap_or_else(|_| panic!("never happened: {what}; {}", self.log()))
     }
 }
@@ -80,6 +102,20 @@ impl Host {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Stops it in good order.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let child = Mutex::new(&mut self.0);
+        eventually("the engine ends", async || child.lock().expect("no panic").try_wait().expect("ours")).await
+    }
+
+    /// The most memory that it has had, in bytes; `None`: it has ended.
+    pub(crate) fn memory_max(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
     }
 
     fn signal(&self, signal: Signal) {

@@ -139,6 +139,8 @@ pub(crate) async fn publish(broker: &Arc<dyn Broker>, to: &Address, mut batch: V
             again.push(Arc::clone(&batch[place]));
         }
         batch = again;
+        // Whoever is told at once that nothing is taken waits a moment, as everybody does.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -10,10 +10,12 @@
 )]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod api;
 pub(crate) mod engine;
 pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod ledger;
+pub(crate) mod mnesia;
 pub(crate) mod proxy;
 pub(crate) mod server;
 

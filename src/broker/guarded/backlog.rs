@@ -22,6 +22,8 @@ pub(super) struct Backlog {
     ages: Ages,
     /// Messages that have left since the drain began.
     left: u64,
+    /// How many must have, before whoever came last goes on.
+    owed: u64,
     /// How it goes with what is in front.
     pub(super) front: Front,
 }
@@ -62,6 +64,16 @@ impl Backlog {
     /// Messages that have left since the drain began.
     pub(super) fn gone(&self) -> u64 {
         self.left
+    }
+
+    /// How many must have left before a publisher of so many goes on: twice what all of them brought since it moves. However
+    /// many they are and however fast, what waits becomes less, and in the end they all wait for it to be gone.
+    pub(super) fn owes(&mut self, messages: u64) -> u64 {
+        let owed = self.owed.max(self.left) + 2 * messages;
+        if self.front == Front::Moves {
+            self.owed = owed;
+        }
+        owed
     }
 
     pub(super) fn load(&self) -> Load {
@@ -188,6 +200,30 @@ mod tests {
 
     fn load(messages: u64) -> Load {
         Load { messages, bytes: messages * 10 }
+    }
+
+    /// Each of them comes with the next as soon as it may.
+    #[test]
+    fn publishers_let_it_end_however_many_they_are() {
+        const PUBLISHERS: u64 = 8;
+        let (mut backlog, mut waiting) = (Backlog::default(), Vec::new());
+        assert!(backlog.enter(load(10_000)));
+        backlog.entered(load(10_000), Load::default(), 0);
+        let (mut rounds, mut came) = (0, 0);
+        while backlog.load() != Load::default() {
+            while waiting.len() < PUBLISHERS as usize {
+                assert!(!backlog.enter(load(100)));
+                backlog.entered(load(100), Load::default(), 0);
+                waiting.push(backlog.owes(100));
+                came += 100;
+            }
+            // A batch leaves.
+            backlog.left(load(backlog.load().messages.min(256)));
+            waiting.retain(|owed| backlog.gone() < *owed);
+            rounds += 1;
+            assert!(rounds < 100, "{:?} wait, and {came} came", backlog.load());
+        }
+        assert!(came > 2_000, "they hardly came: {came}");
     }
 
     proptest! {

@@ -9,10 +9,15 @@
 //!     └────────────────────────────────────────────────  half-open ──► open, when the probe fails
 //! ```
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::settings::CircuitSettings;
 use crate::broker::Circuit;
+
+/// How long after a probe that failed whoever has messages that wait may send the next.
+const EAGER: Duration = Duration::from_millis(200);
 
 /// One system's circuit.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(super) struct Breaker {
     /// The probe that is out.
     probe: Option<u64>,
     probes: u64,
+    /// From when on an eager one may be sent.
+    eager_from: Option<Instant>,
     /// When it last opened, and why.
     opened: Option<(Instant, String)>,
 }
@@ -57,7 +64,15 @@ pub(super) enum Ended {
 
 impl Breaker {
     pub(super) fn new(settings: CircuitSettings) -> Self {
-        Self { settings, state: State::Closed { failures: 0 }, is_away: false, probe: None, probes: 0, opened: None }
+        Self {
+            settings,
+            state: State::Closed { failures: 0 },
+            is_away: false,
+            probe: None,
+            probes: 0,
+            eager_from: None,
+            opened: None,
+        }
     }
 
     pub(super) fn circuit(&self) -> Circuit {
@@ -82,6 +97,7 @@ impl Breaker {
     /// Asks for leave to publish. Whoever has messages that wait anyway probes without waiting for `open_for`
     /// (`is_eager`), so that a system that goes on where it stopped is noticed at once.
     pub(super) fn permit(&mut self, now: Instant, is_eager: bool) -> Option<Permit> {
+        let is_eager = is_eager && self.eager_from.is_none_or(|from| now >= from);
         let may_probe = match self.state {
             State::Closed { .. } => return Some(Permit::Direct),
             State::Open { until } => !self.is_away && (is_eager || now >= until),
@@ -114,7 +130,10 @@ impl Breaker {
                     self.state = State::Closed { failures };
                 }
             }
-            (Ended::Failed { .. }, State::HalfOpen) if is_probe => self.reopen(now),
+            (Ended::Failed { .. }, State::HalfOpen) if is_probe => {
+                self.eager_from = Some(now + EAGER);
+                self.reopen(now);
+            }
             (Ended::Failed { .. } | Ended::Unclear, _) => {}
         }
     }
@@ -137,7 +156,7 @@ impl Breaker {
             return;
         }
         // A probe from before went over a connection that is gone.
-        self.probe = None;
+        (self.probe, self.eager_from) = (None, None);
         if matches!(self.state, State::Open { .. }) {
             self.state = State::HalfOpen;
         }
@@ -206,9 +225,10 @@ mod tests {
             let mut now = Instant::now();
             // What is out, and since the last answer, failures; and how long it has been open.
             let (mut out, mut failures, mut open_since, mut is_away) = (Vec::new(), 0, None, false);
-            let mut probe = None;
+            let (mut probe, mut failed_at) = (None, None);
             for step in steps {
                 let before = breaker.circuit();
+                let is_tired = failed_at.is_some_and(|at| now - at < EAGER);
                 match step {
                     Step::Wait(ms) => now += Duration::from_millis(ms),
                     Step::Ask(is_eager) => {
@@ -219,13 +239,13 @@ mod tests {
                                 prop_assert!(!is_away && before != Circuit::Closed);
                                 prop_assert_eq!(probe, None, "one probe at a time");
                                 let waited = open_since.is_none_or(|since| now - since >= settings.open_for);
-                                prop_assert!(is_eager || before == Circuit::HalfOpen || waited);
+                                prop_assert!(is_eager && !is_tired || before == Circuit::HalfOpen || waited);
                                 probe = Some(number);
                             }
                             None => {
                                 prop_assert!(before != Circuit::Closed, "what is closed lets everything through");
                                 let waits = open_since.is_some_and(|since| now - since < settings.open_for);
-                                prop_assert!(probe.is_some() || is_away || waits && !is_eager);
+                                prop_assert!(probe.is_some() || is_away || waits && (!is_eager || is_tired));
                             }
                         }
                         out.extend(permit);
@@ -251,6 +271,7 @@ mod tests {
                             }
                             Ended::Failed { .. } if is_probe && before == Circuit::HalfOpen => {
                                 prop_assert_eq!(after, Circuit::Open);
+                                failed_at = Some(now);
                             }
                             Ended::Failed { .. } | Ended::Unclear => prop_assert_eq!(after, before),
                         }
@@ -264,7 +285,7 @@ mod tests {
                     Step::Back => {
                         breaker.back();
                         if is_away {
-                            probe = None;
+                            (probe, failed_at) = (None, None);
                             prop_assert_eq!(breaker.circuit(), Circuit::HalfOpen, "at once, whatever the time");
                         }
                         is_away = false;

@@ -17,7 +17,7 @@ use super::{
     spool,
 };
 use crate::{
-    broker::{Aside, BatchMax, Broker, BrokerError, Deliveries, PublishError, Start, Subscribe, Subscription},
+    broker::{Aside, BatchMax, Broker, BrokerError, Circuit, Deliveries, PublishError, Start, Subscribe, Subscription},
     message::{Address, Message, Settlement},
     telemetry::metrics,
 };
@@ -56,19 +56,21 @@ enum Passed {
 impl Drain {
     /// Runs until nothing is left, or until it is stopped; a batch that is on its way is waited for.
     pub(super) async fn run(self) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut is_careful) = (PAUSE_MIN, false);
         let mut circuit = self.shared.watched();
         loop {
-            match self.pass().await {
+            match self.pass(is_careful).await {
                 Passed::Empty | Passed::Stopped => return,
                 Passed::Held { progressed, refused } => {
+                    is_careful = true;
                     if progressed {
                         pause = PAUSE_MIN;
                     }
                     let max = if refused { REFUSED_PAUSE_MAX } else { PAUSE_MAX };
+                    let is_open = *circuit.borrow_and_update() == Circuit::Open;
                     tokio::select! {
                         () = self.stop.cancelled() => return,
-                        Ok(()) = circuit.changed(), if !refused => {}
+                        Ok(()) = circuit.changed(), if is_open => {}
                         () = sleep(pause.min(max)) => {}
                     }
                     pause = (pause * 2).min(max);
@@ -77,8 +79,9 @@ impl Drain {
         }
     }
 
-    /// From the first that waits on. A subscription of its own, so that what was given back comes first again.
-    async fn pass(&self) -> Passed {
+    /// From the first that waits on. A subscription of its own, so that what was given back comes first again. After a
+    /// failure (`is_careful`) the first goes alone: should it fail again, nothing behind it was published in vain.
+    async fn pass(&self, is_careful: bool) -> Passed {
         let mut reader = match self.reader().await {
             Ok(reader) => reader,
             Err(BrokerError::Closed) => return Passed::Stopped,
@@ -106,7 +109,7 @@ impl Drain {
                     return Passed::Held { progressed, refused: true };
                 }
             };
-            match self.carry(batch, &mut progressed).await {
+            match self.carry(batch, is_careful, &mut progressed).await {
                 Some(Passed::Held { refused, .. }) => return Passed::Held { progressed, refused },
                 Some(ended) => return ended,
                 None => {}
@@ -143,7 +146,7 @@ impl Drain {
     }
 
     /// Publishes a batch, as far as the circuit lets it. `None`: all of it has left. What has not goes back.
-    async fn carry(&self, mut batch: Deliveries, progressed: &mut bool) -> Option<Passed> {
+    async fn carry(&self, mut batch: Deliveries, is_careful: bool, progressed: &mut bool) -> Option<Passed> {
         while !batch.is_empty() {
             let permit = tokio::select! {
                 biased;
@@ -152,6 +155,7 @@ impl Drain {
             };
             let part = batch.take_front(match permit {
                 Permit::Probe(_) => 1,
+                Permit::Direct if is_careful && !*progressed => 1,
                 Permit::Direct => self.shared.settings.spool.drain_per_second.map_or(BATCH.count, share),
             });
             let ended = self.publish(part, permit, progressed).await;
@@ -176,7 +180,8 @@ impl Drain {
                 return permit;
             }
             // Time opens it, too.
-            let _: Result<(), _> = timeout(LOOK, changed).await;
+            // It looks again in any case.
+            timeout(LOOK, changed).await.ok();
         }
     }
 

@@ -158,10 +158,10 @@ impl Guarded {
         failures
     }
 
-    /// Keeps messages behind what waits. While the system is well, it waits until as much has left twice: publishers that
-    /// are faster than the system would never let the spool run empty otherwise.
+    /// Keeps messages behind what waits. While the system is well, it waits until twice as much has left as all publishers
+    /// have brought: they would never let the spool run empty otherwise.
     async fn publish_behind(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
-        let enough = self.shared.gone(to) + 2 * messages.len() as u64;
+        let enough = self.shared.owes(to, messages.len() as u64);
         let failures = self.spool(to, messages).await;
         let until = Instant::now() + BEHIND_MAX;
         loop {
@@ -281,6 +281,10 @@ impl Broker for Guarded {
             tasks.shutdown().await;
         }
         self.shared.inner.close().await;
+        // Whoever guards the system next finds everything.
+        if let Err(error) = self.shared.embedded.flush().await {
+            tracing::warn!(broker = self.name(), "what has left the spool may come again: {error}");
+        }
         if let Some(left) = self.shared.stats().filter(|stats| stats.messages > 0) {
             let fate = if left.is_durable { "stay on disk for the next start" } else { "are gone" };
             tracing::warn!(broker = self.name(), "{} messages that it did not take {fate}", left.messages);

@@ -248,7 +248,12 @@ impl Shared {
 
     /// How bringing what is in front to the system went.
     pub(super) fn tried(&self, to: &Address, front: Front) {
+        let moves = front == Front::Moves;
         self.tell(to, |backlog| backlog.front = front);
+        if !moves {
+            // Nobody waits for what does not move.
+            self.changed.notify_waiters();
+        }
     }
 
     /// What is in front has waited since then.
@@ -284,9 +289,11 @@ impl Shared {
         waits && state.breaker.circuit() == Circuit::Closed
     }
 
-    /// How many have left so far.
-    pub(super) fn gone(&self, to: &Address) -> u64 {
-        self.lock().backlogs.get(to).map_or(0, Backlog::gone)
+    /// How many must have left before a publisher of so many goes on.
+    pub(super) fn owes(&self, to: &Address, messages: u64) -> u64 {
+        let mut state = self.lock();
+        let is_well = state.breaker.circuit() == Circuit::Closed;
+        state.backlogs.get_mut(to).filter(|_| is_well).map_or(0, |backlog| backlog.owes(messages))
     }
 
     /// What waits; `None`: nothing ever does.

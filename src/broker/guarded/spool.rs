@@ -106,6 +106,9 @@ impl Guarded {
     /// Keeps messages for later, behind what waits. Gives those that are not kept, by place.
     pub(super) async fn spool(&self, to: &Address, messages: Vec<Arc<Message>>) -> Vec<(usize, PublishError)> {
         let shared = &*self.shared;
+        if self.stop.is_cancelled() {
+            return (0..messages.len()).map(|place| (place, PublishError::Closed)).collect();
+        }
         let queue = match self.queue(to).await {
             Ok(queue) => queue,
             Err(error) => return (0..messages.len()).map(|place| (place, error.clone())).collect(),
@@ -169,11 +172,7 @@ impl Guarded {
     }
 
     /// Without those that the system will never take: each message that stays has its place beside it.
-    fn of_size(
-        &self,
-        to: &Address,
-        messages: Vec<Arc<Message>>,
-    ) -> (Vec<Arc<Message>>, Vec<usize>, Vec<(usize, PublishError)>) {
+    fn of_size(&self, to: &Address, messages: Vec<Arc<Message>>) -> OfSize {
         let max = self.shared.inner.capabilities().message_bytes_max;
         if messages.iter().all(|message| message.size() <= max) {
             let places = (0..messages.len()).collect();
@@ -192,6 +191,9 @@ impl Guarded {
         (kept, places, failures)
     }
 }
+
+/// Messages that fit, their places, and those that do not.
+type OfSize = (Vec<Arc<Message>>, Vec<usize>, Vec<(usize, PublishError)>);
 
 /// An error of the spool's queue, as one about what was published to.
 fn about(error: PublishError, to: &Address, system: &str) -> PublishError {

@@ -328,8 +328,8 @@ impl Broker for Kafka {
 
     async fn close(&self) {
         self.stop.cancel();
-        self.threads.close().await;
-        self.shared.publisher.close().await;
+        // A server that hangs holds up both, and each for as long as it may: not one after the other.
+        tokio::join!(self.threads.close(), self.shared.publisher.close());
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {

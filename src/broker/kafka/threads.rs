@@ -7,7 +7,7 @@ use std::{
 };
 
 /// How long leaving groups in good order may take.
-const LEAVE: Duration = Duration::from_secs(10);
+pub(super) const LEAVE: Duration = Duration::from_secs(10);
 
 /// Something that a thread works for.
 pub(super) trait Ends: Send + Sync + std::fmt::Debug {
@@ -34,10 +34,17 @@ impl Threads {
         let threads = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         threads.iter().for_each(|(_, works_for)| works_for.close());
         let until = Instant::now() + LEAVE;
+        let mut say = Instant::now() + Duration::from_secs(1);
+        let mut left = threads.len();
         for (thread, _) in threads {
             while !thread.is_finished() && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+                if Instant::now() >= say {
+                    say += Duration::from_secs(1);
+                    tracing::info!(groups = left, "waiting for Kafka to let us leave groups");
+                }
             }
+            left -= 1;
             if !thread.is_finished() {
                 tracing::warn!(
                     "Kafka does not let us leave a group in time; the others have our partitions once the session has run out"

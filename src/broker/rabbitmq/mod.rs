@@ -34,6 +34,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -282,11 +283,14 @@ impl Broker for RabbitMq {
     async fn close(&self) {
         self.shared.close();
         self.shared.see_off().await;
-        for session in self.shared.sessions() {
+        let sessions = self.shared.sessions();
+        // All at once: a server that does not answer is waited for once, not for each of them.
+        let closed = sessions.iter().map(|session| {
             session.tell_all();
             // Answered once all that was said before has been read.
-            timeout(CLOSE, session.channel().close(200, "stopping".into())).await.ok();
-        }
+            timeout(CLOSE, session.channel().close(200, "stopping".into()))
+        });
+        join_all(closed).await;
         self.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         while let Some(ended) = tasks.join_next().await {

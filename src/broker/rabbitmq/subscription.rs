@@ -14,7 +14,9 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use lapin::{Consumer, options::BasicCancelOptions};
 use tokio::time::sleep_until;
 
-use super::{leaving::Leaving, link::Up, opening::Opening, place::Place, session::Session, shared::Shared, wire};
+use super::{
+    leaving::Leaving, link::Up, opening::Opening, place::Place, session::Session, shared::Shared, topology::Queue, wire,
+};
 use crate::{
     broker::{BatchMax, BrokerError, Count, Deliveries, Delivery, KeepAlive, Settler, Start, Subscription},
     message::{FAILURES_MAX, FailedAttempt, Position, ReasonCode, Settlement, UnixMs, now_ms, remember},
@@ -406,7 +408,8 @@ impl Subscription for RabbitSubscription {
     }
 
     fn keep_alive(&self) -> Arc<dyn KeepAlive> {
-        Arc::new(NoLease)
+        let queue = self.shared.settings.topology.queues.get(&self.reading.place.name);
+        Arc::new(NoLease { may_stand_by: queue.is_some_and(Queue::has_single_consumer) })
     }
 }
 
@@ -419,12 +422,19 @@ impl Drop for RabbitSubscription {
 
 /// The server notices by itself when a consumer is gone.
 #[derive(Debug)]
-struct NoLease;
+struct NoLease {
+    /// What waits may be for another consumer, which alone is served.
+    may_stand_by: bool,
+}
 
 impl KeepAlive for NoLease {
     fn renew(&self) {}
 
     fn every(&self) -> Option<Duration> {
         None
+    }
+
+    fn waiting(&self) -> Option<u64> {
+        self.may_stand_by.then_some(0)
     }
 }

@@ -48,25 +48,18 @@ pub(super) async fn declare(
     settings: &Settings,
 ) -> Result<(), BrokerError> {
     place.learn(known(declaration));
-    let (kind, wanted) = match declaration {
-        Declaration::Queue(_, queue) => ("queue", of_queue(queue)),
-        Declaration::Topic(_, topic) => ("topic", of_topic(topic)),
-    };
-    let streams = place.streams();
+    let (kind, wanted) = wanted(declaration);
     let answer = up
         .run(&scripts::DECLARE, |command| {
             command.arg(&place.base).arg(kind).arg(GROUP).arg(wanted.len() * 2);
             for (name, value) in &wanted {
                 command.arg(*name).arg(value);
             }
-            command.arg(streams.iter().filter(|name| !name.starts_with('d')).collect::<Vec<_>>());
+            command.arg(made(declaration, place));
         })
         .await;
     let there = fields(answer.map_err(|error| errors::seam(settings, &error))?);
-    let differences = match declaration {
-        Declaration::Queue(_, wanted) => queue_of(&there, wanted).differences(wanted),
-        Declaration::Topic(_, wanted) => topic_of(&there, wanted).differences(wanted),
-    };
+    let differences = compare(&there, declaration);
     learn(place, &there, settings);
     if differences.is_empty() {
         return Ok(());
@@ -76,6 +69,44 @@ pub(super) async fn declare(
         return Ok(());
     }
     Err(BrokerError::Mismatch { address: place.address.clone(), differences })
+}
+
+/// What it is, and its settings as the server keeps them.
+pub(super) fn wanted(declaration: &Declaration) -> (&'static str, Vec<(&'static str, String)>) {
+    match declaration {
+        Declaration::Queue(_, queue) => ("queue", of_queue(queue)),
+        Declaration::Topic(_, topic) => ("topic", of_topic(topic)),
+    }
+}
+
+/// Names of the streams that are made with it. Those of what is delayed, and of topics, come with the first message.
+pub(super) fn made(declaration: &Declaration, place: &Place) -> Vec<String> {
+    match declaration {
+        Declaration::Queue(..) => place.streams().into_iter().filter(|name| !name.starts_with('d')).collect(),
+        Declaration::Topic(..) => Vec::new(),
+    }
+}
+
+/// In what it differs from what is there; `None`: it is not there. Makes nothing.
+///
+/// # Errors
+/// As [`Up::ask`].
+pub(super) async fn differences(
+    up: &Up,
+    declaration: &Declaration,
+    place: &Place,
+) -> Result<Option<Vec<String>>, redis::RedisError> {
+    let mut command = redis::cmd("HGETALL");
+    command.arg(&place.base);
+    let there = fields(up.ask(&command).await?);
+    Ok(there.contains_key("kind").then(|| compare(&there, declaration)))
+}
+
+fn compare(there: &BTreeMap<String, String>, declaration: &Declaration) -> Vec<String> {
+    match declaration {
+        Declaration::Queue(_, wanted) => queue_of(there, wanted).differences(wanted),
+        Declaration::Topic(_, wanted) => topic_of(there, wanted).differences(wanted),
+    }
 }
 
 /// Looks whether a queue or topic is there, and learns how it is. Its group, where it is a queue's, is there too.

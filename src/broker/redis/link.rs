@@ -72,6 +72,11 @@ pub(super) struct Up {
 pub(super) type Made = (MultiplexedConnection, Driver);
 
 impl Up {
+    /// One that nobody keeps up.
+    pub(super) fn once(connection: MultiplexedConnection) -> Self {
+        Self { connection, generation: 0 }
+    }
+
     /// Carries out one command.
     ///
     /// # Errors

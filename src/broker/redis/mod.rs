@@ -12,6 +12,7 @@ pub(crate) mod baseline;
 mod browse;
 mod channels;
 mod declared;
+pub mod durability;
 mod errors;
 mod link;
 mod patrol;
@@ -21,6 +22,7 @@ mod reader;
 mod scripts;
 pub mod settings;
 mod shared;
+pub mod topology;
 mod transport;
 mod wire;
 
@@ -90,13 +92,10 @@ impl Redis {
             };
             link.consume.run(consume, restore, stopping).await;
         });
-        let (link, restorer, stopping) = (Arc::clone(&shared), Arc::clone(&shared), stop.clone());
+        let (link, stopping) = (Arc::clone(&shared), stop.clone());
         tasks.spawn(async move {
-            // Whichever is up first: nobody publishes to what is not there yet.
-            let restore = |up| {
-                let restorer = Arc::clone(&restorer);
-                async move { restorer.restore(up).await }
-            };
+            // Not before what has to be there is there.
+            let restore = |_| async { link.consume.up().await.map(drop) };
             link.publish.run(publish, restore, stopping).await;
         });
         tasks.spawn(patrol::run(Arc::clone(&shared)));
@@ -238,7 +237,9 @@ impl Broker for Redis {
         if self.shared.is_closed() {
             return Err(BrokerError::Closed);
         }
-        let place = self.find(&request.from).await?;
+        // Where the server is away, its reader sees what is there once it is back.
+        let is_up = self.shared.consume.now().is_some();
+        let place = if is_up { self.find(&request.from).await? } else { self.shared.place(&request.from) };
         let settings = &self.shared.settings;
         let prefetch = usize::from(settings.prefetch_count).saturating_mul(request.workers.max(1));
         let prefetch = prefetch.min(request.prefetch).max(1);

@@ -318,8 +318,7 @@ impl Shared {
         }
         let made = Arc::new(Session::new(Arc::clone(self), Arc::clone(place), GROUP.into(), String::new(), usize::MAX));
         made.end();
-        let session =
-            Arc::clone(self.lock().evictors.entry(place.address.clone()).or_insert_with(|| Arc::clone(&made)));
+        let session = Arc::clone(self.lock().evictors.entry(place.address.clone()).or_insert(Arc::clone(&made)));
         if Arc::ptr_eq(&session, &made) {
             self.begin(&session, Reading { only_settles: true, ..Reading::default() });
         }

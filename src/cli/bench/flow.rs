@@ -305,6 +305,7 @@ fn settings(
         routes,
         dead_letter: Address::queue("bench.dead"),
         grace: Duration::from_secs(5),
+        memory_budget: crate::config::Config::default().memory_budget,
         watchdog: Watchdog::default(),
     })
 }

@@ -9,7 +9,11 @@ mod kafka;
 mod ledger;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 mod reload;
+mod shown;
+mod spool;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -45,6 +49,11 @@ pub enum Scenario {
     /// Opens what `disk` left, and drains it: a process of its own, so that its memory can be told.
     #[value(hide = true)]
     DiskOpen,
+    /// How fast messages for a system that is away are kept on disk, and how fast they leave.
+    Spool,
+    /// The same as `spool`, with messages that leave for a topic of Kafka, beside what it takes straight from a publisher.
+    #[cfg(feature = "kafka")]
+    SpoolDrain,
     /// From a plugin's file being closed to its serving, under load.
     Reload,
     /// The same as `noop`, on a quorum queue of RabbitMQ that was filled before.
@@ -88,6 +97,18 @@ pub enum Scenario {
     /// How long the engine, and beside it a loop over the client library, takes to go on when the server has come back.
     #[cfg(feature = "kafka")]
     KafkaRecovery,
+    /// The same as `noop`, on a queue of Redis that was filled before.
+    #[cfg(feature = "redis")]
+    Redis,
+    /// The same work as `redis`, by a loop over the client library.
+    #[cfg(feature = "redis")]
+    RedisNative,
+    /// The same as `json`, between two queues of Redis: each result is confirmed before its message is settled.
+    #[cfg(feature = "redis")]
+    RedisJson,
+    /// The same work as `redis-json`, by a loop over the client library.
+    #[cfg(feature = "redis")]
+    RedisJsonNative,
 }
 
 /// Options of `bench`.
@@ -139,6 +160,9 @@ pub struct Args {
     #[cfg(feature = "kafka")]
     #[command(flatten)]
     kafka: kafka::Options,
+    #[cfg(feature = "redis")]
+    #[command(flatten)]
+    redis: redis::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -169,6 +193,8 @@ struct Plan {
     rabbitmq: Option<std::sync::Arc<rabbitmq::Target>>,
     #[cfg(feature = "kafka")]
     kafka: Option<std::sync::Arc<kafka::Target>>,
+    #[cfg(feature = "redis")]
+    redis: Option<std::sync::Arc<redis::Target>>,
 }
 
 /// What a run showed. Source of the names: SPEC §12.
@@ -214,6 +240,8 @@ pub enum Output {
     Disk(Box<disk::DiskReport>),
     /// A part of `disk`.
     Drained(disk::Drained),
+    /// `spool`, `spool-drain`.
+    Spool(spool::SpoolReport),
     /// Two scenarios.
     Two(Comparison),
     /// `kafka-recovery`.
@@ -235,6 +263,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<Output> {
         (_, Some(Scenario::Reload)) => {
             Output::Reload(reload::run(args.handler.clone().unwrap_or_else(|| built("bench_json")), handle)?)
         }
+        (_, Some(Scenario::Spool)) => Output::Spool(spool::run(args, handle)?),
+        #[cfg(feature = "kafka")]
+        (_, Some(Scenario::SpoolDrain)) => Output::Spool(kafka::drain(args, context, handle)?),
         (_, Some(Scenario::Disk)) => Output::Disk(Box::new(disk::run(args, handle)?)),
         (_, Some(Scenario::DiskOpen)) => Output::Drained(disk::drain(args, handle)?),
         #[cfg(feature = "kafka")]
@@ -260,6 +291,11 @@ fn one(args: &Args, scenario: Scenario, context: &Context, runtime: &tokio::runt
     if let Some(kind) = kafka::Kind::of(scenario) {
         kind.adjust(&mut plan, args);
         plan.kafka = Some(std::sync::Arc::new(kafka::Target::new(&args.kafka, kind, context)?));
+    }
+    #[cfg(feature = "redis")]
+    if let Some(by_hand) = redis::by_hand(scenario) {
+        let target = redis::Target::new(args, by_hand, &mut plan, context)?;
+        plan.redis = Some(std::sync::Arc::new(target));
     }
     #[cfg(not(any(feature = "rabbitmq", feature = "kafka", feature = "redis")))]
     let _ = context;
@@ -288,6 +324,10 @@ fn run_once(plan: &Plan, runtime: &tokio::runtime::Handle) -> anyhow::Result<Rep
     #[cfg(feature = "kafka")]
     if let Some(target) = &plan.kafka {
         return kafka::run(plan, target, runtime);
+    }
+    #[cfg(feature = "redis")]
+    if let Some(target) = &plan.redis {
+        return redis::run(plan, target, runtime);
     }
     flow::run(plan, runtime)
 }
@@ -326,7 +366,19 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         Scenario::KafkaLatencyNative => ("kafka-latency-native", flow::Work::Noop, None),
         #[cfg(feature = "kafka")]
         Scenario::KafkaRecovery => ("kafka-recovery", flow::Work::Noop, Some("bench_noop")),
-        Scenario::Reload | Scenario::Disk | Scenario::DiskOpen => bail!("only scenarios with one rate can be compared"),
+        #[cfg(feature = "redis")]
+        Scenario::Redis => ("redis", flow::Work::Noop, Some("bench_noop")),
+        #[cfg(feature = "redis")]
+        Scenario::RedisNative => ("redis-native", flow::Work::Noop, None),
+        #[cfg(feature = "redis")]
+        Scenario::RedisJson => ("redis-json", flow::Work::Json, Some("bench_json")),
+        #[cfg(feature = "redis")]
+        Scenario::RedisJsonNative => ("redis-json-native", flow::Work::Json, None),
+        Scenario::Reload | Scenario::Disk | Scenario::DiskOpen | Scenario::Spool => {
+            bail!("only scenarios with one rate can be compared")
+        }
+        #[cfg(feature = "kafka")]
+        Scenario::SpoolDrain => bail!("only scenarios with one rate can be compared"),
     };
     let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -352,6 +404,8 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         rabbitmq: None,
         #[cfg(feature = "kafka")]
         kafka: None,
+        #[cfg(feature = "redis")]
+        redis: None,
     })
 }
 
@@ -432,28 +486,5 @@ impl Latency {
             sorted.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3)
         };
         Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
-    }
-}
-
-impl std::fmt::Display for Output {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::One(report) => f.write_str(&report.line()),
-            Self::Disk(report) => write!(f, "{report}"),
-            Self::Drained(drained) => write!(f, "{drained}"),
-            Self::Reload(reports) => {
-                let lines = reports.iter().map(|report| {
-                    format!(
-                        "{:<16} {} reloads, closed to serving p50 {:.1} p99 {:.1} max {:.1} ms; meanwhile {:.0} msg/s, lost {} duplicated {}",
-                        report.scenario, report.messages, report.latency_ms.p50, report.latency_ms.p99, report.latency_ms.max,
-                        report.messages_per_second, report.lost, report.duplicated
-                    )
-                });
-                f.write_str(&lines.collect::<Vec<_>>().join("\n"))
-            }
-            Self::Two(comparison) => write!(f, "{comparison}"),
-            #[cfg(feature = "kafka")]
-            Self::Recovery(recovery) => write!(f, "{recovery}"),
-        }
     }
 }

@@ -51,6 +51,8 @@ pub(super) fn run(handler: PathBuf, runtime: &tokio::runtime::Handle) -> anyhow:
         rabbitmq: None,
         #[cfg(feature = "kafka")]
         kafka: None,
+        #[cfg(feature = "redis")]
+        redis: None,
     };
     let compiled = one(&plan("reload-compiled"), &original, runtime, |reload| u64::try_from(reload).unwrap_or(0) + 1)?;
     // Two versions that take turns: after the first turn of each, their code is in the cache.

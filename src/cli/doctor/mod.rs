@@ -4,6 +4,8 @@
 mod kafka;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
 
 use std::{
@@ -93,6 +95,8 @@ fn examine(context: &Context) -> Vec<Finding> {
     findings.extend(rabbitmq::examine(&config));
     #[cfg(feature = "kafka")]
     findings.extend(kafka::examine(&config));
+    #[cfg(feature = "redis")]
+    findings.extend(redis::examine(&config));
     findings.extend(port(&config));
     findings.extend([
         engine(),

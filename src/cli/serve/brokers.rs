@@ -1,10 +1,16 @@
 //! The systems that messages come from and go to, opened as the configuration says, and exchanged where it changes.
 
+#![cfg_attr(
+    not(any(feature = "rabbitmq", feature = "kafka", feature = "redis")),
+    allow(unreachable_code, unused_variables, reason = "without any of them there is no connection")
+)]
+
 use std::sync::Arc;
 
-use super::settings;
+use super::{guard::guarded, settings};
 use crate::{
-    broker::{Broker, BrokerError, Counted, Joined, JoinedSystem, embedded::Embedded},
+    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Joined, JoinedSystem, embedded::Embedded},
+    cli::{Exit, Failure},
     config::{Config, Connection},
     hub::{Exchange, ExchangedSystem, Opening},
     message::Kind,
@@ -42,7 +48,7 @@ impl Systems {
         // The others note attempts, and what waits for them, in its store: it is closed last.
         systems.push(JoinedSystem { name: EMBEDDED.into(), broker: Arc::clone(&embedded) as _ });
         let [queues, topics] = [Kind::Queue, Kind::Topic].map(|kind| config.system_of(kind).name());
-        let joined = Joined::new(queues, topics, systems);
+        let joined = Joined::new(queues, topics, systems).with_room(config.memory_budget / 4);
         let joined = if config.backend.is_some() { joined.as_one() } else { joined };
         Ok(Self { joined: Arc::new(joined), embedded })
     }
@@ -52,13 +58,33 @@ impl Systems {
         Arc::clone(&self.joined) as _
     }
 
+    /// Why an engine must not start that cannot do without these: one of them is away.
+    pub(super) fn absent(&self, required: &[Arc<str>]) -> Option<Failure> {
+        let systems = self.joined.systems();
+        let absent = systems.iter().find(|system| {
+            let is_there = matches!(system.state, ConnectionState::Ready | ConnectionState::Blocked);
+            !is_there && required.iter().any(|name| **name == *system.name)
+        })?;
+        let why = match &absent.status {
+            BrokerStatus::Ready => String::new(),
+            BrokerStatus::Degraded { reason } | BrokerStatus::Failed { reason } => format!(": {reason}"),
+        };
+        let (name, state) = (&absent.name, absent.state.as_str());
+        Some(Failure::new(
+            Exit::Unreachable,
+            "REQUIRED_SYSTEM_AWAY",
+            format!("the engine cannot start without {name}, which is {state}{why}"),
+            "start it, or remove it from messaging.require to start without it",
+        ))
+    }
+
     /// What has to be exchanged where the configuration changes; `None`: nothing.
     pub(super) fn exchange(&self, before: &Config, after: &Config) -> Option<Exchange> {
         let (olds, news) = (before.connections_in_use(), after.connections_in_use());
         let mut systems = Vec::new();
         for name in olds.keys().chain(news.keys().filter(|name| !olds.contains_key(*name))) {
             let (old, new) = (olds.get(name), news.get(name));
-            if is_same(name, old, new) {
+            if is_same(name, old, new) && before.guard_of(name) == after.guard_of(name) {
                 continue;
             }
             let after = new.map(|connection| self.opening(after, name, connection));
@@ -75,6 +101,7 @@ impl Systems {
 
 /// Whether a system may stay as it is.
 fn is_same(name: &str, old: Option<&Connection>, new: Option<&Connection>) -> bool {
+    let _ = name;
     match (old, new) {
         // Its topics are made, and compared, with everything that is declared.
         #[cfg(feature = "kafka")]
@@ -107,6 +134,7 @@ async fn open(
     // What has a section of its own is declared with all else.
     let own = config.connections.contains_key(&name).then(|| settings::declared_on(&connection));
     let broker = connect(&config, &name, connection, &embedded).await?;
+    let broker = guarded(&config, &name, broker, &embedded);
     if let Some(declarations) = own {
         broker.declare(&declarations).await?;
     }
@@ -119,6 +147,7 @@ async fn connect(
     connection: Connection,
     embedded: &Arc<Embedded>,
 ) -> Result<Arc<dyn Broker>, BrokerError> {
+    let _ = (config, embedded);
     match connection {
         #[cfg(feature = "rabbitmq")]
         Connection::Rabbitmq(mut settings) => {
@@ -131,7 +160,8 @@ async fn connect(
             Ok(counted(Arc::new(connected), embedded))
         }
         #[cfg(feature = "kafka")]
-        Connection::Kafka(settings) => {
+        Connection::Kafka(mut settings) => {
+            settings.fetch_bytes_max = fetched_ahead(config, name, settings.fetch_bytes_max);
             let connected = crate::broker::kafka::Kafka::connect(name, *settings).await?;
             let counted = counted(Arc::new(connected), embedded);
             Ok(Arc::new(crate::broker::Queueless::new(counted, Arc::clone(&config.group))))
@@ -142,10 +172,23 @@ async fn connect(
     }
 }
 
+/// Bytes that each reader of Kafka may fetch ahead: a quarter of the budget, shared by all that read there.
+#[cfg(feature = "kafka")]
+fn fetched_ahead(config: &Config, name: &str, wanted: usize) -> usize {
+    let readers =
+        config.routes.sources().filter(|(source, _)| *config.system_name_of(&source.address) == *name).count();
+    match config.memory_budget / 4 / readers.max(1) {
+        0 => wanted,
+        // With less, no message of usual size fits.
+        share => wanted.min(share.max(64 << 10)),
+    }
+}
+
 /// Attempts that a server does not count are noted in our own store.
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 fn counted(broker: Arc<dyn Broker>, embedded: &Arc<Embedded>) -> Arc<dyn Broker> {
     match embedded.store() {
-        Some(store) => Arc::new(Counted::new(broker, Arc::clone(store))),
+        Some(store) => Arc::new(crate::broker::Counted::new(broker, Arc::clone(store))),
         None => broker,
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::signal::unix::Signal;
 
-use super::{brokers::Systems, settings};
+use super::{brokers::Systems, settings, systemd::Systemd};
 use crate::{
     cli::Context,
     config::{Config, FILE_BYTES_MAX, Warning},
@@ -34,6 +34,7 @@ pub(super) struct Files {
     /// What the files held when it was loaded.
     pub(super) seen: Seen,
     pub(super) logs: Option<Logs>,
+    pub(super) systemd: Arc<Systemd>,
 }
 
 /// Each file by name, with a digest of what it holds.
@@ -57,7 +58,9 @@ impl Files {
             let Some(seen) = self.settled().await else { continue };
             if forced || seen != self.seen {
                 self.seen = seen;
+                self.systemd.reloading();
                 self.load().await;
+                self.systemd.reloaded();
             }
         }
     }

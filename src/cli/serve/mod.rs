@@ -5,7 +5,9 @@ mod brokers;
 mod check;
 mod data;
 mod files;
+mod guard;
 mod settings;
+mod systemd;
 
 use std::{
     fs, io,
@@ -25,6 +27,7 @@ use self::{
     brokers::Systems,
     data::DataDirectory,
     files::{Files, Seen},
+    systemd::Systemd,
 };
 use super::{Context, Exit, Failure, store};
 use crate::{
@@ -41,6 +44,8 @@ use crate::{
 
 /// How long answers that are under way may take to end, once the engine stops.
 const HTTP_END: Duration = Duration::from_secs(5);
+/// How long the rest of a stop may take once the grace period is over: calls that are ended, connections that are closed.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
 
 /// What `serve` takes.
 #[derive(Debug, clap::Args)]
@@ -150,18 +155,16 @@ async fn engine(
     let token = token(&config, data)?;
     let cache = settings::cache_directory(&config);
     data::make(&cache).map_err(|error| data::unusable(&cache, &error))?;
-    let systems =
-        Systems::open(&config).await.map_err(|(broker, error)| not_started(&StartError::Broker { broker, error }))?;
-    let program = std::env::current_exe().map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            "NO_PROGRAM",
-            format!("the engine's own program cannot be found: {error}"),
-            "start it by its full path",
-        )
-    })?;
-    let hub = Hub::start(systems.broker(), settings::hub(&config), Vec::new(), program).await;
-    let hub = Arc::new(hub.map_err(|error| not_started(&error))?);
+    // In a task of its own: what takes long, or hangs, must not keep a signal from being heard.
+    let mut starting = JoinSet::new();
+    starting.spawn(started(config.clone()));
+    let (hub, systems) = tokio::select! {
+        Some(started) = starting.join_next() => started.map_err(|error| not_run(&error))??,
+        ending = signals.next() => {
+            tracing::warn!("stopped while starting");
+            return Ok(ending.exit());
+        }
+    };
     data.write_address(address)?;
     metrics().uptime.set(i64::try_from(crate::message::now_ms() / 1000).unwrap_or(i64::MAX));
     tracing::info!(
@@ -175,17 +178,30 @@ async fn engine(
         "listening"
     );
 
+    let systemd = Arc::new(Systemd::default());
+    let mut telling = JoinSet::new();
+    let (told, of) = (Arc::clone(&systemd), Arc::clone(&hub));
+    telling.spawn(async move { told.run(&of).await });
     let http_stop = CancellationToken::new();
     let mut answering = JoinSet::new();
     let api = Arc::new(http::Api::new(Arc::clone(&hub), http_options(&config, token)));
     answering.spawn(http::serve(listener, api, http_stop.clone()));
     let mut watching = JoinSet::new();
-    let files = Files { context, hub: Arc::clone(&hub), systems, config: config.clone(), seen, logs };
+    let files = Files {
+        context,
+        hub: Arc::clone(&hub),
+        systems,
+        config: config.clone(),
+        seen,
+        logs,
+        systemd: Arc::clone(&systemd),
+    };
     watching.spawn(files.run(hang_up));
 
-    let why = wait(&hub, &mut signals, &mut answering, &mut watching).await;
+    let why = wait(&hub, &systemd, &mut signals, &mut answering, &mut watching).await;
     drop(watching);
     http_stop.cancel();
+    systemd.stopping(config.shutdown_grace + CLOSE_MAX);
     tracing::info!(
         "draining: nothing new is taken, calls may end within {:?}; a second signal ends them",
         config.shutdown_grace
@@ -198,7 +214,7 @@ async fn engine(
         () = drained => {}
         second = signals.next() => {
             tracing::warn!("ended at once: what was in flight is not settled");
-            return Ok(if second == Ending::Interrupted { Exit::Interrupted } else { Exit::Failed });
+            return Ok(if matches!(second, Ending::Interrupted) { Exit::Interrupted } else { Exit::Failed });
         }
     }
     let left = in_memory(&hub, config.embedded.queue_defaults.storage);
@@ -207,10 +223,31 @@ async fn engine(
     }
     tracing::info!("stopped");
     match why {
-        Ending::Terminated => Ok(Exit::Done),
-        Ending::Interrupted => Ok(Exit::Interrupted),
         Ending::Broken(failure) => Err(*failure),
+        signal => Ok(signal.exit()),
     }
+}
+
+/// Opens the systems, and starts an engine on them.
+async fn started(config: Config) -> Result<(Arc<Hub>, Systems), Failure> {
+    let systems =
+        Systems::open(&config).await.map_err(|(broker, error)| not_started(&StartError::Broker { broker, error }))?;
+    let broker = systems.broker();
+    if let Some(failure) = systems.absent(&config.require) {
+        broker.close().await;
+        return Err(failure);
+    }
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            "NO_PROGRAM",
+            format!("the engine's own program cannot be found: {error}"),
+            "start it by its full path",
+        )
+    })?;
+    let hub = Hub::start(broker, settings::hub(&config), Vec::new(), program).await;
+    let hub = hub.map_err(|error| not_started(&error))?;
+    Ok((Arc::new(hub), systems))
 }
 
 /// Why the engine stops.
@@ -221,15 +258,20 @@ enum Ending {
     Broken(Box<Failure>),
 }
 
-impl PartialEq for Ending {
-    fn eq(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
+impl Ending {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Terminated => Exit::Done,
+            Self::Interrupted => Exit::Interrupted,
+            Self::Broken(_) => Exit::Failed,
+        }
     }
 }
 
 /// Waits for a reason to stop.
 async fn wait(
     hub: &Hub,
+    systemd: &Systemd,
     signals: &mut Signals,
     answering: &mut JoinSet<io::Result<()>>,
     watching: &mut JoinSet<()>,
@@ -245,6 +287,7 @@ async fn wait(
             () = hub.ready(), if !said_ready => {
                 said_ready = true;
                 say_ready(hub);
+                systemd.ready();
             }
             Some(ended) = answering.join_next() => {
                 let why = match ended {
@@ -335,6 +378,11 @@ impl Signals {
 
 fn no_signals(error: &io::Error) -> Failure {
     Failure::new(Exit::Failed, "NO_SIGNALS", format!("signals cannot be waited for: {error}"), "start the engine again")
+}
+
+fn not_run(error: &tokio::task::JoinError) -> Failure {
+    let what = format!("the engine could not be started, which is a defect of it: {error}");
+    Failure::new(Exit::Failed, "NOT_STARTED", what, "report it with its log")
 }
 
 fn not_listening(config: &Config, error: &io::Error) -> Failure {

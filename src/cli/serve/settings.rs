@@ -7,9 +7,9 @@ use std::sync::Arc;
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 use crate::broker::QueueSettings;
 #[cfg(feature = "kafka")]
-use crate::broker::TopicSettings;
+use crate::broker::{TopicSettings, topology};
 use crate::{
-    broker::{BrokerError, Declaration, embedded, topology},
+    broker::{BrokerError, Declaration, embedded},
     config::{Backend, Config, Connection},
     hub,
     message::Kind,
@@ -33,6 +33,7 @@ pub(super) fn hub(config: &Config) -> hub::Settings {
         routes: if config.enabled { config.routes.clone() } else { RouteTable::default() },
         dead_letter: config.dead_letters.tasks.clone(),
         grace: config.shutdown_grace,
+        memory_budget: config.memory_budget,
         watchdog: config.watchdog,
     }
 }
@@ -65,6 +66,8 @@ pub(super) fn declared_on(connection: &Connection) -> Vec<Declaration> {
         Connection::Kafka(settings) => settings.topics.iter().map(|(name, plan)| on_kafka(name, plan)).collect(),
         #[cfg(feature = "redis")]
         Connection::Redis(settings) => on_redis(settings).collect(),
+        #[allow(unreachable_patterns, reason = "a build may have none of them")]
+        _ => Vec::new(),
     }
 }
 

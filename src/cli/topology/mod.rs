@@ -1,4 +1,4 @@
-//! `topology`: what of RabbitMQ and Kafka is configured, beside what the servers have, and as files that others make it from.
+//! `topology`: what of RabbitMQ, Kafka and Redis is configured, beside what the servers have, and as files that others make it from.
 
 #[cfg(feature = "rabbitmq")]
 mod bindings;
@@ -6,6 +6,8 @@ mod bindings;
 mod kafka;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "kafka")]
 mod script;
 #[cfg(feature = "kafka")]
@@ -33,7 +35,7 @@ pub(super) enum Command {
     },
     /// Print it as a file that makes it elsewhere
     Export {
-        /// What kind of file; RabbitMQ's definitions, unless only Kafka is configured
+        /// What kind of file; RabbitMQ's definitions, unless only another system is configured
         #[arg(long, value_enum)]
         format: Option<Format>,
         /// Write it there instead
@@ -54,6 +56,9 @@ pub(super) enum Format {
     /// KafkaTopic resources of Kubernetes, for Strimzi
     #[cfg(feature = "kafka")]
     Strimzi,
+    /// Commands for redis-cli
+    #[cfg(feature = "redis")]
+    Redis,
 }
 
 /// What is to be done about what is missing.
@@ -89,7 +94,7 @@ pub(super) fn run(command: &Command, context: &Context) -> Result<Exit, Failure>
 /// As it is configured, with the warnings that are about it.
 fn configured(context: &Context) -> Result<Config, Failure> {
     let loaded = context.load()?;
-    let about = |path: &str| path.starts_with("rabbitmq") || path.starts_with("kafka");
+    let about = |path: &str| ["rabbitmq", "kafka", "redis"].iter().any(|system| path.starts_with(system));
     loaded.warnings.iter().filter(|warning| about(&warning.path)).for_each(|warning| context.warn(warning));
     Ok(loaded.config)
 }
@@ -101,8 +106,8 @@ fn compare(apply: Apply, context: &Context) -> Result<Exit, Failure> {
     })?;
     let lines = runtime.block_on(lines(&config, apply, context))?;
     let Some(lines) = lines else {
-        let hint = "add a section `rabbitmq:` or `kafka:`, set RABBITMQ_URL or KAFKA_BROKERS, or name another file with --config";
-        let message = "the configuration has no RabbitMQ and no Kafka to compare with";
+        let hint = "add a section `rabbitmq:`, `kafka:` or `redis:`, set RABBITMQ_URL, KAFKA_BROKERS or REDIS_URL, or name another file with --config";
+        let message = "the configuration has no RabbitMQ, no Kafka and no Redis to compare with";
         return Err(Failure::new(Exit::Refused, "NOTHING_TO_COMPARE", message, hint));
     };
     let found = Found::of(&lines);
@@ -131,6 +136,10 @@ async fn lines(config: &Config, apply: Apply, context: &Context) -> Result<Optio
     #[cfg(feature = "kafka")]
     if let Some(settings) = &config.kafka {
         all.get_or_insert_default().extend(kafka::compare(settings, apply).await?);
+    }
+    #[cfg(feature = "redis")]
+    if let Some(settings) = &config.redis {
+        all.get_or_insert_default().extend(redis::compare(settings, apply).await?);
     }
     let _ = context;
     Ok(all)
@@ -221,6 +230,8 @@ fn export(format: Option<Format>, file: Option<&Path>, context: &Context) -> Res
         Format::KafkaInit => kafka::file(config.kafka, script::print),
         #[cfg(feature = "kafka")]
         Format::Strimzi => kafka::file(config.kafka, strimzi::print),
+        #[cfg(feature = "redis")]
+        Format::Redis => redis::file(config.redis),
     };
     let Some(file) = file else {
         context.output.line(text.trim_end())?;
@@ -238,17 +249,23 @@ fn export(format: Option<Format>, file: Option<&Path>, context: &Context) -> Res
     Ok(Exit::Done)
 }
 
-#[cfg(all(feature = "rabbitmq", feature = "kafka"))]
-fn default_format(config: &Config) -> Format {
-    if config.kafka.is_some() && config.rabbitmq.is_none() { Format::KafkaInit } else { Format::Rabbitmq }
-}
-
-#[cfg(all(feature = "rabbitmq", not(feature = "kafka")))]
-fn default_format(_: &Config) -> Format {
-    Format::Rabbitmq
-}
-
+/// Of the first system that this build has.
+#[cfg(feature = "rabbitmq")]
+const FIRST: Format = Format::Rabbitmq;
 #[cfg(all(feature = "kafka", not(feature = "rabbitmq")))]
-fn default_format(_: &Config) -> Format {
-    Format::KafkaInit
+const FIRST: Format = Format::KafkaInit;
+#[cfg(not(any(feature = "rabbitmq", feature = "kafka")))]
+const FIRST: Format = Format::Redis;
+
+/// That of the first system that is configured; else of the first that this build has.
+fn default_format(config: &Config) -> Format {
+    let all: &[(bool, Format)] = &[
+        #[cfg(feature = "rabbitmq")]
+        (config.rabbitmq.is_some(), Format::Rabbitmq),
+        #[cfg(feature = "kafka")]
+        (config.kafka.is_some(), Format::KafkaInit),
+        #[cfg(feature = "redis")]
+        (config.redis.is_some(), Format::Redis),
+    ];
+    all.iter().find(|(is_configured, _)| *is_configured).map_or(FIRST, |(_, format)| *format)
 }

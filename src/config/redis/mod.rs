@@ -52,6 +52,14 @@ pub(super) fn read(
     settings
 }
 
+/// Redis as it is without any configuration: the standard queues and topics.
+#[must_use]
+pub fn standard() -> Settings {
+    let mut settings = Settings::default();
+    places::add_standard(&mut settings);
+    settings
+}
+
 /// Everything that is declared.
 pub(super) fn declared(settings: &Settings) -> BTreeSet<Address> {
     let queues = settings.queues.keys().map(|name| Address::queue(std::sync::Arc::clone(name)));

@@ -21,19 +21,9 @@ pub(super) const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 60 * 60 * 
 
 /// Reads it into `settings`. `standard`: whether the standard topology is there unless it is said.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, standard: bool, dead_letter: &Address) {
-    // A server keeps all in memory, and writes it to disk as it is configured.
-    let queue_base = QueueSettings { storage: Storage::Disk, lease: settings.lease, ..QueueSettings::default() };
-    let topic_base =
-        TopicSettings { storage: Storage::Disk, partitions: 1, lease: settings.lease, ..TopicSettings::default() };
+    let (queue_base, topic_base) = bases(settings);
     if section.value("standard_topology", &kind::flag(), standard) {
-        for declaration in topology::declarations(&queue_base, &topic_base) {
-            match declaration {
-                Declaration::Queue(name, queue) => drop(settings.queues.insert(name, queue)),
-                Declaration::Topic(name, topic) => {
-                    settings.topics.insert(name, TopicSettings { partitions: 1, ..topic });
-                }
-            }
-        }
+        add_standard(settings);
     }
     // Whoever has a name of its own has none of them, unless it is said.
     let is_here = standard && dead_letter.system.as_deref().is_none_or(|system| *system == *Backend::Redis.name());
@@ -57,6 +47,27 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings, s
     settings.channels = channels(section, &own_topics);
     settings.topics.retain(|name, _| !settings.channels.contains(name));
     refuse_circle(section, settings, dead_letter);
+}
+
+/// Settings of queues and topics that say nothing. A server keeps all in memory, and writes it to disk as it is configured.
+fn bases(settings: &Settings) -> (QueueSettings, TopicSettings) {
+    let (storage, lease) = (Storage::Disk, settings.lease);
+    let topic = TopicSettings { storage, partitions: 1, lease, ..TopicSettings::default() };
+    (QueueSettings { storage, lease, ..QueueSettings::default() }, topic)
+}
+
+/// What every installation has.
+pub(super) fn add_standard(settings: &mut Settings) {
+    let (queue_base, topic_base) = bases(settings);
+    for declaration in topology::declarations(&queue_base, &topic_base) {
+        match declaration {
+            Declaration::Queue(name, queue) => drop(settings.queues.insert(name, queue)),
+            // Each is one sequence.
+            Declaration::Topic(name, topic) => {
+                settings.topics.insert(name, TopicSettings { partitions: 1, ..topic });
+            }
+        }
+    }
 }
 
 fn queue(section: &mut Section<'_, '_, '_>, base: &QueueSettings) -> QueueSettings {

@@ -38,12 +38,15 @@ struct OneKafka {
 impl OnKafka {
     /// What is there by a configuration.
     pub(in crate::config) fn of(config: &Config) -> Self {
+        #[cfg(not(feature = "kafka"))]
+        let systems = BTreeMap::new();
+        #[cfg(feature = "kafka")]
         let mut systems = BTreeMap::new();
         #[cfg(feature = "kafka")]
         for (name, connection) in config.connections_in_use() {
-            let crate::config::Connection::Kafka(settings) = connection else { continue };
+            let Some(settings) = connection.as_kafka() else { continue };
             let retry_topic = Arc::clone(&settings.retry_topic);
-            let no_transactions = crate::config::kafka::no_transactions(&settings);
+            let no_transactions = crate::config::kafka::no_transactions(settings);
             systems.insert(name, OneKafka { retry_topic, no_transactions });
         }
         Self { systems, usual: [AddressKind::Queue, AddressKind::Topic].map(|kind| config.system_of(kind).name()) }

@@ -19,6 +19,10 @@ use super::{
 };
 use crate::handler::limits::bounded_text;
 
+/// The first argument of a child that compiles: a program that embeds the engine gives such arguments to
+/// `cli::run`.
+pub const COMPILE_VERB: &str = "compile-component";
+
 /// How a component is compiled.
 #[derive(Clone, Debug)]
 pub struct CompileChild {
@@ -78,7 +82,7 @@ impl CompileChild {
     fn run(&self, input: &Path, output: &Path) -> Result<(), LoadError> {
         let mut command = Command::new(&self.program);
         command
-            .arg("compile-component")
+            .arg(COMPILE_VERB)
             .args([input.as_os_str(), output.as_os_str()])
             .args([OsString::from(self.cpu_max.as_secs().max(1).to_string()), self.memory_bytes_max.to_string().into()])
             // The allocator would reserve more address space than the child may have.
@@ -128,7 +132,7 @@ impl CompileChild {
     }
 }
 
-/// What the child does, called by `main` for `compile-component`. Returns its exit code.
+/// What the child does, called by `main` for [`COMPILE_VERB`]. Returns its exit code.
 ///
 /// # Errors
 /// For people, on standard error.

@@ -19,7 +19,7 @@ mod stderr;
 mod version;
 mod views;
 
-pub use compile::{CompileChild, run_compile_child};
+pub use compile::{COMPILE_VERB, CompileChild, run_compile_child};
 pub use engine::ComponentEngine;
 pub use inspect::{Inspected, LoadError, digest, inspect};
 pub use version::{Component, Load};

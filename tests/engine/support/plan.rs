@@ -50,6 +50,7 @@ pub(crate) struct Plan {
     plugins: BTreeMap<String, PluginSettings>,
     loading: Loading,
     grace: Duration,
+    memory_budget: usize,
     watchdog: Watchdog,
     embedded: embedded::Settings,
     cache: Option<PathBuf>,
@@ -66,6 +67,7 @@ impl Plan {
             plugins: BTreeMap::new(),
             loading: Loading::default(),
             grace: Duration::from_secs(10),
+            memory_budget: 0,
             watchdog: Watchdog::default(),
             embedded: embedded::Settings { auto_create: true, queue, topic, ..embedded::Settings::default() },
             cache: None,
@@ -105,6 +107,12 @@ impl Plan {
 
     pub(crate) fn loading(mut self, set: impl FnOnce(&mut Loading)) -> Self {
         set(&mut self.loading);
+        self
+    }
+
+    /// In bytes.
+    pub(crate) fn memory_budget(mut self, bytes: usize) -> Self {
+        self.memory_budget = bytes;
         self
     }
 
@@ -162,6 +170,7 @@ impl Plan {
             routes: RouteTable::new(self.routes).expect("routes that go together"),
             dead_letter: Address::queue(DEAD),
             grace: self.grace,
+            memory_budget: self.memory_budget,
             watchdog: self.watchdog,
         };
         let program = PathBuf::from(env!("CARGO_BIN_EXE_helixmq"));

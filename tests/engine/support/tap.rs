@@ -55,6 +55,8 @@ struct Shared {
     aborts: AtomicU32,
     topic: OnceLock<Arc<str>>,
     circuits: Mutex<BTreeMap<Address, watch::Sender<Circuit>>>,
+    /// What is published there is not answered.
+    hangs: watch::Sender<Option<Address>>,
 }
 
 impl Shared {
@@ -89,6 +91,7 @@ impl Tap {
             aborts: AtomicU32::new(0),
             topic: OnceLock::new(),
             circuits: Mutex::default(),
+            hangs: watch::Sender::new(None),
         };
         let inner = Embedded::new("embedded", settings).expect("settings that can work");
         Self { inner: Arc::new(inner), shared: Arc::new(shared) }
@@ -165,6 +168,11 @@ impl Tap {
         self.shared.topic.set(topic.into()).expect("said once");
     }
 
+    /// What is published there from now on is not answered, until this says something else.
+    pub(crate) fn hang(&self, at: Option<Address>) {
+        self.shared.hangs.send_replace(at);
+    }
+
     /// What lies at an address, without taking it.
     pub(crate) async fn lies_at(&self, from: &Address) -> Vec<Arc<Message>> {
         let at = BrowseAt::Start(Start::Earliest);
@@ -184,6 +192,8 @@ impl Broker for Tap {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
+        let mut hangs = self.shared.hangs.subscribe();
+        hangs.wait_for(|at| at.as_ref() != Some(to)).await.expect("its sender is here");
         let refused: Vec<Option<PublishError>> = {
             let mut refuse = self.shared.refuse.lock().unwrap_or_else(PoisonError::into_inner);
             messages.iter().map(|message| refuse.as_mut().and_then(|refuse| refuse(to, message))).collect()

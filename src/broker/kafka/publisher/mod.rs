@@ -27,6 +27,7 @@ use super::{
     condition::Condition,
     metadata::Topics,
     settings::{Acks, Compression},
+    threads::LEAVE,
     wire::Record,
 };
 use crate::{
@@ -293,20 +294,27 @@ impl Publisher {
         }
     }
 
-    /// Takes nothing more, waits for what is in flight as long as a publish may take, and ends.
+    /// Takes nothing more, waits for what is in flight as long as a publish may take, but not longer than for groups to be
+    /// left, and ends.
     pub(super) async fn close(&self) {
         self.messages.close();
         self.kib.close();
         let Some(producer) = self.lock().take() else { return };
-        let timeout = self.settings.publish_timeout;
+        let records = producer.in_flight_count();
+        if records > 0 {
+            tracing::info!(records, "waiting for Kafka to confirm what was sent");
+        }
+        let at_most = self.settings.publish_timeout.min(LEAVE);
         let flushed = spawn_blocking(move || {
-            let flushed = producer.flush(timeout);
+            let flushed = producer.flush(at_most);
             // The thread that polls ends here.
             drop(producer);
             flushed
         });
-        if let Ok(Err(error)) = flushed.await {
-            tracing::warn!("Kafka has not confirmed everything that was sent: {error}");
+        match tokio::time::timeout(LEAVE + LEAVE / 10, flushed).await {
+            Ok(Ok(Err(error))) => tracing::warn!("Kafka has not confirmed everything that was sent: {error}"),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("the producer of Kafka does not end; its thread is left behind"),
         }
     }
 

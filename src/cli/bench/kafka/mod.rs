@@ -7,6 +7,7 @@
 
 mod pace;
 mod recovery;
+mod spool;
 
 use std::{
     sync::Arc,
@@ -40,6 +41,7 @@ use crate::{
 };
 
 pub(super) use recovery::{Recovery, run as recover};
+pub(super) use spool::drain;
 
 /// Messages of a run that names neither a number nor a time.
 const MESSAGES: u64 = 500_000;

@@ -1,0 +1,51 @@
+//! The engine itself ends while it brings what it kept to a system that is back.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    site::{Options, Site},
+    yard::{Fault, System, Yard, lasts},
+};
+
+/// How long the system is away, in seconds.
+const AWAY: u64 = 10;
+/// How often the engine is killed meanwhile.
+const KILLS: usize = 3;
+
+pub(crate) async fn the_engine_is_killed_while_the_spool_drains(yard: Arc<Yard>) {
+    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka), Yard::shared(System::Redis)];
+    // Faster than what comes on top meanwhile, and slow enough to be in the middle of it.
+    let of_systems = "  spool: {drain_per_second: 400}\n".to_owned();
+    let mut site = Site::start(servers, Options { of_systems, ..Options::spool() }).await;
+    site.begins(Fault::Cut, &[System::RabbitMq]).await;
+    lasts(AWAY).await;
+    site.ends_fault(Fault::Cut, &[System::RabbitMq]).await;
+    for _ in 0..KILLS {
+        let before = site.spooled(System::RabbitMq).await;
+        assert!(before > 0, "it was too fast: there is nothing left to be in the middle of");
+        let fewer = async || {
+            let now = site.spooled(System::RabbitMq).await;
+            (0 < now && now < before).then_some(())
+        };
+        site.until("it drains", fewer).await;
+        site.kill();
+        site.run().await;
+    }
+    site.recovers().await;
+    site.ends().await;
+}
+
+/// So that it is known that a loss would be seen: what waits in memory is gone with the engine, as the documents say.
+pub(crate) async fn what_waits_in_memory_is_lost_with_the_engine_and_that_is_noticed(yard: Arc<Yard>) {
+    let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka), Yard::shared(System::Redis)];
+    let mut site = Site::start(servers, Options { fallback: "memory", ..Options::default() }).await;
+    site.begins(Fault::Cut, &[System::RabbitMq]).await;
+    let some = async || (site.spooled(System::RabbitMq).await > 100).then_some(());
+    site.until("some wait", some).await;
+    site.kill();
+    site.run().await;
+    site.ends_fault(Fault::Cut, &[System::RabbitMq]).await;
+    site.recovers().await;
+    let (_, verdict, _) = site.judged(Duration::from_secs(10)).await;
+    assert!(verdict.missing() > 50, "{verdict}");
+}

@@ -1,0 +1,123 @@
+//! The tools themselves, and those of the command line that look at a server: what it has, what it may lose.
+
+use std::process::Command;
+
+use helixmq::{
+    broker::redis::{
+        Settings, durability,
+        topology::{State, at_server},
+    },
+    message::Address,
+};
+use redis::Value;
+use tokio::net::TcpStream;
+
+use crate::{
+    raw::Raw,
+    server::Server,
+    site::settings,
+    support::{host::Place, soon},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starts_kills_and_starts_again_a_server_of_its_own() {
+    let server = Server::own_with("maxclients 100").await;
+    let directory = server.directory().to_owned();
+    let raw = Raw::connect(&server).await;
+    let _: Value = raw.ask("XADD kept * payload there").await;
+    server.kill().await;
+    server.up().await;
+    let raw = Raw::connect(&server).await;
+    assert_eq!(raw.ask::<u64>("XLEN kept").await, 1);
+    assert_eq!(raw.info("maxclients").await, "100");
+    let address = server.plain();
+    drop(server);
+    assert!(!directory.exists());
+    soon("nobody listens", TcpStream::connect(address)).await.unwrap_err();
+}
+
+/// What is compared, by name.
+async fn compared(settings: &Settings, makes: bool) -> Vec<(Address, State)> {
+    let all = soon("an answer", at_server(settings, makes)).await.expect("compared");
+    all.into_iter().map(|one| (one.address, one.state)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shows_what_is_missing_makes_it_and_says_what_differs() {
+    let server = Server::shared();
+    let mut settings = settings(&server);
+    settings.queues.insert("a".into(), Default::default());
+    settings.topics.insert("b".into(), Default::default());
+    let (a, b) = (Address::queue("a"), Address::topic("b"));
+    let of = |state: State| vec![(a.clone(), state.clone()), (b.clone(), state)];
+    assert_eq!(compared(&settings, false).await, of(State::Missing));
+    assert!(Raw::connect(&server).await.keys(&settings.key_prefix).await.is_empty(), "a look makes nothing");
+    assert_eq!(compared(&settings, true).await, of(State::Made));
+    assert_eq!(compared(&settings, true).await, of(State::Same));
+    settings.queues.values_mut().for_each(|queue| queue.length_max = Some(7));
+    let wanted = State::Differs(vec![["length_max", "7", "none"].map(str::to_owned)]);
+    assert_eq!(compared(&settings, true).await, [(a, wanted), (b, State::Same)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn says_what_a_server_may_lose() {
+    let server = Server::own().await;
+    let (raw, settings) = (Raw::connect(&server).await, settings(&server));
+    let asked = async || soon("an answer", durability::ask(&settings)).await.expect("asked");
+    let said = asked().await;
+    assert_eq!(said.kept, "appendonly yes, appendfsync always, noeviction");
+    assert_eq!(said.worries, []);
+    assert_eq!(said.version, raw.info("redis_version").await);
+    for (change, words) in [
+        ("CONFIG SET appendfsync everysec", "the last 2 s"),
+        ("CONFIG SET maxmemory-policy allkeys-lru", "throws whole queues away"),
+        ("CONFIG SET appendonly no", "keeps nothing on disk"),
+    ] {
+        let _: Value = raw.ask(change).await;
+        let found: Vec<_> = asked().await.worries.into_iter().map(|(found, _)| found).collect();
+        assert!(found.iter().any(|found| found.contains(words)), "{change}: {found:?}");
+    }
+    server.kill().await;
+    let error = soon("an answer", durability::ask(&settings)).await.expect_err("it is away");
+    assert!(error.contains("is it started?"), "{error}");
+}
+
+/// The same as people see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_and_topology_look_at_the_server() {
+    let server = Server::shared();
+    let (port, prefix) = (server.plain().port(), Server::prefix());
+    let config = format!(
+        "http: {{listen: '127.0.0.1:0'}}\nplugins: {{directory: plugins}}\nengine: {{data_directory: data}}\n\
+         redis: {{host: 127.0.0.1, port: {port}, key_prefix: '{prefix}', standard_topology: false, topics: {{seen: {{}}}}}}\n"
+    );
+    let place = Place::new(&config, &[]);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
+        command.args(["--config", "messaging.yaml"]).args(arguments).current_dir(place.path()).env_clear();
+        let output = command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).output().expect("run");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let doctor = run(&["doctor"]).1;
+    let address = format!("127.0.0.1:{port} answers");
+    assert!(doctor.contains(&address) && doctor.contains("appendfsync is everysec"), "{doctor}");
+    let state = |said: &(Option<i32>, String), name: &str| {
+        let line = said.1.lines().find(|line| line.contains(name)).unwrap_or_default();
+        (said.0, line.split_whitespace().nth(2).unwrap_or_default().to_owned())
+    };
+    assert_eq!(state(&run(&["topology", "plan"]), "seen"), (Some(1), "missing".to_owned()));
+    assert_eq!(state(&run(&["topology", "apply"]), "seen"), (Some(0), "made".to_owned()));
+    assert_eq!(state(&run(&["topology", "plan"]), "seen"), (Some(0), "same".to_owned()));
+    // What is exported makes the same elsewhere.
+    let commands = run(&["topology", "export"]).1;
+    let raw = Raw::connect(&server).await;
+    let elsewhere = Server::prefix();
+    for line in commands.replace(&prefix, &elsewhere).lines() {
+        let _: Value = raw.ask(&line.replace('"', "")).await;
+    }
+    let mut settings = settings(&server);
+    settings.key_prefix = elsewhere;
+    settings.topics.insert("seen".into(), Default::default());
+    settings.lease = std::time::Duration::from_secs(30);
+    assert_eq!(compared(&settings, false).await, [(Address::topic("seen"), State::Same)]);
+}
