@@ -58,6 +58,9 @@ pub(crate) struct Options {
     pub(crate) fallback: &'static str,
     /// More of the section of every system.
     pub(crate) of_systems: String,
+    /// More of every queue on RabbitMQ, and of `retry` of every route.
+    pub(crate) of_queues: &'static str,
+    pub(crate) of_retry: &'static str,
     /// More of the section `embedded.disk`.
     pub(crate) of_disk: String,
     pub(crate) payload_bytes: usize,
@@ -65,7 +68,14 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fallback: "none", of_systems: String::new(), of_disk: String::new(), payload_bytes: 300 }
+        Self {
+            fallback: "none",
+            of_systems: String::new(),
+            of_queues: "",
+            of_retry: "",
+            of_disk: String::new(),
+            payload_bytes: 300,
+        }
     }
 }
 
@@ -330,7 +340,7 @@ fn names(name: &str, system: System) -> Vec<String> {
 }
 
 fn configuration(name: &str, servers: &BTreeMap<System, Server>, options: &Options) -> String {
-    let Options { fallback, of_systems, of_disk, .. } = options;
+    let Options { fallback, of_systems, of_queues, of_retry, of_disk, .. } = options;
     let all = |system: System, of: &str| {
         let names: Vec<_> = names(name, system).iter().map(|name| format!("{name}: {{{of}}}")).collect();
         names.join(", ")
@@ -351,7 +361,7 @@ fn configuration(name: &str, servers: &BTreeMap<System, Server>, options: &Optio
         rabbitmq = servers[&System::RabbitMq].address().port(),
         kafka = servers[&System::Kafka].address(),
         redis = servers[&System::Redis].address().port(),
-        queues = all(System::RabbitMq, "type: quorum"),
+        queues = all(System::RabbitMq, &format!("type: quorum{of_queues}")),
         jobs = all(System::Redis, "priority_max: 0"),
         topics = all(System::Kafka, "partitions: 3, replication_factor: 1"),
     );
@@ -363,7 +373,7 @@ fn configuration(name: &str, servers: &BTreeMap<System, Server>, options: &Optio
         writeln!(
             text,
             "  - {{name: {flow}, {}: '{}:{of}', handler: {handler}, order: key, concurrency: 4, \
-             destinations: {{out: '{}:{}:{of}.done'}}, dead_letter: '{}:{}:{of}.dead', retry: {{delay_ms: 100}}}}",
+             destinations: {{out: '{}:{}:{of}.done'}}, dead_letter: '{}:{}:{of}.dead', retry: {{delay_ms: 100{of_retry}}}}}",
             kind(from),
             from.name(),
             to.name(),
