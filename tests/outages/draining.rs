@@ -15,7 +15,7 @@ const KILLS: usize = 3;
 pub(crate) async fn the_engine_is_killed_while_the_spool_drains(yard: Arc<Yard>) {
     let servers = vec![yard.proxied(System::RabbitMq).await, Yard::shared(System::Kafka), Yard::shared(System::Redis)];
     // Faster than what comes on top meanwhile, and slow enough to be in the middle of it.
-    let of_systems = "  spool: {drain_per_second: 400}\n".to_owned();
+    let of_systems = "  spool: {drain_per_second: 300}\n".to_owned();
     // What was out at a kill is delivered one by one, and killed again meanwhile a quorum queue has the one behind the others:
     // a single consumer is given all of them at once. So a message may use up an attempt at the cut and at each kill.
     let (of_queues, of_retry) = (", single_active_consumer: true", ", attempts_max: 5");
