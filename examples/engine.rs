@@ -2,6 +2,8 @@
 //! and the HTTP interface. Run it with `cargo run --example engine`, drop plugins into `plugins-enabled/`, and ask
 //! `curl http://127.0.0.1:7061/health`; Ctrl-C ends it in good order.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
+
 use std::{process::ExitCode, sync::Arc};
 
 use helixmq::{

@@ -4,6 +4,8 @@
 //! The broker here is the embedded one, in memory. `helixmq::broker::rabbitmq::RabbitMq::connect`, `kafka::Kafka::connect` and
 //! `redis::Redis::connect` give others, and `helixmq::broker::Joined` makes one of several.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
+
 use std::{
     sync::{
         Arc,

@@ -1,11 +1,15 @@
-//! Runs all scenarios at once, whatever the number of cores: what they do most of the time is wait. In: their names, and the
+//! Runs several scenarios at once, whatever the number of cores: what they do most of the time is wait. In: their names, and the
 //! words of `cargo test -- …`. Out: an exit code, and what failed.
+//!
+//! With `OUTAGES=long` in the environment outages last a minute, too, and what comes and goes does so for two: that takes a
+//! quarter of an hour. Without, all scenarios run with the shorter ones.
 
 use std::{collections::BTreeMap, env, process::ExitCode, sync::Arc};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::{
     runtime::Builder,
+    sync::Semaphore,
     task::{JoinSet, LocalSet},
     time::Instant,
 };
@@ -47,6 +51,14 @@ impl Asked {
     }
 }
 
+/// At a time: each has an engine of its own, which has to keep up.
+const AT_ONCE: usize = 6;
+
+/// Whether outages are to last as long as they may.
+pub(crate) fn is_long() -> bool {
+    env::var("OUTAGES").is_ok_and(|word| word == "long")
+}
+
 /// Runs those that were asked for.
 pub(crate) fn run(all: &[Scenario]) -> ExitCode {
     let asked = Asked::read();
@@ -55,12 +67,18 @@ pub(crate) fn run(all: &[Scenario]) -> ExitCode {
         wanted.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    println!("\nrunning {} tests at once", wanted.len());
+    let lasting = if is_long() { "as long as they may" } else { "up to 10 s; OUTAGES=long has those of a minute, too" };
+    println!("\nrunning {} tests, {AT_ONCE} at a time; outages last {lasting}", wanted.len());
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let failed = LocalSet::new().block_on(&runtime, async {
         let (yard, mut running, mut names) = (Arc::new(Yard::default()), JoinSet::new(), BTreeMap::new());
+        let room = Arc::new(Semaphore::new(AT_ONCE));
         for (name, scenario) in wanted {
-            let task = running.spawn_local(scenario(Arc::clone(&yard)));
+            let (yard, room, scenario) = (Arc::clone(&yard), Arc::clone(&room), *scenario);
+            let task = running.spawn_local(async move {
+                let _turn = room.acquire_owned().await.expect("never closed");
+                scenario(yard).await;
+            });
             names.insert(task.id(), *name);
         }
         let (begin, mut failed) = (Instant::now(), 0);

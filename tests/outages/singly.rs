@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use crate::{
+    runner,
     site::{Options, Site},
     yard::{Fault, Server, System, Yard},
 };
 
 /// How long outages last, in seconds.
-pub(crate) const LASTING: [u64; 3] = [1, 10, 60];
+pub(crate) fn lasting() -> &'static [u64] {
+    if runner::is_long() { &[1, 10, 60] } else { &[1, 10] }
+}
 
 /// The others are well.
 fn beside(system: System) -> Vec<Server> {
@@ -22,8 +25,8 @@ async fn survives(yard: Arc<Yard>, fault: Fault, system: System) {
         Fault::Cut => yard.proxied(system).await,
     });
     let mut site = Site::start(servers, Options::spool()).await;
-    for seconds in LASTING {
-        site.suffers(fault, &[system], seconds).await;
+    for seconds in lasting() {
+        site.suffers(fault, &[system], *seconds).await;
     }
     site.ends_unnoticed().await;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    singly::LASTING,
+    singly::lasting,
     site::{Options, Site},
     yard::{Fault, System, Yard},
 };
@@ -15,8 +15,8 @@ pub(crate) async fn rabbitmq_and_redis_are_cut_off(yard: Arc<Yard>) {
     let both = [System::RabbitMq, System::Redis];
     let servers = vec![yard.proxied(both[0]).await, Yard::shared(System::Kafka), yard.proxied(both[1]).await];
     let mut site = Site::start(servers, Options::spool()).await;
-    for seconds in LASTING {
-        site.suffers(Fault::Cut, &both, seconds).await;
+    for seconds in lasting() {
+        site.suffers(Fault::Cut, &both, *seconds).await;
     }
     site.ends_unnoticed().await;
 }

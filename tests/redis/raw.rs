@@ -6,6 +6,9 @@ use redis::{Cmd, FromRedisValue, RedisError, Value, aio::MultiplexedConnection, 
 
 use crate::{server::Server, support::soon};
 
+/// What an entry of a stream says, by name.
+type Fields = Vec<(String, Vec<u8>)>;
+
 /// A connection of a test's own.
 #[derive(Clone)]
 pub(crate) struct Raw(MultiplexedConnection);
@@ -76,7 +79,7 @@ impl Raw {
             });
             let kind: String = self.ask(&format!("TYPE {key}")).await;
             if is_kept && kind == "stream" {
-                let rows: Vec<(String, Vec<(String, Vec<u8>)>)> = self.ask(&format!("XRANGE {key} - +")).await;
+                let rows: Vec<(String, Fields)> = self.ask(&format!("XRANGE {key} - +")).await;
                 all.extend(rows.into_iter().map(|(_, fields)| Entry { fields }));
             }
         }
