@@ -77,7 +77,6 @@ fn what_comes_at_most_once_is_explained() {
     let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{redis}"));
     let said = |source: &str| sandbox.run(&["route", "explain", "--topic", source]).ended(0).stdout;
     assert!(said("seen").contains("at most once"));
-    assert!(said("redis:seen").contains("at most once"));
     assert!(!said("kept").contains("at most once"));
 }
 
