@@ -137,6 +137,8 @@ impl Actor {
             (self.generation, self.hungry, self.bell) = (up.generation, true, None);
             self.tend_at = Instant::now();
         }
+        // Nobody would say that there is something new.
+        self.hungry |= self.tip.is_none() && self.bell.is_none();
         let now = Instant::now();
         let lease = session.lease;
         let (work, room, has_ended, ended) = {
@@ -286,7 +288,11 @@ impl Actor {
             let after = Duration::from_millis(due.saturating_sub(tended.now) + 1);
             self.tend_at = self.tend_at.min(now + after);
         }
-        self.tip = Some(tended.bell);
+        // Only what is read after this look is behind it: where nothing is to be read now, the earlier place holds, or what came
+        // in between would wait for the next message.
+        if self.hungry {
+            self.tip = Some(tended.bell);
+        }
         self.narrow = tended.has_suspects.then(|| self.narrow.unwrap_or(now));
         if let Some(item) = tended.items.first().filter(|_| tended.is_suspect) {
             self.session.state().suspects(item.entry);
