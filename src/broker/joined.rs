@@ -200,6 +200,11 @@ impl Broker for Joined {
         }
     }
 
+    fn plain(&self, address: &Address) -> Address {
+        let is_usual = |system: &Arc<str>| self.is_one || system == self.usual(address.kind);
+        if address.system.as_ref().is_some_and(is_usual) { address.local() } else { address.clone() }
+    }
+
     fn capabilities(&self) -> Capabilities {
         let of = |kind| self.of(&Address { kind, system: None, name: "".into() }).map(|broker| broker.capabilities());
         // One of them is away while it is exchanged.

@@ -94,6 +94,11 @@ pub trait Broker: Send + Sync + Debug {
         self.name().into()
     }
 
+    /// The same address without its system, where that is the one that has all of its kind.
+    fn plain(&self, address: &Address) -> Address {
+        address.clone()
+    }
+
     /// What it can do. Constant for the life of the connection.
     fn capabilities(&self) -> Capabilities;
 

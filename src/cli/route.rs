@@ -103,8 +103,9 @@ struct Asked {
 }
 
 fn explain(args: &Explain, context: &Context) -> Result<Exit, Failure> {
-    let source = args.from.address()?;
+    let asked = args.from.address()?;
     let loaded = context.load_with_warnings()?;
+    let source = loaded.config.plain(&asked);
     let message = Message {
         key: args.key.clone().map(Into::into),
         headers: args.headers.iter().map(|(name, value)| (name, value)).collect(),

@@ -106,6 +106,13 @@ impl Config {
         address.system.clone().unwrap_or_else(|| self.system_of(address.kind).name())
     }
 
+    /// The same address, as routes have it: without its system, where that is the usual one.
+    #[must_use]
+    pub fn plain(&self, address: &Address) -> Address {
+        let is_usual = |system: &Arc<str>| self.backend.is_some() || *system == self.system_of(address.kind).name();
+        if address.system.as_ref().is_some_and(is_usual) { address.local() } else { address.clone() }
+    }
+
     /// Why there is no such queue or topic, and what to do; `None`: there may be.
     pub(super) fn objection(&self, address: &Address) -> Option<(String, String)> {
         let system = address.system.as_ref()?;

@@ -161,9 +161,7 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
     let backend = environment::read(reader);
     let (mut config, mut drafts, mut files) = reader.root(document, |section| read(section, backend, true));
-    if config.backend.is_some() {
-        drafts.iter_mut().for_each(Draft::on_one_system);
-    }
+    drafts.iter_mut().for_each(|draft| draft.name_alike(|address| config.plain(address)));
     let kafka = OnKafka::of(&config);
     routes::require_systems(reader, &drafts, &|address| config.objection(address));
     require_declared(reader, &config, &drafts);

@@ -75,6 +75,7 @@ fn answer(hub: &Hub, question: &[u8]) -> Result<Value, Problem> {
         ))
     })?;
     let source = params::source(question.queue.as_deref(), question.topic.as_deref())?;
+    let source = hub.broker().plain(&source);
     let headers: Headers = question.headers.iter().collect();
     let key = question.key.map(bytes::Bytes::from);
     let message = Message { key, headers, ..Message::new(question.kind, bytes::Bytes::new(), 0) };

@@ -79,14 +79,14 @@ impl Draft {
         ends.into_iter().chain(self.route.terms.destinations.values()).collect()
     }
 
-    /// Takes the systems out of what it names: everything is on one.
-    pub(super) fn on_one_system(&mut self) {
+    /// Names every queue and topic in one way.
+    pub(super) fn name_alike(&mut self, plain: impl Fn(&Address) -> Address) {
         let route = &mut self.route;
         for address in [&mut route.source.address, &mut route.dead_letter] {
-            address.system = None;
+            *address = plain(address);
         }
         let terms = Arc::make_mut(&mut route.terms);
-        terms.destinations.values_mut().for_each(|address| address.system = None);
+        terms.destinations.values_mut().for_each(|address| *address = plain(address));
     }
 }
 
