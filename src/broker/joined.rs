@@ -47,6 +47,8 @@ struct Place {
     system: JoinedSystem,
     /// `None`: as much as it takes.
     room: Option<Arc<Room>>,
+    /// It was closed, and nothing has taken its place.
+    is_closed: Arc<AtomicBool>,
 }
 
 /// Several systems.
@@ -71,7 +73,8 @@ impl Joined {
     /// the store of the others, and is closed after them.
     #[must_use]
     pub fn new(queues: Arc<str>, topics: Arc<str>, systems: Vec<JoinedSystem>) -> Self {
-        let systems = systems.into_iter().map(|system| Place { system, room: None }).collect();
+        let systems =
+            systems.into_iter().map(|system| Place { system, room: None, is_closed: Arc::default() }).collect();
         let systems = ArcSwap::from_pointee(systems);
         Self { queues, topics, is_one: false, is_closed: AtomicBool::new(false), room: None, systems }
     }
@@ -86,6 +89,7 @@ impl Joined {
         let place = |(place, one): (usize, &Place)| Place {
             system: one.system.clone(),
             room: room.filter(|_| place < others).map(|bytes| Arc::new(Room::new(bytes))),
+            is_closed: Arc::default(),
         };
         let systems = ArcSwap::from_pointee(systems.iter().enumerate().map(place).collect());
         Self { room, systems, ..self }
@@ -114,6 +118,7 @@ impl Joined {
             let new = broker.clone().map(|broker| Place {
                 system: JoinedSystem { name: Arc::clone(name), broker },
                 room: self.room.map(|bytes| Arc::new(Room::new(bytes))),
+                is_closed: Arc::default(),
             });
             match place {
                 Some(place) => drop(systems.splice(place..=place, new)),
@@ -128,8 +133,16 @@ impl Joined {
     pub async fn close_one(&self, name: &str) {
         let of_name = self.systems.load().iter().find(|place| *place.system.name == *name).cloned();
         if let Some(place) = of_name {
+            place.is_closed.store(true, Memory::Relaxed);
             place.system.broker.close().await;
         }
+    }
+
+    /// Whether a system was closed and nothing has taken its place: nobody could be had.
+    #[must_use]
+    pub fn has_lost(&self, name: &str) -> bool {
+        let systems = self.systems.load();
+        systems.iter().any(|place| *place.system.name == *name && place.is_closed.load(Memory::Relaxed))
     }
 
     /// What has the addresses of a kind that name no system.
@@ -226,7 +239,7 @@ impl Broker for Joined {
     }
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
-        let Some(Place { system: JoinedSystem { name, broker }, room }) = self.place_of(to) else {
+        let Some(Place { system: JoinedSystem { name, broker }, room, .. }) = self.place_of(to) else {
             let missing = |place| (place, PublishError::NotFound(to.clone()));
             return Err(PublishFailures((0..messages.len()).map(missing).collect()));
         };

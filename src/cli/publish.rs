@@ -53,8 +53,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let to = args.to.address()?;
     let path = match to.kind {
-        Kind::Queue => format!("/v1/messaging/tasks/{}", to.name),
-        Kind::Topic => format!("/v1/messaging/events/{}", to.name),
+        Kind::Queue => format!("/v1/messaging/tasks/{}", to.place()),
+        Kind::Topic => format!("/v1/messaging/events/{}", to.place()),
     };
     let (mut lines, bytes) = open(args.file.as_deref(), context)?;
     let client = Client::new(context)?;

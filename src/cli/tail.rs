@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         Kind::Queue => "queue",
         Kind::Topic => "topic",
     };
-    let mut query: Query = vec![(kind, address.name.to_string())];
+    let mut query: Query = vec![(kind, address.place())];
     query.extend(args.from.iter().map(|from| ("from", from.clone())));
     query.extend(args.limit.map(|limit| ("limit", limit.to_string())));
     query.extend(args.follow.then(|| ("follow", "true".to_owned())));

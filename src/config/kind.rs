@@ -374,10 +374,7 @@ pub(super) fn place_name(kind: AddressKind) -> Kind<Address> {
 
 /// An address whose kind is known.
 pub(super) fn shown_name(address: &Address) -> String {
-    match &address.system {
-        Some(system) => format!("{system}:{}", address.name),
-        None => address.name.to_string(),
-    }
+    address.place()
 }
 
 pub(super) fn address() -> Kind<Address> {

@@ -83,7 +83,7 @@ impl Exchange {
             match opened {
                 Ok(opened) => self.joined.exchange(name, opened),
                 Err(error) => {
-                    tracing::error!(broker = %name, "cannot be had as it was before; correct its settings, or restart the engine: {error}");
+                    tracing::error!(broker = %name, "cannot be had as it was before, either; it is tried again with the next reload (SIGHUP): {error}");
                 }
             }
         }

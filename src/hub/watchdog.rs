@@ -53,7 +53,8 @@ impl Watchdog {
     /// Looks, about once a second.
     pub(super) fn look(&mut self, rule: Rule, seen: Seen, now: Instant, unix: UnixMs) -> Option<Stalled> {
         let before = self.last.replace(seen);
-        if before.is_some_and(|before| before.delivered != seen.delivered) {
+        // What waited has come, or is gone.
+        if seen.waiting == 0 || before.is_some_and(|before| before.delivered != seen.delivered) {
             self.in_vain = 0;
             self.restarts.unfit = None;
         }

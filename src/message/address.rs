@@ -82,6 +82,15 @@ impl Address {
         Self { system: None, ..self.clone() }
     }
 
+    /// What [`Address::checked`] reads where the kind is known: `NAME`, or `SYSTEM:NAME`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.system {
+            Some(system) => format!("{system}:{}", self.name),
+            None => self.name.to_string(),
+        }
+    }
+
     /// An address of that kind whose name every system of ours accepts; the name may say which system has it, as
     /// `SYSTEM:NAME`.
     ///

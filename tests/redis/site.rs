@@ -105,8 +105,6 @@ impl Site {
         route.concurrency = 2;
         route.dead_letter = Address::queue(DEAD);
         let delay = Duration::from_millis(100);
-        // Many fail the same way here, and that is no outage behind the handler.
-        route.outage.failures_max = 0;
         route.retry = RetryPolicy { attempts_max, delay, factor: 1.0, delay_max: delay, jitter: 0.0 };
         let mut parts = Parts::default().route(route).native("handler", move |call| {
             ledger.begin(call);

@@ -44,7 +44,7 @@ use self::{
 };
 pub use self::{
     settings::{CircuitSettings, Fallback, GuardSettings, SpoolSettings},
-    spool::{SPOOL_PREFIX, is_spool},
+    spool::{SPOOL_PREFIX, is_orphan, is_spool},
 };
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, ConnectionState,

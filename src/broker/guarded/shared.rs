@@ -121,9 +121,13 @@ impl Shared {
             let (waits, circuit) =
                 (state.backlogs.get(to).filter(|backlog| !backlog.is_clear()), state.breaker.circuit());
             if self.settings.fallback != Fallback::None {
-                return match waits.is_some() || circuit != Circuit::Closed {
-                    true => Way::Behind,
-                    false => Way::Direct(Permit::Direct),
+                return match (waits.is_some(), circuit) {
+                    (false, Circuit::Closed) => Way::Direct(Permit::Direct),
+                    // Nothing else would show that it is well again.
+                    (false, Circuit::HalfOpen) => {
+                        state.breaker.permit(Instant::now(), false).map_or(Way::Behind, Way::Direct)
+                    }
+                    _ => Way::Behind,
                 };
             }
             match waits {

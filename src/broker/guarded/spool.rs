@@ -29,6 +29,12 @@ pub fn is_spool(address: &Address) -> bool {
     address.kind == Kind::Queue && address.name.starts_with(SPOOL_PREFIX)
 }
 
+/// Whether a queue is one of the spool of a system that is none of these.
+#[must_use]
+pub fn is_orphan(address: &Address, systems: &[&str]) -> bool {
+    is_spool(address) && !systems.iter().any(|system| address_of(&prefix_of(system), address).is_some())
+}
+
 /// The queue where what is meant for an address of a system waits.
 fn queue_of(system: &str, to: &Address) -> Address {
     // No name of a queue or topic has that sign, so that names cannot be taken for others.

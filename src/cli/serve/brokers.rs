@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use super::{guard::guarded, settings};
 use crate::{
-    broker::{Broker, BrokerError, BrokerStatus, ConnectionState, Joined, JoinedSystem, embedded::Embedded},
+    broker::{
+        Broker, BrokerError, BrokerStatus, ConnectionState, Joined, JoinedSystem, embedded::Embedded,
+        guarded::is_orphan,
+    },
     cli::{Exit, Failure},
     config::{Config, Connection},
     hub::{Exchange, ExchangedSystem, Opening},
@@ -45,6 +48,7 @@ impl Systems {
                 }
             }
         }
+        warn_of_orphans(&embedded, &systems);
         // The others note attempts, and what waits for them, in its store: it is closed last.
         systems.push(JoinedSystem { name: EMBEDDED.into(), broker: Arc::clone(&embedded) as _ });
         let [queues, topics] = [Kind::Queue, Kind::Topic].map(|kind| config.system_of(kind).name());
@@ -84,7 +88,9 @@ impl Systems {
         let mut systems = Vec::new();
         for name in olds.keys().chain(news.keys().filter(|name| !olds.contains_key(*name))) {
             let (old, new) = (olds.get(name), news.get(name));
-            if is_same(name, old, new) && before.guard_of(name) == after.guard_of(name) {
+            let is_kept = is_same(name, old, new) && before.guard_of(name) == after.guard_of(name);
+            // One that could not be had at the last reload is tried again.
+            if is_kept && !self.joined.has_lost(name) {
                 continue;
             }
             let after = new.map(|connection| self.opening(after, name, connection));
@@ -96,6 +102,15 @@ impl Systems {
 
     fn opening(&self, config: &Config, name: &Arc<str>, connection: &Connection) -> Opening {
         Box::pin(open(config.clone(), Arc::clone(name), connection.clone(), Arc::clone(&self.embedded)))
+    }
+}
+
+/// Says what waits for systems that are not there.
+fn warn_of_orphans(embedded: &Embedded, systems: &[JoinedSystem]) {
+    let names: Vec<&str> = systems.iter().map(|system| &*system.name).collect();
+    for stats in embedded.stats().iter().filter(|stats| is_orphan(&stats.address, &names) && stats.ready > 0) {
+        let queue = &stats.address.name;
+        tracing::warn!(%queue, messages = stats.ready, "waits in the spool of a system that this configuration does not use: use it again under its name, and they follow");
     }
 }
 

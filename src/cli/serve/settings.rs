@@ -9,7 +9,7 @@ use crate::broker::QueueSettings;
 #[cfg(feature = "kafka")]
 use crate::broker::{TopicSettings, topology};
 use crate::{
-    broker::{BrokerError, Declaration, embedded},
+    broker::{BrokerError, Declaration, embedded, guarded::Fallback},
     config::{Backend, Config, Connection},
     hub,
     message::Kind,
@@ -173,8 +173,11 @@ fn embedded(config: &Config, disk: Option<embedded::DiskSettings>) -> embedded::
 /// The store, where anything is kept on disk, or was: what is left in it is not to be passed over in silence.
 fn disk(config: &Config) -> Option<embedded::DiskSettings> {
     let embedded = &config.embedded;
-    // With a system that does not count every attempt, the ledger is there.
-    let wanted = embedded.any_on_disk() || config.counts_attempts() || embedded.disk.directory.join(DATABASE).exists();
+    // With a system that does not count every attempt, the ledger is there; and what waits for one that is away.
+    let connections = config.connections_in_use();
+    let spools = connections.keys().any(|name| config.guard_of(name).fallback == Fallback::Spool);
+    let is_there = || embedded.disk.directory.join(DATABASE).exists();
+    let wanted = embedded.any_on_disk() || config.counts_attempts() || spools || is_there();
     wanted.then(|| embedded.disk.clone())
 }
 
