@@ -77,7 +77,7 @@ async fn shows_every_value_that_holds() {
         ("/reply", json!(false)),
         ("/crash_budget/failures_max", json!(5)),
         ("/crash_budget/rollback_within_ms", json!(600_000)),
-        ("/outage/failures_max", json!(5)),
+        ("/outage/failures_max", json!(0)),
         ("/outage/probe_ms", json!(30_000)),
     ] {
         assert_eq!(policy.pointer(path), Some(&wanted), "{path}");
