@@ -148,11 +148,14 @@ fn measured(
         false => by_engine(plan, redis, queues, &ledger, runtime, || until_all(&|| false))?,
         true => by_loop(plan, target, queues, &ledger, runtime, until_all)?,
     };
-    empty(redis, &queues.work, runtime)?;
-    let far_end = match &queues.results {
-        None => ledger,
-        Some(results) => Arc::new(runtime.block_on(answered(plan, redis, results))?),
-    };
+    // The engine has closed what it ran on.
+    let after = runtime.block_on(Redis::connect("redis", target.settings.clone())).map_err(|error| away(&error))?;
+    let looked = empty(&after, &queues.work, runtime).and_then(|()| match &queues.results {
+        None => Ok(ledger),
+        Some(results) => Ok(Arc::new(runtime.block_on(answered(plan, &after, results))?)),
+    });
+    runtime.block_on(after.close());
+    let far_end = looked?;
     let lost = plan.messages - far_end.distinct();
     Ok(Report::new(plan, clocked.counted, clocked.elapsed, clocked.cpu, latencies, lost, far_end.doubled()))
 }
