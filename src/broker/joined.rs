@@ -51,6 +51,12 @@ struct Place {
     is_closed: Arc<AtomicBool>,
 }
 
+impl Place {
+    fn new(system: JoinedSystem, room: Option<usize>) -> Self {
+        Self { system, room: room.map(|bytes| Arc::new(Room::new(bytes))), is_closed: Arc::default() }
+    }
+}
+
 /// Several systems.
 #[derive(Debug)]
 pub struct Joined {
@@ -73,8 +79,7 @@ impl Joined {
     /// the store of the others, and is closed after them.
     #[must_use]
     pub fn new(queues: Arc<str>, topics: Arc<str>, systems: Vec<JoinedSystem>) -> Self {
-        let systems =
-            systems.into_iter().map(|system| Place { system, room: None, is_closed: Arc::default() }).collect();
+        let systems = systems.into_iter().map(|system| Place::new(system, None)).collect();
         let systems = ArcSwap::from_pointee(systems);
         Self { queues, topics, is_one: false, is_closed: AtomicBool::new(false), room: None, systems }
     }
@@ -86,11 +91,7 @@ impl Joined {
         let systems = self.systems.load_full();
         let others = systems.len().saturating_sub(1);
         let room = (bytes > 0).then(|| bytes / others.max(1));
-        let place = |(place, one): (usize, &Place)| Place {
-            system: one.system.clone(),
-            room: room.filter(|_| place < others).map(|bytes| Arc::new(Room::new(bytes))),
-            is_closed: Arc::default(),
-        };
+        let place = |(place, one): (usize, &Place)| Place::new(one.system.clone(), room.filter(|_| place < others));
         let systems = ArcSwap::from_pointee(systems.iter().enumerate().map(place).collect());
         Self { room, systems, ..self }
     }
@@ -115,11 +116,8 @@ impl Joined {
         self.systems.rcu(|systems| {
             let mut systems = Vec::clone(systems);
             let place = systems.iter().position(|place| place.system.name == *name);
-            let new = broker.clone().map(|broker| Place {
-                system: JoinedSystem { name: Arc::clone(name), broker },
-                room: self.room.map(|bytes| Arc::new(Room::new(bytes))),
-                is_closed: Arc::default(),
-            });
+            let new = broker.clone().map(|broker| JoinedSystem { name: Arc::clone(name), broker });
+            let new = new.map(|system| Place::new(system, self.room));
             match place {
                 Some(place) => drop(systems.splice(place..=place, new)),
                 // In front of the one that has the store.

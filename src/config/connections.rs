@@ -81,22 +81,20 @@ impl Config {
     /// The systems outside of the engine that are used, by name. With a [backend](Config::backend) there is no other.
     #[must_use]
     pub fn connections_in_use(&self) -> BTreeMap<Arc<str>, Connection> {
-        let is_used = |of: Backend| self.backend.is_none_or(|backend| backend == of);
         #[allow(unused_mut, reason = "a build may have none of them")]
         let mut all = if self.backend.is_none() { self.connections.clone() } else { BTreeMap::new() };
         #[cfg(feature = "rabbitmq")]
-        if let Some(settings) = self.rabbitmq.as_ref().filter(|_| is_used(Backend::Rabbitmq)) {
+        if let Some(settings) = self.rabbitmq_in_use() {
             all.insert(Backend::Rabbitmq.name(), Connection::Rabbitmq(Box::new(settings.clone())));
         }
         #[cfg(feature = "kafka")]
-        if let Some(settings) = self.kafka.as_ref().filter(|_| is_used(Backend::Kafka)) {
+        if let Some(settings) = self.kafka_in_use() {
             all.insert(Backend::Kafka.name(), Connection::Kafka(Box::new(settings.clone())));
         }
         #[cfg(feature = "redis")]
-        if let Some(settings) = self.redis.as_ref().filter(|_| is_used(Backend::Redis)) {
+        if let Some(settings) = self.redis_in_use() {
             all.insert(Backend::Redis.name(), Connection::Redis(Box::new(settings.clone())));
         }
-        let _ = is_used;
         all
     }
 

@@ -358,7 +358,7 @@ pub(super) fn address_name(kind: AddressKind) -> Kind<Address> {
             None => Ok(address),
         }
     };
-    parsed(&format!("the name of a {kind}"), read, shown_name)
+    parsed(&format!("the name of a {kind}"), read, Address::place)
 }
 
 /// The name of a queue or topic, and of the system that has it where it is not the usual one.
@@ -369,12 +369,7 @@ pub(super) fn place_name(kind: AddressKind) -> Kind<Address> {
         }
         Address::checked(kind, text).map_err(|error| address_wrong(&error))
     };
-    parsed(&format!("the name of a {kind}, or SYSTEM:NAME"), read, shown_name)
-}
-
-/// An address whose kind is known.
-pub(super) fn shown_name(address: &Address) -> String {
-    address.place()
+    parsed(&format!("the name of a {kind}, or SYSTEM:NAME"), read, Address::place)
 }
 
 pub(super) fn address() -> Kind<Address> {

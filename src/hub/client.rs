@@ -3,13 +3,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{error::StartError, supervisor::Hub};
+use super::{
+    effects::{count_failure, count_published},
+    error::StartError,
+    supervisor::Hub,
+};
 use crate::{
     broker::PublishError,
     handler::{Call, native::Native},
     message::{Address, AddressError, Kind, Message, MessageId, Outcome},
     route::{Route, RouteTable, TableError},
-    telemetry::metrics,
 };
 
 /// A task or event was not published.
@@ -81,15 +84,15 @@ impl Hub {
 
     async fn send(&self, to: Address, message: Message) -> Result<MessageId, SendError> {
         let id = message.id.clone();
-        let broker = self.broker().name_of(&to);
-        match self.broker().publish(&to, vec![Arc::new(message)]).await {
+        let broker = &**self.broker();
+        match broker.publish(&to, vec![Arc::new(message)]).await {
             Ok(()) => {
-                metrics().published.with_label_values(&[&*broker, &to.to_string()]).inc();
+                count_published(broker, &to, 1);
                 Ok(id)
             }
             Err(failures) => {
                 let error = failures.0.into_iter().next().map_or(PublishError::Closed, |(_, error)| error);
-                metrics().publish_failures.with_label_values(&[&*broker, error.code().as_str()]).inc();
+                count_failure(broker, &to, &error);
                 Err(error.into())
             }
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::{PushInfo, PushKind, Value, aio::SendError, cmd};
+use redis::{PushInfo, PushKind, Value, aio::SendError};
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::Notify,
@@ -181,8 +181,6 @@ impl Listener {
                     Ok::<_, SendError>(())
                 });
                 let (mut connection, mut driver) = listening.await.map_err(|error| error.text)?;
-                let mut command = cmd("SUBSCRIBE");
-                command.arg(&*self.address.name);
                 tokio::select! {
                     begun = connection.subscribe(&*self.address.name) => begun.map_err(|error| error.to_string())?,
                     () = &mut driver => return Err("the connection was lost".to_owned()),

@@ -154,7 +154,7 @@ pub(super) fn topic(on_kafka: bool) -> Kind<Address> {
         let system = system.map(|system| (name.read)(&format!("{system}:{EXAMPLE}"))).transpose()?;
         Ok(Address { system: system.and_then(|address| address.system), ..Address::topic(text) })
     };
-    kind::parsed(TAKES, read, kind::shown_name)
+    kind::parsed(TAKES, read, Address::place)
 }
 
 /// What is shown of a route that does not say where its retries wait.
