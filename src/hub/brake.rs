@@ -19,6 +19,10 @@ use crate::{
     route::{CrashBudget, OutageBrake},
 };
 
+/// Before the first probe of an outage; each that fails doubles it, up to the route's interval. Short, because what looks
+/// like an outage may be a row of poisonous messages, and the next one shows it.
+const FIRST_PROBE: Duration = Duration::from_millis(100);
+
 /// How a route is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,9 +80,19 @@ struct Inner {
     crashing: BrakeState,
     failed_probes: u32,
     outage: Outage,
+    /// Between the probes of that, now.
+    pause: Duration,
     next_probe: Instant,
     /// A lane has the probe.
     probing: bool,
+}
+
+/// What was called for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tried<'a> {
+    pub(super) message: &'a MessageId,
+    /// Counted from 1.
+    pub(super) attempt: u32,
 }
 
 /// What the end of a call means for what comes next.
@@ -101,6 +115,7 @@ impl Brake {
             crashing: BrakeState::Open,
             failed_probes: 0,
             outage: Outage::new(outage),
+            pause: FIRST_PROBE.min(outage.probe_interval),
             next_probe: Instant::now(),
             probing: false,
         };
@@ -162,9 +177,9 @@ impl Brake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call for that message, by the version of that generation, ended. `probe`: it was to show whether the handler has
+    /// A call for that, by the version of that generation, ended. `probe`: it was to show whether the handler has
     /// recovered; one that was running when the route was slowed is none, and one of a version that is gone says nothing.
-    pub(super) fn ended(&self, generation: u64, probe: bool, message: &MessageId, outcome: &Outcome) -> Ended {
+    pub(super) fn ended(&self, generation: u64, probe: bool, tried: Tried<'_>, outcome: &Outcome) -> Ended {
         if let Outcome::Done(_) = outcome {
             self.succeeded();
             return Ended::Go;
@@ -178,8 +193,8 @@ impl Brake {
             Outcome::Done(_) | Outcome::Reject { .. } => self.answered(),
             // So does the engine: no further attempt can end better.
             Outcome::Failed(failure) if failure.kind == FailureKind::Denied => self.answered(),
-            Outcome::Retry { reason, .. } => self.failed(probe, message, ReasonCode::HandlerRetryExhausted, reason),
-            Outcome::Failed(failure) => self.failed(probe, message, failure.kind.code(), &failure.text),
+            Outcome::Retry { reason, .. } => self.failed(probe, tried, ReasonCode::HandlerRetryExhausted, reason),
+            Outcome::Failed(failure) => self.failed(probe, tried, failure.kind.code(), &failure.text),
         }
     }
 
@@ -202,16 +217,22 @@ impl Brake {
         Ended::Go
     }
 
-    fn failed(&self, probe: bool, message: &MessageId, code: ReasonCode, text: &str) -> Ended {
+    fn failed(&self, probe: bool, tried: Tried<'_>, code: ReasonCode, text: &str) -> Ended {
         let mut inner = self.lock();
         inner.answered();
         let was_slowed = inner.outage.slows();
-        let is_outage = inner.outage.failed(message, code, text);
+        let is_outage = inner.outage.failed(tried.message, tried.attempt, code, text);
+        if !was_slowed {
+            inner.pause = FIRST_PROBE.min(self.probe_interval);
+        } else if probe {
+            inner.pause = self.probe_interval.min(inner.pause * 2);
+        }
+        let pause = inner.pause;
         if probe || is_outage && !was_slowed {
-            inner.probe_not_before(self.probe_interval);
+            inner.probe_not_before(pause);
         }
         self.show(&inner);
-        if is_outage { Ended::Spared(self.probe_interval) } else { Ended::Go }
+        if is_outage { Ended::Spared(pause) } else { Ended::Go }
     }
 
     fn crashed(&self, probe: bool) -> Ended {
@@ -286,7 +307,8 @@ mod tests {
     }
 
     fn end(brake: &Brake, probe: bool, number: u32, outcome: &Outcome) -> Ended {
-        brake.ended(0, probe, &MessageId::parse(&number.to_string()), outcome)
+        let message = MessageId::parse(&number.to_string());
+        brake.ended(0, probe, Tried { message: &message, attempt: 1 }, outcome)
     }
 
     fn crash(brake: &Brake, probe: bool) -> Ended {
@@ -377,6 +399,21 @@ mod tests {
     }
 
     #[test]
+    fn each_probe_of_an_outage_that_fails_doubles_the_time_to_the_next() {
+        let alike = OutageBrake { failures_max: 1, probe_interval: Duration::from_secs(1) };
+        let brake = Brake::new(CrashBudget::default(), alike);
+        let away = Outcome::Retry { reason: "away".into(), delay: None };
+        let spared = |number, probe| match end(&brake, probe, number, &away) {
+            Ended::Spared(pause) => pause.as_millis(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([spared(1, false), spared(2, false)], [100, 100], "running when the first failed");
+        assert_eq!([3, 4, 5, 6, 7].map(|number| spared(number, true)), [200, 400, 800, 1000, 1000]);
+        done(&brake);
+        assert_eq!(spared(8, false), 100);
+    }
+
+    #[test]
     fn failures_of_a_version_that_is_gone_are_not_counted() {
         let brake = brake();
         let crash = Outcome::failed(FailureKind::Trapped, "unreachable");
@@ -385,7 +422,10 @@ mod tests {
         brake.serves(2);
         for number in 0..9 {
             let message = MessageId::parse(&number.to_string());
-            assert_eq!([&crash, &retry].map(|outcome| brake.ended(1, true, &message, outcome)), [Ended::Go; 2]);
+            assert_eq!(
+                [&crash, &retry].map(|outcome| brake.ended(1, true, Tried { message: &message, attempt: 1 }, outcome)),
+                [Ended::Go; 2]
+            );
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    brake::Ended,
+    brake::{Ended, Tried},
     held::{Sequence, sequence},
     parts::{Parts, SETBACK},
     verdict::Verdict,
@@ -181,14 +181,15 @@ impl<'a> Watch<'a> {
             self.stopped = Some(after);
             return not_tried(shared.route.order, delivery, after);
         }
-        let ended = shared.brake.ended(self.generation, self.probe, &delivery.message.id, &outcome);
+        let tried = Tried { message: &delivery.message.id, attempt: delivery.attempt };
+        let ended = shared.brake.ended(self.generation, self.probe, tried, &outcome);
         self.probe = false;
         match ended {
             Ended::Go => return Verdict::Ran(outcome),
             Ended::Slowed => self.slowed(),
             Ended::Held => self.held(),
             Ended::Spared(after) => {
-                self.spared(after);
+                self.spared();
                 self.stopped = Some(Duration::ZERO);
                 return Verdict::Spared(outcome, after);
             }
@@ -226,12 +227,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Says once that an outage has.
-    fn spared(&self, interval: Duration) {
+    fn spared(&self) {
         let (shared, route) = (self.shared, &self.shared.route);
         if shared.meters.brake.get() == 0
             && let Some(outage) = shared.brake.outage()
         {
-            tracing::warn!(route = %route.name, handler = %route.handler, code = %outage.code, "{} different messages have failed alike: one every {interval:?} is tried until one is handled, and none uses up an attempt; the last said: {}", route.outage.failures_max, outage.text);
+            tracing::warn!(route = %route.name, handler = %route.handler, code = %outage.code, "{} different messages have failed alike: one at a time is tried, and at last one every {:?}, until one is handled, and none uses up an attempt; the last said: {}", route.outage.failures_max, route.outage.probe_interval, outage.text);
             shared.meters.brake.set(1);
         }
     }

@@ -3,7 +3,9 @@
 //!
 //! The rule: as many *different* messages as the route says have failed alike, and none has succeeded since. Alike is the
 //! same reason code and the same text, but for what is quoted in it and for words with a digit: ids, numbers, addresses.
-//! One poisonous message is one message however often it is tried, and so never an outage.
+//! One poisonous message is one message however often it is tried, and so never an outage. Nor is one that failed on an
+//! attempt before, while others succeeded since, a sign of one: poisonous messages gather where they are tried again, at
+//! the head of every key.
 
 use serde::Serialize;
 
@@ -54,12 +56,14 @@ impl Outage {
         Self { rule, ways: Vec::new() }
     }
 
-    /// A call failed. Returns whether that is because of an outage, and not because of its message.
-    pub(super) fn failed(&mut self, message: &MessageId, code: ReasonCode, said: &str) -> bool {
+    /// A call failed, on that attempt at its message. Returns whether that is because of an outage, and not because of its
+    /// message.
+    pub(super) fn failed(&mut self, message: &MessageId, attempt: u32, code: ReasonCode, said: &str) -> bool {
         if self.rule.failures_max == 0 {
             return false;
         }
         let text = common(said);
+        let failed_before = attempt > 1 && !self.ways.iter().any(|way| way.messages.contains(message));
         let known = self.ways.iter().position(|way| way.code == code && way.text == text);
         let mut way = match known {
             Some(place) => self.ways.remove(place),
@@ -71,7 +75,7 @@ impl Outage {
         way.failures += 1;
         way.said.clear();
         way.said.push_str(said);
-        if !self.is_outage(&way) && !way.messages.contains(message) {
+        if !failed_before && !self.is_outage(&way) && !way.messages.contains(message) {
             way.messages.push(message.clone());
         }
         let is_outage = self.is_outage(&way);
@@ -160,30 +164,44 @@ mod tests {
     #[test]
     fn different_messages_that_fail_alike_are_an_outage_until_one_succeeds() {
         let mut outage = outage(3);
-        let mut fail = |number: u64| outage.failed(&id(number), CODE, &format!("order {number}: no answer"));
+        let mut fail = |number: u64| outage.failed(&id(number), 1, CODE, &format!("order {number}: no answer"));
         assert_eq!([fail(1), fail(2), fail(3), fail(4), fail(1)], [false, false, true, true, true]);
         let seen = outage.seen().unwrap();
         assert_eq!((seen.failures, seen.text.as_str()), (5, "order 1: no answer"));
         outage.succeeded();
         assert!(outage.seen().is_none() && outage.is_over());
-        assert!(!outage.failed(&id(5), CODE, "order 5: no answer"));
+        assert!(!outage.failed(&id(5), 1, CODE, "order 5: no answer"));
     }
 
     #[test]
     fn another_way_to_fail_is_counted_for_itself() {
         let mut outage = outage(2);
-        let two = |outage: &mut Outage, text: &str| [1, 2].map(|number| outage.failed(&id(number), CODE, text));
-        assert!(!outage.failed(&id(1), ReasonCode::HandlerContract, "refused"));
+        let two = |outage: &mut Outage, text: &str| [1, 2].map(|number| outage.failed(&id(number), 1, CODE, text));
+        assert!(!outage.failed(&id(1), 1, ReasonCode::HandlerContract, "refused"));
         assert_eq!(two(&mut outage, "refused"), [false, true]);
-        assert!(!outage.failed(&id(9), CODE, "no price"));
+        assert!(!outage.failed(&id(9), 1, CODE, "no price"));
         assert_eq!(outage.seen().unwrap().text, "refused");
         assert_eq!(two(&mut outage, "no route to host"), [false, true]);
     }
 
     #[test]
+    fn what_failed_before_the_last_success_says_nothing_of_the_others() {
+        let mut outage = outage(2);
+        assert!(!outage.failed(&id(1), 1, CODE, "no price"));
+        outage.succeeded();
+        assert!((2..9).all(|attempt| !outage.failed(&id(1), attempt, CODE, "no price")));
+        assert!((2..9).all(|number| !outage.failed(&id(number), 2, CODE, "no price")), "nor do others like it");
+        // Its attempts since then are those of one message among others.
+        assert!(!outage.failed(&id(10), 1, CODE, "no price"));
+        assert!(!outage.failed(&id(10), 2, CODE, "no price"));
+        assert!(outage.failed(&id(11), 1, CODE, "no price"));
+        assert!(outage.failed(&id(1), 9, CODE, "no price"), "while it lasts no message is at fault");
+    }
+
+    #[test]
     fn a_route_may_do_without() {
         let mut outage = outage(0);
-        assert!((0..100).all(|number| !outage.failed(&id(number), CODE, "refused")));
+        assert!((0..100).all(|number| !outage.failed(&id(number), 1, CODE, "refused")));
         assert!(outage.is_over());
     }
 
@@ -214,7 +232,7 @@ mod tests {
         ) {
             let mut outage = outage(5);
             for (number, text) in calls {
-                prop_assert!(!outage.failed(&id(number), CODE, ["a", "b", "c"][text]));
+                prop_assert!(!outage.failed(&id(number), 1, CODE, ["a", "b", "c"][text]));
             }
             prop_assert!(outage.seen().is_none());
         }
@@ -225,12 +243,12 @@ mod tests {
         ) {
             let mut outage = outage(2);
             for (number, text) in &calls {
-                outage.failed(&id(*number), CODE, text);
+                outage.failed(&id(*number), 1, CODE, text);
                 prop_assert!(outage.ways.len() <= WAYS_MAX);
                 prop_assert!(outage.ways.iter().all(|way| way.messages.len() <= 2 && way.text.len() <= TEXT_BYTES_MAX + text.len()));
             }
             outage.succeeded();
-            prop_assert!(calls.first().is_none_or(|(number, text)| !outage.failed(&id(*number), CODE, text)));
+            prop_assert!(calls.first().is_none_or(|(number, text)| !outage.failed(&id(*number), 1, CODE, text)));
         }
 
         #[test]
@@ -244,9 +262,9 @@ mod tests {
             for number in 0..u64::from(failures_max) {
                 prop_assert!(outage.seen().is_none_or(|seen| seen.text != "a"));
                 for (place, other) in others.by_ref().take(3) {
-                    outage.failed(&id(place as u64 % 3), CODE, texts[other]);
+                    outage.failed(&id(place as u64 % 3), 1, CODE, texts[other]);
                 }
-                let is_outage = outage.failed(&id(number), CODE, "a");
+                let is_outage = outage.failed(&id(number), 1, CODE, "a");
                 prop_assert_eq!(is_outage, number + 1 == u64::from(failures_max));
             }
         }

@@ -34,7 +34,8 @@ impl Default for CrashBudget {
 pub struct OutageBrake {
     /// How many different messages have to fail alike, with no success in between. 0: it is never slowed.
     pub failures_max: u32,
-    /// Between two probes, none of which uses up an attempt.
+    /// Longest time between two probes, none of which uses up an attempt. The first comes after 100 ms, each after twice the
+    /// time of the one before.
     pub probe_interval: Duration,
 }
 

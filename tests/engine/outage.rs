@@ -157,6 +157,28 @@ async fn a_few_poisonous_messages_are_dead_lettered_after_their_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poisonous_messages_at_the_head_of_every_key_are_dead_lettered() {
+    let handler = |call: &Call<'_>| match text(call.message).starts_with("bad") {
+        true => Outcome::Retry { reason: "no such order".into(), delay: None },
+        false => Outcome::Done(Vec::new()),
+    };
+    let route = braked(from_queue("work", "native"), 5).ordered(Order::Key).lanes(3);
+    let engine = Plan::new().native("native", handler).route(route).start().await;
+    // Each key has its bad ones elsewhere, and as many good ones behind the last of them as make sure of a success.
+    for number in 0..160 {
+        let of_each = (0..4).map(|key| {
+            let kind = if number % 16 == key * 4 { "bad" } else { "good" };
+            keyed(&key.to_string(), format!("{kind} {number}"))
+        });
+        engine.send_to_queue("work", of_each).await;
+    }
+    engine.queue_done("work").await;
+    assert_eq!(engine.some_dead(40).await.len(), 40);
+    assert_eq!(engine.status("work-native").brake, BrakeState::Open);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_fail_each_for_a_reason_of_its_own_are_no_outage() {
     const REASONS: [&str; 8] =
         ["no price", "no customer", "no address", "sold out", "closed", "too heavy", "too late", "unknown currency"];

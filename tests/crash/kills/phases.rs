@@ -148,10 +148,12 @@ pub(crate) fn configuration(storage: &str) -> String {
             To::Kept | To::Brief => continue,
         };
         let order = if phase.name == "ordered" { "key" } else { "none" };
+        // Where most fail on purpose that is no outage behind the handler; where few do it must not be taken for one.
+        let outage = if matches!(phase.name, "retries" | "topic") { "outage: {failures_max: 0}, " } else { "" };
         text += &format!(
             "  - {{name: {name}, {source}: {name}, handler: {handler}, order: {order}, concurrency: 2, \
              destinations: {{out: 'queue:handled', runs: 'topic:runs'}}, \
-             retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10, delay_max_ms: 100}}, \
+             {outage}retry: {{attempts_max: {ATTEMPTS_MAX}, delay_ms: 10, delay_max_ms: 100}}, \
              crash_budget: {{failures_max: 1000000}}}}\n",
             name = phase.name,
         );
