@@ -68,7 +68,7 @@ pub struct Joined {
     is_one: bool,
     /// All of them are.
     is_closed: AtomicBool,
-    /// Bytes that may be on their way to each but the last; `None`: any number.
+    /// Bytes that may be on their way to all but the last; `None`: any number.
     room: Option<usize>,
     /// All of them.
     systems: ArcSwap<Vec<Place>>,
@@ -88,11 +88,8 @@ impl Joined {
     /// each may be as large as its share. 0: any number.
     #[must_use]
     pub fn with_room(self, bytes: usize) -> Self {
-        let systems = self.systems.load_full();
-        let others = systems.len().saturating_sub(1);
-        let room = (bytes > 0).then(|| bytes / others.max(1));
-        let place = |(place, one): (usize, &Place)| Place::new(one.system.clone(), room.filter(|_| place < others));
-        let systems = ArcSwap::from_pointee(systems.iter().enumerate().map(place).collect());
+        let room = (bytes > 0).then_some(bytes);
+        let systems = ArcSwap::from_pointee(shared_out(Vec::clone(&self.systems.load()), room));
         Self { room, systems, ..self }
     }
 
@@ -111,19 +108,19 @@ impl Joined {
     }
 
     /// Puts a system in the place of the one with its name, or adds it, or with `None` takes it away. Which systems have what
-    /// names none stays.
+    /// names none stays. The room for what is on its way is shared out anew.
     pub fn exchange(&self, name: &Arc<str>, broker: Option<Arc<dyn Broker>>) {
         self.systems.rcu(|systems| {
             let mut systems = Vec::clone(systems);
             let place = systems.iter().position(|place| place.system.name == *name);
             let new = broker.clone().map(|broker| JoinedSystem { name: Arc::clone(name), broker });
-            let new = new.map(|system| Place::new(system, self.room));
+            let new = new.map(|system| Place::new(system, None));
             match place {
                 Some(place) => drop(systems.splice(place..=place, new)),
                 // In front of the one that has the store.
                 None => drop(systems.splice(0..0, new)),
             }
-            systems
+            shared_out(systems, self.room)
         });
     }
 
@@ -168,6 +165,20 @@ impl Joined {
     fn asked(&self, address: &Address) -> Result<Arc<dyn Broker>, BrokerError> {
         self.of(address).ok_or_else(|| BrokerError::NotFound(address.clone()))
     }
+}
+
+/// Shares out room for so many bytes among all but the last. Where a share becomes another one, what is on its way has left
+/// the old one within the time of a publish.
+fn shared_out(mut places: Vec<Place>, room: Option<usize>) -> Vec<Place> {
+    let others = places.len().saturating_sub(1);
+    let share = room.map(|bytes| bytes / others.max(1));
+    for (place, one) in places.iter_mut().enumerate() {
+        let share = share.filter(|_| place < others);
+        if one.room.as_ref().map(|room| room.bytes()) != share {
+            one.room = share.map(|bytes| Arc::new(Room::new(bytes)));
+        }
+    }
+    places
 }
 
 /// The same failure, about the address as it was asked for. `is_open`: one that is closed is being exchanged.
