@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, Declaration, Deliveries,
-    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System, guarded::is_spool, room::Room,
+    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System,
+    guarded::{is_spool, orphans},
+    room::Room,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -328,7 +330,13 @@ impl Broker for Joined {
     }
 
     fn systems(&self) -> Vec<System> {
-        self.systems.load().iter().flat_map(|place| place.system.broker.systems()).collect()
+        let systems = self.systems.load();
+        let mut all: Vec<System> = systems.iter().flat_map(|place| place.system.broker.systems()).collect();
+        if let Some(last) = systems.last() {
+            let names: Vec<&str> = systems.iter().map(|place| &*place.system.name).collect();
+            all.extend(orphans(last.system.broker.stats(), &names));
+        }
+        all
     }
 
     async fn close(&self) {
@@ -337,5 +345,53 @@ impl Broker for Joined {
         let Some((last, others)) = systems.split_last() else { return };
         join_all(others.iter().map(|place| place.system.broker.close())).await;
         last.system.broker.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{QueueSettings, embedded};
+
+    fn system(name: &str) -> JoinedSystem {
+        let broker = embedded::Embedded::new(name, embedded::Settings::default()).unwrap();
+        JoinedSystem { name: name.into(), broker: Arc::new(broker) }
+    }
+
+    #[test]
+    fn however_many_systems_come_and_go_their_shares_are_the_room_there_is() {
+        let joined = Joined::new("a".into(), "a".into(), vec![system("a"), system("embedded")]).with_room(12 << 10);
+        let shares = || {
+            let room = |place: &Place| place.room.as_ref().map(|room| room.bytes() >> 10);
+            joined.systems.load().iter().map(room).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(), [Some(12), None]);
+        joined.exchange(&"b".into(), Some(system("b").broker));
+        joined.exchange(&"c".into(), Some(system("c").broker));
+        assert_eq!(shares(), [Some(4), Some(4), Some(4), None]);
+        let kept = joined.place_of(&Address::queue("q").on("b")).unwrap().room.unwrap();
+        joined.exchange(&"c".into(), Some(system("c").broker));
+        assert!(Arc::ptr_eq(&kept, &joined.place_of(&Address::queue("q").on("b")).unwrap().room.unwrap()));
+        joined.exchange(&"a".into(), None);
+        assert_eq!(shares(), [Some(6), Some(6), None]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_system_that_is_not_there_is_shown_with_what_to_do() {
+        let embedded = system("embedded");
+        let joined = Joined::new("a".into(), "a".into(), vec![system("a"), embedded.clone()]);
+        for (queue, count) in
+            [("billing~eu.queue.q", 2), ("billing~eu.topic.t", 1), ("a.queue.q", 5), ("idle.queue.q", 0)]
+        {
+            let queue: Arc<str> = format!("helixmq.spool.{queue}").into();
+            embedded.broker.declare(&[Declaration::Queue(Arc::clone(&queue), QueueSettings::default())]).await.unwrap();
+            let messages = (0..count).map(|_| Arc::new(Message::new("", "", 1))).collect();
+            embedded.broker.publish(&Address::queue(queue), messages).await.unwrap();
+        }
+        let shown: Vec<_> = joined.systems().into_iter().filter(|system| system.spool.is_some()).collect();
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        let BrokerStatus::Degraded { reason } = &shown[0].status else { panic!("{shown:?}") };
+        assert_eq!((shown[0].name.as_str(), shown[0].spool.as_ref().unwrap().messages), ("billing.eu", 3));
+        assert!(reason.contains("3 messages wait on disk") && reason.contains("use it again"), "{reason}");
     }
 }

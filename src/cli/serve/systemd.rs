@@ -90,7 +90,9 @@ fn status(hub: &Hub) -> String {
         let name = &system.name;
         match (&system.status, system.state, system.circuit) {
             (BrokerStatus::Failed { reason }, ..) => parts.push(format!("{name} has failed: {reason}")),
-            (BrokerStatus::Degraded { reason }, ConnectionState::Ready, _) => parts.push(format!("{name}: {reason}")),
+            (BrokerStatus::Degraded { reason }, ConnectionState::Ready | ConnectionState::Closed, _) => {
+                parts.push(format!("{name}: {reason}"))
+            }
             (_, ConnectionState::Ready, Circuit::Open | Circuit::HalfOpen) => {
                 parts.push(format!("nothing is published to {name} now"));
             }
