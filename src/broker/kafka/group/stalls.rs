@@ -11,6 +11,9 @@ use crate::{broker::BrokerError, telemetry::metrics};
 
 /// How long joining a group may take before it is said that it does.
 const JOINING: Duration = Duration::from_secs(30);
+/// How long it may take before the subscription begins anew, with a client of its own. Longer than other members that poll
+/// as they should need to come back, so that it does not get in their way.
+const JOINING_MAX: Duration = Duration::from_secs(120);
 
 /// What was seen before.
 #[derive(Debug)]
@@ -60,7 +63,8 @@ impl Stalls {
             Some(format!("Kafka has no {place} (any more): make it, `helixmq topology apply` does"))
         } else if !reading.joined.load(Relaxed) && now - self.begun > JOINING {
             Some(format!(
-                "group {group} has given this engine no place in {place} for {} s: look whether its other members answer",
+                "group {group} has given this engine no place in {place} for {} s: it waits for members that do not answer, \
+                 which may be this engine before an outage (they go after session_timeout), or others",
                 JOINING.as_secs()
             ))
         } else if stuck.is_some() {
@@ -75,6 +79,11 @@ impl Stalls {
         match reason {
             Some(reason) => context.condition.trouble(&reading.trouble(Trouble::Pace), reason),
             None => context.condition.well(&reading.trouble(Trouble::Pace)),
+        }
+        if !reading.joined.load(Relaxed) && now - self.begun > JOINING_MAX {
+            metrics().kafka_restarts.with_label_values(&[&**place, &**group, "no place"]).inc();
+            let error = format!("group {group} has given this engine no place in {place} for {JOINING_MAX:?}");
+            context.share.fail(BrokerError::Lost(error));
         }
         if is_stalled {
             metrics().kafka_restarts.with_label_values(&[&**place, &**group, "stalled"]).inc();
