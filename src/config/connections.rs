@@ -33,13 +33,13 @@ pub(super) fn backend() -> kind::Kind<Backend> {
 pub enum Connection {
     /// RabbitMQ.
     #[cfg(feature = "rabbitmq")]
-    Rabbitmq(Box<crate::broker::rabbitmq::Settings>),
+    Rabbitmq(Arc<crate::broker::rabbitmq::Settings>),
     /// Kafka.
     #[cfg(feature = "kafka")]
-    Kafka(Box<crate::broker::kafka::Settings>),
+    Kafka(Arc<crate::broker::kafka::Settings>),
     /// Redis.
     #[cfg(feature = "redis")]
-    Redis(Box<crate::broker::redis::Settings>),
+    Redis(Arc<crate::broker::redis::Settings>),
 }
 
 impl Connection {
@@ -85,15 +85,15 @@ impl Config {
         let mut all = if self.backend.is_none() { self.connections.clone() } else { BTreeMap::new() };
         #[cfg(feature = "rabbitmq")]
         if let Some(settings) = self.rabbitmq_in_use() {
-            all.insert(Backend::Rabbitmq.name(), Connection::Rabbitmq(Box::new(settings.clone())));
+            all.insert(Backend::Rabbitmq.name(), Connection::Rabbitmq(Arc::clone(settings)));
         }
         #[cfg(feature = "kafka")]
         if let Some(settings) = self.kafka_in_use() {
-            all.insert(Backend::Kafka.name(), Connection::Kafka(Box::new(settings.clone())));
+            all.insert(Backend::Kafka.name(), Connection::Kafka(Arc::clone(settings)));
         }
         #[cfg(feature = "redis")]
         if let Some(settings) = self.redis_in_use() {
-            all.insert(Backend::Redis.name(), Connection::Redis(Box::new(settings.clone())));
+            all.insert(Backend::Redis.name(), Connection::Redis(Arc::clone(settings)));
         }
         all
     }
@@ -166,14 +166,14 @@ fn one(section: &mut Section<'_, '_, '_>, dead_letter: &Address, group: &(String
     match of {
         #[cfg(feature = "rabbitmq")]
         Backend::Rabbitmq => {
-            Some(Connection::Rabbitmq(Box::new(super::rabbitmq::read(section, None, false, dead_letter))))
+            Some(Connection::Rabbitmq(Arc::new(super::rabbitmq::read(section, None, false, dead_letter))))
         }
         #[cfg(feature = "kafka")]
         Backend::Kafka => {
-            Some(Connection::Kafka(Box::new(super::kafka::read(section, None, false, group.clone()).settings)))
+            Some(Connection::Kafka(Arc::new(super::kafka::read(section, None, false, group.clone()).settings)))
         }
         #[cfg(feature = "redis")]
-        Backend::Redis => Some(Connection::Redis(Box::new(super::redis::read(section, None, false, dead_letter)))),
+        Backend::Redis => Some(Connection::Redis(Arc::new(super::redis::read(section, None, false, dead_letter)))),
         _ => None,
     }
 }

@@ -233,7 +233,7 @@ fn read(
             let dead_letter = &embedded.dead_letter;
             Some(section.section("rabbitmq", |section| {
                 guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
-                super::rabbitmq::read(section, backend, true, dead_letter)
+                Arc::new(super::rabbitmq::read(section, backend, true, dead_letter))
             }))
         } else {
             section.known("rabbitmq");
@@ -263,7 +263,7 @@ fn read(
             let dead_letter = &embedded.dead_letter;
             Some(section.section("redis", |section| {
                 guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
-                super::redis::read(section, backend, true, dead_letter)
+                Arc::new(super::redis::read(section, backend, true, dead_letter))
             }))
         } else {
             section.known("redis");
@@ -299,7 +299,7 @@ fn read(
     #[cfg(feature = "rabbitmq")]
     let config = Config { rabbitmq, ..config };
     #[cfg(feature = "kafka")]
-    let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
+    let config = Config { kafka: kafka.map(|kafka| Arc::new(kafka.settings)), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
     if config.connections_in_use().is_empty() {

@@ -19,7 +19,8 @@ fn load(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
 }
 
 fn settings(text: &str, variables: &[(&str, &str)]) -> Settings {
-    load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}")).config.rabbitmq.unwrap()
+    let loaded = load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}"));
+    Settings::clone(&loaded.config.rabbitmq.unwrap())
 }
 
 /// Scheme, user, hosts and virtual host, as a URL would have them.
