@@ -43,9 +43,32 @@ pub enum Connection {
 }
 
 impl Connection {
+    /// How it is reached where it is RabbitMQ.
+    #[cfg(feature = "rabbitmq")]
+    #[must_use]
+    pub fn as_rabbitmq(&self) -> Option<&crate::broker::rabbitmq::Settings> {
+        match self {
+            Self::Rabbitmq(settings) => Some(settings),
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => None,
+        }
+    }
+
+    /// How it is reached where it is Redis.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn as_redis(&self) -> Option<&crate::broker::redis::Settings> {
+        match self {
+            Self::Redis(settings) => Some(settings),
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => None,
+        }
+    }
+
     /// How it is reached where it is Kafka.
     #[cfg(feature = "kafka")]
-    pub(super) fn as_kafka(&self) -> Option<&crate::broker::kafka::Settings> {
+    #[must_use]
+    pub fn as_kafka(&self) -> Option<&crate::broker::kafka::Settings> {
         match self {
             Self::Kafka(settings) => Some(settings),
             #[allow(unreachable_patterns, reason = "a build may have no other")]

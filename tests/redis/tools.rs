@@ -92,22 +92,37 @@ async fn doctor_and_topology_look_at_the_server() {
          redis: {{host: 127.0.0.1, port: {port}, key_prefix: '{prefix}', standard_topology: false, topics: {{seen: {{}}}}}}\n"
     );
     let place = Place::new(&config, &[]);
-    let run = |arguments: &[&str]| {
+    let run_in = |directory: &std::path::Path, arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
-        command.args(["--config", "messaging.yaml"]).args(arguments).current_dir(place.path()).env_clear();
+        command.args(["--config", "messaging.yaml"]).args(arguments).current_dir(directory).env_clear();
         let output = command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).output().expect("run");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
+    let run = |arguments: &[&str]| run_in(place.path(), arguments);
     let doctor = run(&["doctor"]).1;
     let address = format!("127.0.0.1:{port} answers");
     assert!(doctor.contains(&address) && doctor.contains("appendfsync is everysec"), "{doctor}");
     let state = |said: &(Option<i32>, String), name: &str| {
         let line = said.1.lines().find(|line| line.contains(name)).unwrap_or_default();
-        (said.0, line.split_whitespace().nth(2).unwrap_or_default().to_owned())
+        (said.0, line.split_whitespace().nth(3).unwrap_or_default().to_owned())
     };
     assert_eq!(state(&run(&["topology", "plan"]), "seen"), (Some(1), "missing".to_owned()));
     assert_eq!(state(&run(&["topology", "apply"]), "seen"), (Some(0), "made".to_owned()));
     assert_eq!(state(&run(&["topology", "plan"]), "seen"), (Some(0), "same".to_owned()));
+    // One of several, by its own name.
+    let aside = format!(
+        "connections: {{aside: {{kind: redis, host: 127.0.0.1, port: {port}, key_prefix: '{}', topics: {{apart: {{}}}}}}}}",
+        Server::prefix()
+    );
+    let several = Place::new(&format!("{config}{aside}\n"), &[]);
+    let run_there = |arguments: &[&str]| run_in(several.path(), arguments);
+    let doctor = run_there(&["doctor"]).1;
+    assert!(doctor.contains(&format!("redis: {address}")) && doctor.contains(&format!("aside: {address}")), "{doctor}");
+    let plan = run_there(&["topology", "plan"]).1;
+    let rows: Vec<Vec<&str>> = plan.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
+    assert!(rows.contains(&vec!["redis", "topic", "seen", "same"]), "{plan}");
+    assert!(rows.contains(&vec!["aside", "topic", "apart", "missing"]), "{plan}");
+    assert_eq!(state(&run_there(&["topology", "apply", "--system", "aside"]), "apart"), (Some(0), "made".to_owned()));
     // What is exported makes the same elsewhere.
     let commands = run(&["topology", "export"]).1;
     let raw = Raw::connect(&server).await;
