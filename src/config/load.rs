@@ -161,9 +161,13 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
     let backend = environment::read(reader);
     let (mut config, mut drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    let unread = std::mem::take(&mut reader.unread);
+    routes::require_systems(reader, &drafts, &|address| {
+        let is_unread = address.system.as_deref().is_some_and(|system| unread.contains(system));
+        config.objection(address).filter(|_| !is_unread)
+    });
     drafts.iter_mut().for_each(|draft| draft.name_alike(|address| config.plain(address)));
     let kafka = OnKafka::of(&config);
-    routes::require_systems(reader, &drafts, &|address| config.objection(address));
     require_declared(reader, &config, &drafts);
     routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
     config.routes = routes::join_all(reader, drafts, &kafka);

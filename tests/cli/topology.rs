@@ -112,6 +112,17 @@ fn a_file_is_of_the_system_that_is_meant() {
 }
 
 #[test]
+fn a_system_that_there_is_not_is_said() {
+    let routes = "messaging: {backend: inmemory}\nroutes: [{name: r, topic: ch, handler: h}]\n";
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{routes}"));
+    for source in ["kafka:ch", "nosuch:topic:ch"] {
+        let ended = sandbox.run(&["route", "explain", "--topic", source]).ended(5);
+        assert!(ended.stderr.contains("; there is embedded; "), "{}", ended.stderr);
+    }
+    assert!(sandbox.run(&["route", "explain", "--topic", "embedded:ch"]).ended(0).stdout.contains("route r"));
+}
+
+#[test]
 fn without_a_system_there_is_nothing_to_compare_with() {
     let ended = Sandbox::with_config(ANY_PORT).run(&["topology", "plan"]).ended(3);
     assert!(ended.sentence().contains("add a section `rabbitmq:`, `kafka:` or `redis:`"), "{}", ended.stderr);

@@ -214,6 +214,7 @@ fn a_topology_that_cannot_be_is_refused() {
         ("queues: {\"a b\": {}}", "is not a name"),
         ("exchanges: {e: {type: tpoic}}", "\"tpoic\" is not direct"),
         ("standard_topology: false, queues: {q: {}}", "dead letter exchange \"helixagent.dlx\" is not configured"),
+        ("standard_topology: false, queues: {q: {}}", "hint: set standard_topology to true, or add it"),
     ] {
         refused(&format!("rabbitmq: {{{USER}, {section}}}"), &[], words);
     }
