@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use super::{guard::guarded, settings};
 use crate::{
     broker::{
@@ -36,17 +38,21 @@ impl Systems {
     /// Opens what the engine runs on. Reads and writes files, and connects; a server that is away is no reason to fail.
     pub(super) async fn open(config: &Config) -> Result<Self, NotOpened> {
         let embedded = Arc::new(settings::broker(config).map_err(|error| (EMBEDDED.to_owned(), error))?);
-        let mut systems: Vec<JoinedSystem> = Vec::new();
-        for (name, connection) in config.connections_in_use() {
-            match open(config.clone(), Arc::clone(&name), connection, Arc::clone(&embedded)).await {
+        // All at once: one that does not answer takes as long as its connection may, and the others must not wait for it.
+        let opening = config.connections_in_use().into_iter().map(|(name, connection)| {
+            let opening = open(config.clone(), Arc::clone(&name), connection, Arc::clone(&embedded));
+            async move { (name, opening.await) }
+        });
+        let (mut systems, mut not_opened) = (Vec::new(), None);
+        for (name, opened) in join_all(opening).await {
+            match opened {
                 Ok(broker) => systems.push(JoinedSystem { name, broker }),
-                Err(error) => {
-                    for system in systems {
-                        system.broker.close().await;
-                    }
-                    return Err((name.to_string(), error));
-                }
+                Err(error) => not_opened = not_opened.or(Some((name.to_string(), error))),
             }
+        }
+        if let Some(not_opened) = not_opened {
+            join_all(systems.iter().map(|system| system.broker.close())).await;
+            return Err(not_opened);
         }
         warn_of_orphans(&embedded, &systems);
         // The others note attempts, and what waits for them, in its store: it is closed last.
