@@ -147,7 +147,7 @@ fn compare(apply: Apply, of: &Of, context: &Context) -> Result<Exit, Failure> {
     })?;
     if systems.is_empty() {
         let hint = "add a section `rabbitmq:`, `kafka:` or `redis:`, set RABBITMQ_URL, KAFKA_BROKERS or REDIS_URL, or name another file with --config";
-        let message = "the configuration has no RabbitMQ, no Kafka and no Redis to compare with";
+        let message = "the configuration uses no RabbitMQ, no Kafka and no Redis to compare with";
         return Err(Failure::new(Exit::Refused, "NOTHING_TO_COMPARE", message, hint));
     }
     let mut lines = Vec::new();
