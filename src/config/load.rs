@@ -158,9 +158,13 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
     let backend = environment::read(reader);
     let (mut config, mut drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    let unread = std::mem::take(&mut reader.unread);
+    routes::require_systems(reader, &drafts, &|address| {
+        let is_unread = address.system.as_deref().is_some_and(|system| unread.contains(system));
+        config.objection(address).filter(|_| !is_unread)
+    });
     drafts.iter_mut().for_each(|draft| draft.name_alike(|address| config.plain(address)));
     let kafka = OnKafka::of(&config);
-    routes::require_systems(reader, &drafts, &|address| config.objection(address));
     require_declared(reader, &config, &drafts);
     routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
     config.routes = routes::join_all(reader, drafts, &kafka);
@@ -230,7 +234,7 @@ fn read(
             let dead_letter = &embedded.dead_letter;
             Some(section.section("rabbitmq", |section| {
                 guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
-                super::rabbitmq::read(section, backend, true, dead_letter)
+                Arc::new(super::rabbitmq::read(section, backend, true, dead_letter))
             }))
         } else {
             section.known("rabbitmq");
@@ -260,7 +264,7 @@ fn read(
             let dead_letter = &embedded.dead_letter;
             Some(section.section("redis", |section| {
                 guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
-                super::redis::read(section, backend, true, dead_letter)
+                Arc::new(super::redis::read(section, backend, true, dead_letter))
             }))
         } else {
             section.known("redis");
@@ -296,7 +300,7 @@ fn read(
     #[cfg(feature = "rabbitmq")]
     let config = Config { rabbitmq, ..config };
     #[cfg(feature = "kafka")]
-    let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
+    let config = Config { kafka: kafka.map(|kafka| Arc::new(kafka.settings)), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
     if config.connections_in_use().is_empty() {

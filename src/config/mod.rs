@@ -17,6 +17,8 @@ mod kafka;
 mod kind;
 mod limits;
 mod load;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod nodes;
 mod plugin_toml;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
@@ -94,13 +96,13 @@ pub struct Config {
     pub embedded: Embedded,
     /// RabbitMQ, where it is configured.
     #[cfg(feature = "rabbitmq")]
-    pub rabbitmq: Option<crate::broker::rabbitmq::Settings>,
+    pub rabbitmq: Option<Arc<crate::broker::rabbitmq::Settings>>,
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
-    pub kafka: Option<crate::broker::kafka::Settings>,
+    pub kafka: Option<Arc<crate::broker::kafka::Settings>>,
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
-    pub redis: Option<crate::broker::redis::Settings>,
+    pub redis: Option<Arc<crate::broker::redis::Settings>>,
     /// Further systems outside of the engine, by the names that addresses have for them.
     pub connections: BTreeMap<Arc<str>, Connection>,
     /// How the systems outside of the engine are guarded, by their names.
@@ -356,21 +358,21 @@ impl Config {
     /// RabbitMQ's settings, where it is used.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
-    pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
+    pub fn rabbitmq_in_use(&self) -> Option<&Arc<crate::broker::rabbitmq::Settings>> {
         self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
     /// Redis' settings, where it is used.
     #[cfg(feature = "redis")]
     #[must_use]
-    pub fn redis_in_use(&self) -> Option<&crate::broker::redis::Settings> {
+    pub fn redis_in_use(&self) -> Option<&Arc<crate::broker::redis::Settings>> {
         self.redis.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Redis))
     }
 
     /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
-    pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
+    pub fn kafka_in_use(&self) -> Option<&Arc<crate::broker::kafka::Settings>> {
         self.kafka.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Kafka))
     }
 }

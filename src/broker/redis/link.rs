@@ -135,6 +135,12 @@ impl Link {
         transport::connect(&self.settings).await
     }
 
+    /// Notes why there is no connection.
+    pub(super) fn lacks(&self, error: &ConnectError) {
+        let state = if error.is_refusal { ConnectionState::Refused } else { ConnectionState::Away };
+        self.state.send_replace(State::Away { reason: error.text.clone(), state });
+    }
+
     /// Keeps it up until `stop`. `restore` is done on a new connection before anybody else may use it.
     pub(super) async fn run<F: Future<Output = Result<(), BrokerError>>>(
         &self,

@@ -80,7 +80,10 @@ impl Redis {
             Err(error) if error.is_refusal => {
                 return Err(BrokerError::Refused { reason: error.text, code: error.code });
             }
-            Err(error) => tracing::warn!("Redis is away, going on without until it is there: {}", error.text),
+            Err(error) => {
+                tracing::warn!("Redis is away, going on without until it is there: {}", error.text);
+                [&shared.consume, &shared.publish].into_iter().for_each(|link| link.lacks(&error));
+            }
         }
         let is_there = consume.is_some();
         let mut tasks = JoinSet::new();

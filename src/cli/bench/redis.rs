@@ -76,7 +76,7 @@ impl Target {
                     .with_details(errors.to_string(), "mistakes", &errors.mistakes())
             })?,
         };
-        let configured = loaded.config.redis.clone().ok_or_else(|| {
+        let configured = loaded.config.redis.as_deref().cloned().ok_or_else(|| {
             let hint = "name one with --redis-url redis://HOST:PORT, REDIS_URL or --config";
             Failure::new(Exit::Unreachable, "BROKER_UNAVAILABLE", "no Redis is named", hint)
         })?;
