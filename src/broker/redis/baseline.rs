@@ -47,7 +47,7 @@ impl ByHand {
     /// # Errors
     /// There is no connection.
     pub(crate) async fn connect(settings: &Settings, queue: &str, results: Option<&str>) -> Result<Self, BrokerError> {
-        let connected = transport::connect(settings).await;
+        let connected = transport::connect_library(settings).await;
         let (connection, driver) = connected.map_err(|error| BrokerError::Lost(error.text))?;
         let level = crate::message::PRIORITY_NORMAL;
         let stream = |queue: &str| Place::new(&Address::queue(queue), settings).key(&format!("p{level}"));
@@ -126,7 +126,7 @@ impl ByHand {
 /// # Errors
 /// What the server says against it: they are still there.
 pub(crate) async fn remove(settings: &Settings, queues: &[&str]) -> Result<(), BrokerError> {
-    let connected = transport::connect(settings).await;
+    let connected = transport::connect_library(settings).await;
     let (mut connection, mut driver) = connected.map_err(|error| BrokerError::Lost(error.text))?;
     let mut command = cmd("DEL");
     for queue in queues {

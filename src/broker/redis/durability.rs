@@ -29,8 +29,8 @@ pub struct Durability {
 /// # Errors
 /// A sentence that says why it could not be asked, and what to do.
 pub async fn ask(settings: &Settings) -> Result<Durability, String> {
-    let (connection, driver) = transport::connect(settings).await.map_err(|error| error.text)?;
-    let up = Up::once(connection);
+    let (client, driver) = transport::connect(settings).await.map_err(|error| error.text)?;
+    let up = Up::once(client);
     tokio::select! {
         biased;
         asked = timeout(ANSWERS, of(&up)) => asked.map_err(|_| format!("Redis did not answer within {ANSWERS:?}")),

@@ -98,7 +98,10 @@ pub(super) fn unpublished(settings: &Settings, to: &Address, error: &RedisError)
     }
 }
 
-/// The error in an answer to one of several commands.
+/// The error in an answer to one of several commands. None is hidden deeper: only transactions answer so.
 pub(super) fn of(answer: redis::Value) -> Result<redis::Value, RedisError> {
-    answer.extract_error()
+    match answer {
+        redis::Value::ServerError(error) => Err(error.into()),
+        answer => Ok(answer),
+    }
 }

@@ -6,11 +6,12 @@
 //!
 //! Two connections, each kept up by a task ([`link`]). Messages go out through [`publisher`]; a task for each subscription
 //! fetches ahead and settles ([`reader`]); topics that are channels have a way of their own ([`channels`]). [`wire`] knows what a message is as an entry, [`declared`] what has to be there,
-//! [`transport`] how a connection is made.
+//! [`transport`] how a connection is made, and [`client`] how requests go over it.
 
 pub(crate) mod baseline;
 mod browse;
 mod channels;
+mod client;
 mod declared;
 pub mod durability;
 mod errors;
@@ -19,6 +20,7 @@ mod patrol;
 mod place;
 mod publisher;
 mod reader;
+mod reply;
 mod scripts;
 pub mod settings;
 mod shared;
