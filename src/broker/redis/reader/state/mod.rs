@@ -17,6 +17,9 @@ use crate::{
     message::{FailedAttempt, Settlement, remember},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Where it waits: by level, then by arrival.
 type Turn = (u8, EntryId, u8);
 
