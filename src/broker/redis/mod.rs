@@ -178,7 +178,7 @@ impl Broker for Redis {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durable: true,
+            durable: self.shared.is_durable(),
             priority: true,
             delay: true,
             expiry: true,
