@@ -1,4 +1,5 @@
-//! Looks at queues and topics from time to time: how much is there, and what a topic is to keep no longer.
+//! Looks at the server from time to time: whether it takes messages, how much is in queues and topics, and what a topic is to
+//! keep no longer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,6 +7,7 @@ use redis::Value;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
+    errors,
     link::Up,
     place::{GROUP, Place, Seen},
     scripts,
@@ -28,6 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         let Some(up) = shared.consume.now() else { continue };
         let look = async {
+            takes_messages(&shared, &up).await;
             for place in shared.places() {
                 if let Err(error) = look(&shared, &up, &place).await {
                     tracing::debug!(source = %place.address, "could not be looked at: {error}");
@@ -36,6 +39,21 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         // A server that does not answer is noticed by its connection.
         timeout(PATIENCE, look).await.ok();
+    }
+}
+
+/// Asks whether it has memory for messages: it refuses a script that may write while it has none.
+async fn takes_messages(shared: &Shared, up: &Up) {
+    let room = format!("{}room", shared.settings.key_prefix);
+    match up
+        .run(&scripts::ROOM, |command| {
+            command.arg(&room);
+        })
+        .await
+    {
+        Ok(_) => shared.full(false),
+        Err(error) if errors::is_full(&error) => shared.full(true),
+        Err(error) => tracing::debug!("cannot be asked whether it takes messages: {error}"),
     }
 }
 

@@ -44,9 +44,15 @@ pub(super) async fn publish(
     for (count, answer) in counts.iter().zip(answers) {
         let before = results.len();
         match answer {
-            Ok(answer) => taken(place, answer, *count, &mut results),
+            Ok(answer) => {
+                shared.full(false);
+                taken(place, answer, *count, &mut results);
+            }
             Err(error) => {
                 shared.publish.judge(&error);
+                if errors::is_full(&error) {
+                    shared.full(true);
+                }
                 let error = errors::unpublished(settings, &place.address, &error);
                 results.extend(std::iter::repeat_n(Err(error), *count));
             }

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     readers: AtomicU64,
     closing: CancellationToken,
     state: Mutex<State>,
+    /// Whether the server has no memory for messages, as of what it said last.
+    full: AtomicBool,
     /// Whether its disk has what it confirms, as far as it says so.
     durable: AtomicBool,
     /// Readers' tasks.
@@ -73,6 +75,7 @@ impl Shared {
             readers: AtomicU64::new(0),
             closing: CancellationToken::new(),
             state: Mutex::default(),
+            full: AtomicBool::new(false),
             durable: AtomicBool::new(true),
             tasks: Mutex::default(),
             settings,
@@ -195,6 +198,15 @@ impl Shared {
     /// What is wrong with what was declared.
     pub(super) fn trouble(&self) -> Option<String> {
         self.lock().trouble.clone()
+    }
+
+    /// The server has no memory for messages; or has some again.
+    pub(super) fn full(&self, is_full: bool) {
+        self.full.store(is_full, Relaxed);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Relaxed)
     }
 
     /// Whether what the server confirms outlives it, as far as is known.

@@ -32,6 +32,7 @@ scripts! {
     LOOK = "look.lua",
     PUBLISH = "publish.lua",
     RENEW = "renew.lua",
+    ROOM = "room.lua",
     TEND = "tend.lua",
 }
 
