@@ -408,7 +408,8 @@ impl Actor {
         };
         let rang = tokio::select! {
             () = session.changed.notified() => None,
-            _ = self.woken.changed() => {
+            // What comes back is for later where nothing can be taken: it would only wake this again and again.
+            _ = self.woken.changed(), if reads => {
                 // Seen by the next round.
                 self.woken.mark_changed();
                 None
