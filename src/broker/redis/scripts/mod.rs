@@ -33,6 +33,7 @@ scripts! {
     PUBLISH = "publish.lua",
     RENEW = "renew.lua",
     ROOM = "room.lua",
+    SWEEP = "sweep.lua",
     TEND = "tend.lua",
 }
 
