@@ -104,6 +104,8 @@ pub(super) enum Ended {
     Slowed,
     /// Crashes have just held the route.
     Held,
+    /// Calls run out of time, and so did the probes: a version before this one may do better. With none, messages wait.
+    Outlasted(Duration),
     /// It is no fault of its message, which comes again after this as the same attempt: stop after it.
     Spared(Duration),
 }
@@ -188,6 +190,9 @@ impl Brake {
             return Ended::Go;
         }
         match outcome {
+            Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => {
+                self.timed_out(probe, tried, &failure.text)
+            }
             Outcome::Failed(failure) if failure.kind.is_crash() => self.crashed(probe),
             // An answer, if not the one that was hoped for: what is behind the handler may be away or not.
             Outcome::Done(_) | Outcome::Reject { .. } => self.answered(),
@@ -222,12 +227,7 @@ impl Brake {
         inner.answered();
         let was_slowed = inner.outage.slows();
         let is_outage = inner.outage.failed(tried.message, tried.attempt, code, text);
-        if !was_slowed {
-            inner.pause = FIRST_PROBE.min(self.probe_interval);
-        } else if probe {
-            inner.pause = self.probe_interval.min(inner.pause * 2);
-        }
-        let pause = inner.pause;
+        let pause = self.pace(&mut inner, was_slowed, probe);
         if probe || is_outage && !was_slowed {
             inner.probe_not_before(pause);
         }
@@ -235,10 +235,48 @@ impl Brake {
         if is_outage { Ended::Spared(pause) } else { Ended::Go }
     }
 
+    /// How long to wait for the next probe of an outage.
+    fn pace(&self, inner: &mut Inner, was_slowed: bool, probe: bool) -> Duration {
+        if !was_slowed {
+            inner.pause = FIRST_PROBE.min(self.probe_interval);
+        } else if probe {
+            inner.pause = self.probe_interval.min(inner.pause * 2);
+        }
+        inner.pause
+    }
+
+    /// The handler may hang, or what it waits for be away: it is a crash as others are, and a failure that others may share.
+    /// As long as calls end so for different messages, the route is not held, and they use up no attempt.
+    fn timed_out(&self, probe: bool, tried: Tried<'_>, text: &str) -> Ended {
+        let mut inner = self.lock();
+        let was_slowed = inner.outage.slows();
+        let is_outage = inner.outage.failed(tried.message, tried.attempt, ReasonCode::HandlerTimeout, text);
+        let crash = self.count_crash(&mut inner, probe);
+        if is_outage {
+            let pause = self.pace(&mut inner, was_slowed, probe).max(self.budget.probe_interval);
+            inner.probe_not_before(pause);
+            if inner.crashing == BrakeState::Held {
+                (inner.crashing, inner.failed_probes) = (BrakeState::Slowed, 0);
+            }
+        }
+        self.show(&inner);
+        match (is_outage, crash) {
+            (true, Ended::Held) => Ended::Outlasted(inner.pause),
+            (true, _) => Ended::Spared(inner.pause),
+            (false, crash) => crash,
+        }
+    }
+
     fn crashed(&self, probe: bool) -> Ended {
         let mut inner = self.lock();
+        let ended = self.count_crash(&mut inner, probe);
+        self.show(&inner);
+        ended
+    }
+
+    fn count_crash(&self, inner: &mut Inner, probe: bool) -> Ended {
         inner.crashes_in_a_row = inner.crashes_in_a_row.saturating_add(1);
-        let ended = match inner.crashing {
+        match inner.crashing {
             BrakeState::Open if inner.crashes_in_a_row < self.budget.failures_max => Ended::Go,
             BrakeState::Open => {
                 inner.failed_probes = 0;
@@ -257,9 +295,7 @@ impl Brake {
                 }
             }
             BrakeState::Slowed | BrakeState::Held => Ended::Slowed,
-        };
-        self.show(&inner);
-        ended
+        }
     }
 
     /// Something changed that may have cured it: messages flow again.
@@ -396,6 +432,33 @@ mod tests {
             fails(&brake);
             assert!(matches!(brake.permit(), Permit::Wait(_)));
         }
+    }
+
+    #[test]
+    fn messages_that_all_run_out_of_time_are_spared_and_the_route_is_never_held() {
+        let brake = brake();
+        let late = Outcome::failed(FailureKind::Timeout, "no answer in 30 s");
+        assert_eq!(end(&brake, false, 1, &late), Ended::Go);
+        let spared = Ended::Spared(Duration::ZERO);
+        assert_eq!([2, 3, 4].map(|number| end(&brake, false, number, &late)), [spared; 3]);
+        let probes = [5, 6, 7, 8].map(|number| end(&brake, true, number, &late));
+        let outlasted = Ended::Outlasted(Duration::ZERO);
+        assert_eq!(
+            probes,
+            [spared, outlasted, spared, outlasted],
+            "a version before this one is asked for again and again"
+        );
+        assert!(matches!(brake.permit(), Permit::Probe(_)));
+        done(&brake);
+        assert_eq!((brake.state(), brake.outage()), (BrakeState::Open, None));
+    }
+
+    #[test]
+    fn one_message_that_runs_out_of_time_is_a_crash_as_others_are() {
+        let brake = brake();
+        let late = Outcome::failed(FailureKind::Timeout, "no answer in 30 s");
+        assert_eq!([(); 3].map(|()| end(&brake, false, 1, &late)), [Ended::Go, Ended::Go, Ended::Slowed]);
+        assert_eq!([(); 2].map(|()| end(&brake, true, 1, &late)), [Ended::Slowed, Ended::Held]);
     }
 
     #[test]

@@ -188,10 +188,10 @@ impl<'a> Watch<'a> {
             Ended::Go => return Verdict::Ran(outcome),
             Ended::Slowed => self.slowed(),
             Ended::Held => self.held(),
-            Ended::Spared(after) => {
-                self.spared();
-                self.stopped = Some(Duration::ZERO);
-                return Verdict::Spared(outcome, after);
+            Ended::Spared(after) => return self.spared(outcome, after),
+            Ended::Outlasted(after) => {
+                self.roll_back();
+                return self.spared(outcome, after);
             }
         }
         self.stopped = Some(Duration::ZERO);
@@ -226,8 +226,8 @@ impl<'a> Watch<'a> {
         shared.meters.brake.set(1);
     }
 
-    /// Says once that an outage has.
-    fn spared(&self) {
+    /// It waits, and uses up no attempt. Says once that an outage has slowed the route.
+    fn spared(&mut self, outcome: Outcome, after: Duration) -> Verdict {
         let (shared, route) = (self.shared, &self.shared.route);
         if shared.meters.brake.get() == 0
             && let Some(outage) = shared.brake.outage()
@@ -235,19 +235,26 @@ impl<'a> Watch<'a> {
             tracing::warn!(route = %route.name, handler = %route.handler, code = %outage.code, "{} different messages have failed alike: one at a time is tried, and at last one every {:?}, until one is handled, and none uses up an attempt; the last said: {}", route.outage.failures_max, route.outage.probe_interval, outage.text);
             shared.meters.brake.set(1);
         }
+        self.stopped = Some(Duration::ZERO);
+        Verdict::Spared(outcome, after)
     }
 
     /// The version that crashed gives way, or its messages wait.
     fn held(&self) {
         let (shared, route) = (self.shared, &self.shared.route);
         shared.meters.brake.set(2);
-        match shared.slot.roll_back(self.generation, route.crash_budget.rollback_within) {
-            Some(version) => {
-                tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again")
-            }
-            None => {
-                tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes")
-            }
+        if !self.roll_back() {
+            tracing::error!(route = %route.name, handler = %route.handler, "the handler kept crashing and is held: its messages wait until its file or the configuration changes");
         }
+    }
+
+    /// Whether a version serves again that did before this one.
+    fn roll_back(&self) -> bool {
+        let (shared, route) = (self.shared, &self.shared.route);
+        let Some(version) = shared.slot.roll_back(self.generation, route.crash_budget.rollback_within) else {
+            return false;
+        };
+        tracing::error!(route = %route.name, handler = %route.handler, digest = version.handler.identity().digest, "the new version kept crashing: the version before it serves again");
+        true
     }
 }

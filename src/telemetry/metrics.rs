@@ -91,7 +91,7 @@ metrics! {
     kafka_rebalances: IntCounterVec("helixagent_kafka_rebalances_total", ["topic", "group", "what"]) = "Changes of who reads what, by what: assigned, revoked, lost",
     kafka_commits: IntCounterVec("helixagent_kafka_commits_total", ["topic", "group", "result"]) = "Commits of progress, by result: done, failed",
     kafka_transactions: IntCounterVec("helixagent_kafka_transactions_total", ["topic", "group", "result"]) = "Transactions, by result: committed, aborted",
-    kafka_restarts: IntCounterVec("helixagent_kafka_subscription_restarts_total", ["topic", "group", "reason"]) = "Subscriptions begun anew, by reason: stalled, failed",
+    kafka_restarts: IntCounterVec("helixagent_kafka_subscription_restarts_total", ["topic", "group", "reason"]) = "Subscriptions begun anew, by reason: stalled, no place, failed",
     kafka_publish_latency: Histogram("helixagent_kafka_publish_latency_seconds") = "From handing a batch to the producer until its last confirmation",
     kafka_up: IntGauge("helixagent_kafka_up") = "1 while a server of Kafka answers",
     pubsub_gaps: IntCounterVec("messaging_pubsub_gaps_total", ["broker", "channel", "why"]) = "Times that messages of a channel may have been missed, by why: unheard (nobody listened), reconnected, slow",

@@ -11,8 +11,8 @@ use std::{
 use helixmq::{
     handler::{Call, Handler, LaneContext, OpenError, Runner, native::Native},
     hub::BrakeState,
-    message::{HandlerIdentity, Kind, Message, Outbound, Outcome, ReasonCode, Settlement},
-    route::{Order, OutageBrake, Route},
+    message::{FailureKind, HandlerIdentity, Kind, Message, Outbound, Outcome, ReasonCode, Settlement},
+    route::{CrashBudget, Order, OutageBrake, Route},
     telemetry::metrics,
 };
 
@@ -175,6 +175,29 @@ async fn poisonous_messages_at_the_head_of_every_key_are_dead_lettered() {
     engine.queue_done("work").await;
     assert_eq!(engine.some_dead(40).await.len(), 40);
     assert_eq!(engine.status("work-native").brake, BrakeState::Open);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_that_shows_as_calls_that_run_out_of_time_ends_by_itself() {
+    let backend = Backend::away();
+    let late = Arc::clone(&backend);
+    let handler = move |call: &Call<'_>| match late.handle(call) {
+        Outcome::Retry { .. } => Outcome::failed(FailureKind::Timeout, "no answer within 30 s"),
+        done => done,
+    };
+    let mut route = braked(from_queue("work", "native"), 5).named("late").attempts(2);
+    route.crash_budget =
+        CrashBudget { failures_max: 5, probes_max: 2, probe_interval: PROBE, ..CrashBudget::default() };
+    let engine = Plan::new().native("native", handler).route(route).start().await;
+    engine.send_to_queue("work", (0..40).map(|number| message(number.to_string()))).await;
+    engine.brake("late", BrakeState::Slowed).await;
+    backend.probed(20).await;
+    assert_eq!((engine.status("late").brake, used_up(&engine)), (BrakeState::Slowed, 4));
+    backend.is_back();
+    engine.queue_done("work").await;
+    engine.brake("late", BrakeState::Open).await;
+    check_all(&engine, 40);
     engine.stop().await;
 }
 

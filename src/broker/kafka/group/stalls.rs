@@ -11,6 +11,9 @@ use crate::{broker::BrokerError, telemetry::metrics};
 
 /// How long joining a group may take before it is said that it does.
 const JOINING: Duration = Duration::from_secs(30);
+/// How long it may take before the subscription begins anew, with a client of its own. Longer than other members that poll
+/// as they should need to come back, so that it does not get in their way.
+const JOINING_MAX: Duration = Duration::from_secs(120);
 
 /// What was seen before.
 #[derive(Debug)]
@@ -75,6 +78,11 @@ impl Stalls {
         match reason {
             Some(reason) => context.condition.trouble(&reading.trouble(Trouble::Pace), reason),
             None => context.condition.well(&reading.trouble(Trouble::Pace)),
+        }
+        if !reading.joined.load(Relaxed) && now - self.begun > JOINING_MAX {
+            metrics().kafka_restarts.with_label_values(&[&**place, &**group, "no place"]).inc();
+            let error = format!("group {group} has given this engine no place in {place} for {JOINING_MAX:?}");
+            context.share.fail(BrokerError::Lost(error));
         }
         if is_stalled {
             metrics().kafka_restarts.with_label_values(&[&**place, &**group, "stalled"]).inc();
