@@ -16,7 +16,9 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, Declaration, Deliveries,
-    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System, guarded::is_spool, room::Room,
+    Ordering, Page, PublishError, PublishFailures, Subscribe, Subscription, System,
+    guarded::{is_spool, orphans},
+    room::Room,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -74,7 +76,7 @@ pub struct Joined {
     is_one: bool,
     /// All of them are.
     is_closed: AtomicBool,
-    /// Bytes that may be on their way to each but the last; `None`: any number.
+    /// Bytes that may be on their way to all but the last; `None`: any number.
     room: Option<usize>,
     /// All of them.
     systems: ArcSwap<Vec<Place>>,
@@ -94,11 +96,8 @@ impl Joined {
     /// each may be as large as its share. 0: any number.
     #[must_use]
     pub fn with_room(self, bytes: usize) -> Self {
-        let systems = self.systems.load_full();
-        let others = systems.len().saturating_sub(1);
-        let room = (bytes > 0).then(|| bytes / others.max(1));
-        let place = |(place, one): (usize, &Place)| Place::new(one.system.clone(), room.filter(|_| place < others));
-        let systems = ArcSwap::from_pointee(systems.iter().enumerate().map(place).collect());
+        let room = (bytes > 0).then_some(bytes);
+        let systems = ArcSwap::from_pointee(shared_out(Vec::clone(&self.systems.load()), room));
         Self { room, systems, ..self }
     }
 
@@ -117,19 +116,19 @@ impl Joined {
     }
 
     /// Puts a system in the place of the one with its name, or adds it, or with `None` takes it away. Which systems have what
-    /// names none stays.
+    /// names none stays. The room for what is on its way is shared out anew.
     pub fn exchange(&self, name: &Arc<str>, broker: Option<Arc<dyn Broker>>) {
         self.systems.rcu(|systems| {
             let mut systems = Vec::clone(systems);
             let place = systems.iter().position(|place| place.system.name == *name);
             let new = broker.clone().map(|broker| JoinedSystem { name: Arc::clone(name), broker });
-            let new = new.map(|system| Place::new(system, self.room));
+            let new = new.map(|system| Place::new(system, None));
             match place {
                 Some(place) => drop(systems.splice(place..=place, new)),
                 // In front of the one that has the store.
                 None => drop(systems.splice(0..0, new)),
             }
-            systems
+            shared_out(systems, self.room)
         });
     }
 
@@ -174,6 +173,20 @@ impl Joined {
     fn asked(&self, address: &Address) -> Result<Arc<dyn Broker>, BrokerError> {
         self.of(address).ok_or_else(|| BrokerError::NotFound(address.clone()))
     }
+}
+
+/// Shares out room for so many bytes among all but the last. Where a share becomes another one, what is on its way has left
+/// the old one within the time of a publish.
+fn shared_out(mut places: Vec<Place>, room: Option<usize>) -> Vec<Place> {
+    let others = places.len().saturating_sub(1);
+    let share = room.map(|bytes| bytes / others.max(1));
+    for (place, one) in places.iter_mut().enumerate() {
+        let share = share.filter(|_| place < others);
+        if one.room.as_ref().map(|room| room.bytes()) != share {
+            one.room = share.map(|bytes| Arc::new(Room::new(bytes)));
+        }
+    }
+    places
 }
 
 /// The same failure, about the address as it was asked for. `is_open`: one that is closed is being exchanged.
@@ -333,7 +346,13 @@ impl Broker for Joined {
     }
 
     fn systems(&self) -> Vec<System> {
-        self.systems.load().iter().flat_map(|place| place.system.broker.systems()).collect()
+        let systems = self.systems.load();
+        let mut all: Vec<System> = systems.iter().flat_map(|place| place.system.broker.systems()).collect();
+        if let Some(last) = systems.last() {
+            let names: Vec<&str> = systems.iter().map(|place| &*place.system.name).collect();
+            all.extend(orphans(last.system.broker.stats(), &names));
+        }
+        all
     }
 
     async fn close(&self) {
@@ -342,5 +361,53 @@ impl Broker for Joined {
         let Some((last, others)) = systems.split_last() else { return };
         join_all(others.iter().map(|place| closed(&place.system))).await;
         closed(&last.system).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{QueueSettings, embedded};
+
+    fn system(name: &str) -> JoinedSystem {
+        let broker = embedded::Embedded::new(name, embedded::Settings::default()).unwrap();
+        JoinedSystem { name: name.into(), broker: Arc::new(broker) }
+    }
+
+    #[test]
+    fn however_many_systems_come_and_go_their_shares_are_the_room_there_is() {
+        let joined = Joined::new("a".into(), "a".into(), vec![system("a"), system("embedded")]).with_room(12 << 10);
+        let shares = || {
+            let room = |place: &Place| place.room.as_ref().map(|room| room.bytes() >> 10);
+            joined.systems.load().iter().map(room).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(), [Some(12), None]);
+        joined.exchange(&"b".into(), Some(system("b").broker));
+        joined.exchange(&"c".into(), Some(system("c").broker));
+        assert_eq!(shares(), [Some(4), Some(4), Some(4), None]);
+        let kept = joined.place_of(&Address::queue("q").on("b")).unwrap().room.unwrap();
+        joined.exchange(&"c".into(), Some(system("c").broker));
+        assert!(Arc::ptr_eq(&kept, &joined.place_of(&Address::queue("q").on("b")).unwrap().room.unwrap()));
+        joined.exchange(&"a".into(), None);
+        assert_eq!(shares(), [Some(6), Some(6), None]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_system_that_is_not_there_is_shown_with_what_to_do() {
+        let embedded = system("embedded");
+        let joined = Joined::new("a".into(), "a".into(), vec![system("a"), embedded.clone()]);
+        for (queue, count) in
+            [("billing~eu.queue.q", 2), ("billing~eu.topic.t", 1), ("a.queue.q", 5), ("idle.queue.q", 0)]
+        {
+            let queue: Arc<str> = format!("helixmq.spool.{queue}").into();
+            embedded.broker.declare(&[Declaration::Queue(Arc::clone(&queue), QueueSettings::default())]).await.unwrap();
+            let messages = (0..count).map(|_| Arc::new(Message::new("", "", 1))).collect();
+            embedded.broker.publish(&Address::queue(queue), messages).await.unwrap();
+        }
+        let shown: Vec<_> = joined.systems().into_iter().filter(|system| system.spool.is_some()).collect();
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        let BrokerStatus::Degraded { reason } = &shown[0].status else { panic!("{shown:?}") };
+        assert_eq!((shown[0].name.as_str(), shown[0].spool.as_ref().unwrap().messages), ("billing.eu", 3));
+        assert!(reason.contains("3 messages wait on disk") && reason.contains("use it again"), "{reason}");
     }
 }

@@ -161,6 +161,18 @@ pub trait Broker: Send + Sync + Debug {
         ConnectionState::Ready
     }
 
+    /// Has the system give any answer, over what publishes to it: for whoever would know whether it is well while nobody
+    /// publishes. Nothing changes there. The caller bounds how long it waits.
+    ///
+    /// # Errors
+    /// [`BrokerError::Lost`]: there was none, and why.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn answers(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     /// Whether what is published there is taken now, for whoever would rather wait than fail. `None`: always, as far as
     /// can be said.
     fn circuit(&self, to: &Address) -> Option<watch::Receiver<Circuit>> {

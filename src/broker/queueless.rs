@@ -192,6 +192,10 @@ impl Broker for Queueless {
         self.inner.connection()
     }
 
+    async fn answers(&self) -> Result<(), BrokerError> {
+        self.inner.answers().await
+    }
+
     fn systems(&self) -> Vec<System> {
         self.inner.systems()
     }

@@ -20,6 +20,8 @@ pub(super) struct Room {
     kib: Semaphore,
     /// All of it.
     max: u32,
+    /// As it was asked for.
+    bytes: usize,
 }
 
 /// Room that is taken until it is dropped.
@@ -33,7 +35,12 @@ impl Room {
     pub(super) fn new(bytes: usize) -> Self {
         let max = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, MAX_KIB);
         metrics().memory_budget.with_label_values(&["publishing", "limit"]).add(i64::from(max) << 10);
-        Self { kib: Semaphore::new(max as usize), max }
+        Self { kib: Semaphore::new(max as usize), max, bytes }
+    }
+
+    /// For how many bytes it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Waits until there is room for these messages. What is larger than all of it takes all, and goes alone.

@@ -1,7 +1,7 @@
 //! Looks after the systems, each by itself: tells when where its connections are changes, or when it begins to do less,
 //! once; keeps the metrics of both; and ends the engine when one has failed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,8 @@ pub(super) struct Condition {
 /// What was last seen of one of them.
 #[derive(Debug, Default)]
 struct Seen {
-    state: ConnectionState,
+    /// `None`: it has not been looked at.
+    state: Option<ConnectionState>,
     circuit: Circuit,
     /// It is connected, and does only part of its work.
     does_less: bool,
@@ -61,8 +62,8 @@ impl Condition {
 /// What somebody is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    /// Its connections are elsewhere; before, they were here.
-    State(ConnectionState),
+    /// Its connections are elsewhere; before, they were here. `None`: it was not there.
+    State(Option<ConnectionState>),
     /// It is connected, and does only part of its work.
     DoesLess,
     DoesAll,
@@ -73,16 +74,20 @@ impl Seen {
     /// Takes in what is seen now, and says what of it is new.
     fn update(&mut self, system: &System) -> Vec<Change> {
         let mut changes = Vec::new();
-        let before = std::mem::replace(&mut self.state, system.state);
-        if before != self.state {
+        let before = self.state.replace(system.state);
+        // One that is well from the beginning is nothing to speak of.
+        if before.unwrap_or_default() != system.state {
             changes.push(Change::State(before));
         }
-        // Otherwise its connections are the reason, and that is said.
-        let does_less = self.state == ConnectionState::Ready && matches!(system.status, BrokerStatus::Degraded { .. });
+        // Otherwise its connections, or its circuit, are the reason, and that is said.
+        let does_less = system.state == ConnectionState::Ready
+            && system.circuit == Circuit::Closed
+            && matches!(system.status, BrokerStatus::Degraded { .. });
         if std::mem::replace(&mut self.does_less, does_less) != does_less {
             match does_less {
                 true => changes.push(Change::DoesLess),
-                false if before == self.state => changes.push(Change::DoesAll),
+                // Otherwise something else has begun, and that is said.
+                false if before == self.state && system.circuit == Circuit::Closed => changes.push(Change::DoesAll),
                 false => {}
             }
         }
@@ -105,13 +110,15 @@ impl Change {
         let (state, circuit) = (system.state.as_str(), system.circuit.as_str());
         match self {
             Self::State(was) => {
-                let was = was.as_str();
+                let was = was.map(ConnectionState::as_str);
                 match system.state {
                     ConnectionState::Ready => tracing::info!(broker, was, state, "connected"),
-                    ConnectionState::Connecting => tracing::info!(broker, was, state, "connecting"),
+                    ConnectionState::Connecting => tracing::info!(broker, was, state, "begins to connect"),
                     ConnectionState::Blocked => tracing::warn!(broker, was, state, "{reason}"),
                     ConnectionState::Away => tracing::warn!(broker, was, state, "tried again by itself: {reason}"),
                     ConnectionState::Refused => tracing::error!(broker, was, state, "tried again by itself: {reason}"),
+                    // What waits for one that is not used.
+                    ConnectionState::Closed if !reason.is_empty() => tracing::warn!(broker, was, state, "{reason}"),
                     ConnectionState::Closed => tracing::debug!(broker, was, state, "closed"),
                 }
             }
@@ -121,7 +128,9 @@ impl Change {
                 let was = was.as_str();
                 match system.circuit {
                     Circuit::Open => tracing::warn!(broker, was, circuit, "nothing is published there now: {reason}"),
-                    Circuit::HalfOpen => tracing::info!(broker, was, circuit, "one publish is tried there"),
+                    Circuit::HalfOpen => {
+                        tracing::info!(broker, was, circuit, "whether messages are taken there is tried")
+                    }
                     Circuit::Closed => tracing::info!(broker, was, circuit, "messages are published there again"),
                 }
             }
@@ -131,6 +140,16 @@ impl Change {
 
 fn show(system: &System) {
     let broker = &*system.name;
+    metrics().circuit_state.with_label_values(&[broker]).set(match system.circuit {
+        Circuit::Closed => 0,
+        Circuit::HalfOpen => 1,
+        Circuit::Open => 2,
+    });
+    let spool = system.spool.clone().unwrap_or_default();
+    let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    metrics().spool_messages.with_label_values(&[broker]).set(whole(spool.messages));
+    metrics().spool_bytes.with_label_values(&[broker]).set(whole(spool.bytes));
+    metrics().spool_oldest.with_label_values(&[broker]).set(Duration::from_millis(spool.oldest_ms).as_secs_f64());
     metrics().broker_state.with_label_values(&[broker]).set(match &system.status {
         BrokerStatus::Ready => 0,
         BrokerStatus::Degraded { .. } => 1,
@@ -146,6 +165,10 @@ fn show(system: &System) {
 fn forget(broker: &str) {
     // What was never shown cannot be taken away.
     metrics().broker_state.remove_label_values(&[broker]).ok();
+    metrics().circuit_state.remove_label_values(&[broker]).ok();
+    metrics().spool_messages.remove_label_values(&[broker]).ok();
+    metrics().spool_bytes.remove_label_values(&[broker]).ok();
+    metrics().spool_oldest.remove_label_values(&[broker]).ok();
     for state in ConnectionState::ALL {
         metrics().connection_state.remove_label_values(&[broker, state.as_str()]).ok();
     }
@@ -166,23 +189,24 @@ mod tests {
 
     #[test]
     fn each_change_is_said_once() {
-        use ConnectionState::{Away, Blocked, Ready};
+        use ConnectionState::{Away, Blocked, Connecting, Ready};
         let mut seen = Seen::default();
         let steps = [
             (system(Ready, ""), vec![]),
-            (system(Away, "gone"), vec![Change::State(Ready)]),
+            (system(Away, "gone"), vec![Change::State(Some(Ready))]),
             (system(Away, "gone, and another reason"), vec![]),
-            (system(Ready, ""), vec![Change::State(Away)]),
+            (system(Ready, ""), vec![Change::State(Some(Away))]),
             (system(Ready, "no rights"), vec![Change::DoesLess]),
             (system(Ready, "no rights there either"), vec![]),
-            (system(Blocked, "alarm"), vec![Change::State(Ready)]),
+            (system(Blocked, "alarm"), vec![Change::State(Some(Ready))]),
             // What was wrong beside it still is.
-            (system(Ready, "no rights"), vec![Change::State(Blocked), Change::DoesLess]),
+            (system(Ready, "no rights"), vec![Change::State(Some(Blocked)), Change::DoesLess]),
             (system(Ready, ""), vec![Change::DoesAll]),
             (System { circuit: Circuit::Open, ..system(Ready, "") }, vec![Change::Circuit(Circuit::Closed)]),
-            (System { circuit: Circuit::Open, ..system(Ready, "") }, vec![]),
+            (System { circuit: Circuit::Open, ..system(Ready, "not published to") }, vec![]),
             (system(Ready, ""), vec![Change::Circuit(Circuit::Open)]),
         ];
+        assert_eq!(Seen::default().update(&system(Connecting, "")), [Change::State(None)], "it was nowhere before");
         for (place, (system, expected)) in steps.into_iter().enumerate() {
             assert_eq!(seen.update(&system), expected, "step {place}");
         }

@@ -129,7 +129,8 @@ impl Drain<'_> {
     fn what(&self) -> String {
         let mut what: Vec<String> = self.of_these().flat_map(Running::doing).collect();
         let systems = self.broker.systems();
-        let absent = systems.iter().filter(|system| system.state != ConnectionState::Ready);
+        let absent =
+            systems.iter().filter(|system| !matches!(system.state, ConnectionState::Ready | ConnectionState::Closed));
         what.extend(absent.map(|system| format!("{} is {}", system.name, system.state.as_str())));
         if what.is_empty() { String::new() } else { format!(": {}", what.join("; ")) }
     }

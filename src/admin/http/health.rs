@@ -114,7 +114,7 @@ fn unfit(hub: &Hub) -> Option<String> {
 }
 
 const STOPPING: &str = "the engine is stopping";
-const NOT_PUBLISHED: &str = "publishing there failed again and again; one message at a time is tried";
+const NOT_PUBLISHED: &str = "nothing is published there for now; whether it takes messages again is being tried";
 
 /// What waits for a system.
 fn spool(stats: &SpoolStats) -> Value {

@@ -96,6 +96,10 @@ impl Broker for Counted {
         self.inner.connection()
     }
 
+    async fn answers(&self) -> Result<(), BrokerError> {
+        self.inner.answers().await
+    }
+
     fn name_of(&self, address: &Address) -> Arc<str> {
         self.inner.name_of(address)
     }

@@ -8,6 +8,9 @@
 //!     │ the probe is confirmed                              ▼
 //!     └────────────────────────────────────────────────  half-open ──► open, when the probe fails
 //! ```
+//!
+//! The probe is the first message that somebody publishes. Where nobody does, the system is asked for any answer: one that
+//! gives it counts as well, until the first message that it does not confirm.
 
 use std::time::Duration;
 
@@ -18,6 +21,8 @@ use crate::broker::Circuit;
 
 /// How long after a probe that failed whoever has messages that wait may send the next.
 const EAGER: Duration = Duration::from_millis(200);
+/// How long it is half-open before the system is asked whether it answers: who publishes meanwhile shows more.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// One system's circuit.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ pub(super) struct Breaker {
 enum State {
     Closed { failures: u32 },
     Open { until: Instant },
-    HalfOpen,
+    HalfOpen { since: Instant },
 }
 
 /// Leave to publish; owed an end ([`Breaker::ended`]).
@@ -56,6 +61,8 @@ pub(super) enum Permit {
 pub(super) enum Ended {
     /// The system answered, whatever it said.
     Answered,
+    /// It answered when it was asked, and was given no message.
+    Lives,
     /// It answered to none of so many messages.
     Failed { messages: u32, why: String },
     /// Nothing was learnt: what was published never reached it.
@@ -79,7 +86,7 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => Circuit::Closed,
             State::Open { .. } => Circuit::Open,
-            State::HalfOpen => Circuit::HalfOpen,
+            State::HalfOpen { .. } => Circuit::HalfOpen,
         }
     }
 
@@ -101,15 +108,26 @@ impl Breaker {
         let may_probe = match self.state {
             State::Closed { .. } => return Some(Permit::Direct),
             State::Open { until } => !self.is_away && (is_eager || now >= until),
-            State::HalfOpen => true,
+            State::HalfOpen { .. } => true,
         };
         if !may_probe || self.probe.is_some() {
             return None;
         }
-        self.state = State::HalfOpen;
+        self.half_open(now);
+        Some(self.probe())
+    }
+
+    /// Leave to ask the system whether it answers, where nobody has published for a while.
+    pub(super) fn permit_asking(&mut self, now: Instant) -> Option<Permit> {
+        let State::HalfOpen { since } = self.state else { return None };
+        let is_due = self.probe.is_none() && !self.is_away && now.duration_since(since) >= IDLE;
+        is_due.then(|| self.probe())
+    }
+
+    fn probe(&mut self) -> Permit {
         self.probes += 1;
         self.probe = Some(self.probes);
-        Some(Permit::Probe(self.probes))
+        Permit::Probe(self.probes)
     }
 
     /// What was permitted has ended.
@@ -120,8 +138,11 @@ impl Breaker {
         }
         match (how, self.state) {
             // What was confirmed on the way out says nothing of a system that is away by now.
-            (Ended::Answered, _) if self.is_away => {}
+            (Ended::Answered | Ended::Lives, _) if self.is_away => {}
             (Ended::Answered, _) => self.state = State::Closed { failures: 0 },
+            (Ended::Lives, State::HalfOpen { .. }) if is_probe => {
+                self.state = State::Closed { failures: self.settings.failures_max.saturating_sub(1) };
+            }
             (Ended::Failed { messages, why }, State::Closed { failures }) => {
                 let failures = failures.saturating_add(messages);
                 if failures >= self.settings.failures_max {
@@ -130,11 +151,11 @@ impl Breaker {
                     self.state = State::Closed { failures };
                 }
             }
-            (Ended::Failed { .. }, State::HalfOpen) if is_probe => {
+            (Ended::Failed { .. }, State::HalfOpen { .. }) if is_probe => {
                 self.eager_from = Some(now + EAGER);
                 self.reopen(now);
             }
-            (Ended::Failed { .. } | Ended::Unclear, _) => {}
+            (Ended::Failed { .. } | Ended::Lives | Ended::Unclear, _) => {}
         }
     }
 
@@ -145,27 +166,33 @@ impl Breaker {
         }
         match self.state {
             State::Closed { .. } => self.open(now, why()),
-            State::HalfOpen => self.reopen(now),
+            State::HalfOpen { .. } => self.reopen(now),
             State::Open { .. } => {}
         }
     }
 
     /// The system says that it is there. Said again, it changes nothing.
-    pub(super) fn back(&mut self) {
+    pub(super) fn back(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_away, false) {
             return;
         }
         // A probe from before went over a connection that is gone.
         (self.probe, self.eager_from) = (None, None);
         if matches!(self.state, State::Open { .. }) {
-            self.state = State::HalfOpen;
+            self.half_open(now);
         }
     }
 
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Instant) {
         if matches!(self.state, State::Open { until } if !self.is_away && now >= until) {
-            self.state = State::HalfOpen;
+            self.half_open(now);
+        }
+    }
+
+    fn half_open(&mut self, now: Instant) {
+        if !matches!(self.state, State::HalfOpen { .. }) {
+            self.state = State::HalfOpen { since: now };
         }
     }
 
@@ -192,6 +219,8 @@ mod tests {
     enum Step {
         Wait(u64),
         Ask(bool),
+        /// Somebody would know whether it answers.
+        Wonder,
         End(usize, u8),
         Away,
         Back,
@@ -202,7 +231,8 @@ mod tests {
         prop_oneof![
             2 => (0_u64..4000).prop_map(Step::Wait),
             4 => any::<bool>().prop_map(Step::Ask),
-            5 => (any::<usize>(), 0_u8..6).prop_map(|(which, how)| Step::End(which, how)),
+            2 => Just(Step::Wonder),
+            5 => (any::<usize>(), 0_u8..7).prop_map(|(which, how)| Step::End(which, how)),
             1 => Just(Step::Away),
             1 => Just(Step::Back),
             1 => Just(Step::Tick),
@@ -213,6 +243,7 @@ mod tests {
         match roll {
             0 | 1 => Ended::Answered,
             2 => Ended::Unclear,
+            6 => Ended::Lives,
             other => Ended::Failed { messages: u32::from(other) - 2, why: "no answer".to_owned() },
         }
     }
@@ -225,7 +256,7 @@ mod tests {
             let mut now = Instant::now();
             // What is out, and since the last answer, failures; and how long it has been open.
             let (mut out, mut failures, mut open_since, mut is_away) = (Vec::new(), 0, None, false);
-            let (mut probe, mut failed_at) = (None, None);
+            let (mut probe, mut failed_at, mut half_open_since) = (None, None, None);
             for step in steps {
                 let before = breaker.circuit();
                 let is_tired = failed_at.is_some_and(|at| now - at < EAGER);
@@ -250,6 +281,15 @@ mod tests {
                         }
                         out.extend(permit);
                     }
+                    Step::Wonder => {
+                        let permit = breaker.permit_asking(now);
+                        let is_idle = half_open_since.is_some_and(|since| now - since >= IDLE);
+                        prop_assert_eq!(permit.is_some(), is_idle && probe.is_none(), "only where nobody publishes");
+                        if let Some(Permit::Probe(number)) = permit {
+                            probe = Some(number);
+                        }
+                        out.extend(permit);
+                    }
                     Step::End(which, roll) if !out.is_empty() => {
                         let permit = out.remove(which % out.len());
                         let is_probe = matches!(permit, Permit::Probe(number) if probe == Some(number));
@@ -264,6 +304,10 @@ mod tests {
                                 prop_assert_eq!(after, if is_away { Circuit::Open } else { Circuit::Closed });
                                 failures = 0;
                             }
+                            Ended::Lives if is_probe && before == Circuit::HalfOpen => {
+                                prop_assert_eq!(after, Circuit::Closed);
+                                failures = 2;
+                            }
                             Ended::Failed { messages, .. } if before == Circuit::Closed => {
                                 failures += messages;
                                 let wanted = if failures >= 3 { Circuit::Open } else { Circuit::Closed };
@@ -273,7 +317,7 @@ mod tests {
                                 prop_assert_eq!(after, Circuit::Open);
                                 failed_at = Some(now);
                             }
-                            Ended::Failed { .. } | Ended::Unclear => prop_assert_eq!(after, before),
+                            Ended::Failed { .. } | Ended::Lives | Ended::Unclear => prop_assert_eq!(after, before),
                         }
                     }
                     Step::End(..) => {}
@@ -283,7 +327,7 @@ mod tests {
                         prop_assert_eq!(breaker.circuit(), Circuit::Open);
                     }
                     Step::Back => {
-                        breaker.back();
+                        breaker.back(now);
                         if is_away {
                             (probe, failed_at) = (None, None);
                             prop_assert_eq!(breaker.circuit(), Circuit::HalfOpen, "at once, whatever the time");
@@ -293,8 +337,10 @@ mod tests {
                     Step::Tick => breaker.tick(now),
                 }
                 let after = breaker.circuit();
-                if after == Circuit::Closed && before != Circuit::Closed {
-                    failures = 0;
+                if after != Circuit::HalfOpen {
+                    half_open_since = None;
+                } else if before != Circuit::HalfOpen {
+                    half_open_since = Some(now);
                 }
                 if after == Circuit::Open && before != Circuit::Open {
                     open_since = Some(now);
@@ -311,7 +357,7 @@ mod tests {
         let mut breaker = Breaker::new(CircuitSettings::default());
         let begin = Instant::now();
         breaker.away(begin, || "the server is away".to_owned());
-        breaker.back();
+        breaker.back(begin);
         let permit = breaker.permit(begin, false).unwrap();
         let failed = Ended::Failed { messages: 1, why: "no answer".to_owned() };
         breaker.ended(permit, failed, begin + Duration::from_secs(1));

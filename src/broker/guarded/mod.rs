@@ -12,10 +12,13 @@
 //! Start at [`Guarded`], then `shared.rs`.
 
 mod ages;
+mod ahead;
 mod backlog;
 mod breaker;
 mod drain;
+mod orphans;
 mod outcome;
+mod pass;
 mod patrol;
 mod settings;
 mod shared;
@@ -36,15 +39,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::orphans::Orphan;
+pub(super) use self::orphans::orphans;
 use self::{
     breaker::{Ended, Permit},
     drain::Drain,
     outcome::is_outage,
     shared::{Shared, Way},
+    spool::Place,
 };
 pub use self::{
     settings::{CircuitSettings, Fallback, GuardSettings, SpoolSettings},
-    spool::{SPOOL_PREFIX, is_orphan, is_spool},
+    spool::{SPOOL_PREFIX, is_spool},
 };
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, ConnectionState,
@@ -74,17 +80,17 @@ impl Guarded {
     /// Needs a tokio runtime with time enabled.
     #[must_use]
     pub fn new(inner: Arc<dyn Broker>, embedded: Arc<Embedded>, settings: GuardSettings) -> Self {
-        let left_over = spool::left_over(&embedded, inner.name());
+        let left_over = spool::left_over(&embedded, inner.name(), settings.fallback);
         let guarded = Self {
             shared: Arc::new(Shared::new(inner, embedded, settings)),
             tasks: Mutex::default(),
             stop: CancellationToken::new(),
         };
-        for (to, queue) in left_over {
-            let held = guarded.shared.embedded.held(&queue);
+        for (to, place) in left_over {
+            let held = place.held(&guarded.shared.embedded);
             tracing::info!(broker = &*guarded.shared.name, "{} messages wait for {to} since before", held.messages);
-            guarded.shared.found(&to, held);
-            guarded.drain(to, queue);
+            guarded.shared.found(&to, &place);
+            guarded.drain(to, place);
         }
         let (shared, stop) = (Arc::clone(&guarded.shared), guarded.stop.clone());
         guarded.begin(patrol::run(shared, stop));
@@ -92,8 +98,8 @@ impl Guarded {
     }
 
     /// Begins to drain what waits for an address.
-    fn drain(&self, to: Address, queue: Address) {
-        let drain = Drain { shared: Arc::clone(&self.shared), to, queue, stop: self.stop.clone() };
+    fn drain(&self, to: Address, place: Place) {
+        let drain = Drain { shared: Arc::clone(&self.shared), to, place, stop: self.stop.clone() };
         self.begin(drain.run());
     }
 
@@ -254,6 +260,10 @@ impl Broker for Guarded {
         self.shared.inner.connection()
     }
 
+    async fn answers(&self) -> Result<(), BrokerError> {
+        self.shared.inner.answers().await
+    }
+
     fn circuit(&self, _: &Address) -> Option<watch::Receiver<Circuit>> {
         (self.shared.settings.fallback == Fallback::None).then(|| self.shared.watched())
     }
@@ -285,9 +295,15 @@ impl Broker for Guarded {
         if let Err(error) = self.shared.embedded.flush().await {
             tracing::warn!(broker = self.name(), "what has left the spool may come again: {error}");
         }
-        if let Some(left) = self.shared.stats().filter(|stats| stats.messages > 0) {
-            let fate = if left.is_durable { "stay on disk for the next start" } else { "are gone" };
-            tracing::warn!(broker = self.name(), "{} messages that it did not take {fate}", left.messages);
+        let waits = self.shared.stats().map_or(0, |stats| stats.messages);
+        let in_memory = self.shared.in_memory();
+        for (messages, fate) in [
+            (waits.saturating_sub(in_memory), "stay on disk, and follow when it is used again"),
+            (in_memory, "stay in memory, and are gone when the engine ends, unless it is used again before"),
+        ] {
+            if messages > 0 {
+                tracing::warn!(broker = self.name(), "{messages} messages that it did not take {fate}");
+            }
         }
     }
 }

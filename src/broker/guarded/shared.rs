@@ -18,10 +18,11 @@ use super::{
     backlog::{Backlog, Front, Load},
     breaker::{Breaker, Ended, Permit},
     settings::{Fallback, GuardSettings},
+    spool::Place,
 };
 use crate::{
     broker::{
-        Broker, BrokerStatus, Circuit, ConnectionState, PublishError, SpoolStats,
+        Broker, BrokerStatus, Circuit, ConnectionState, PublishError, SpoolStats, Storage,
         embedded::{Embedded, Held},
     },
     codec::time::rfc3339,
@@ -53,8 +54,8 @@ struct State {
     breaker: Breaker,
     /// Of what has a backlog, or had one a moment ago.
     backlogs: HashMap<Address, Backlog>,
-    /// The queue of each that ever had one.
-    queues: HashMap<Address, Address>,
+    /// Where each waits that ever did, and whether that was made.
+    places: HashMap<Address, (Place, bool)>,
     total: Load,
 }
 
@@ -93,7 +94,7 @@ impl Shared {
             state: Mutex::new(State {
                 breaker,
                 backlogs: HashMap::new(),
-                queues: HashMap::new(),
+                places: HashMap::new(),
                 total: Load::default(),
             }),
             circuit: watch::Sender::new(Circuit::Closed),
@@ -144,6 +145,14 @@ impl Shared {
         self.change(|state| state.breaker.permit(Instant::now(), true))
     }
 
+    /// Leave to ask the system whether it answers, where nobody publishes; `None`: there is no need, or not now.
+    pub(super) fn permit_asking(&self) -> Option<Permit> {
+        if self.circuit() != Circuit::HalfOpen {
+            return None;
+        }
+        self.change(|state| state.breaker.permit_asking(Instant::now()))
+    }
+
     /// What was permitted has ended.
     pub(super) fn ended(&self, permit: Permit, how: Ended) {
         let has_failed = matches!(how, Ended::Failed { .. });
@@ -166,39 +175,57 @@ impl Shared {
                 ConnectionState::Away | ConnectionState::Refused | ConnectionState::Blocked => {
                     state.breaker.away(now, || self.why(connection));
                 }
-                ConnectionState::Ready => state.breaker.back(),
+                ConnectionState::Ready => state.breaker.back(now),
                 ConnectionState::Connecting | ConnectionState::Closed => {}
             }
             state.breaker.tick(now);
         });
     }
 
-    /// The queue where messages for an address wait; `None`: there was none so far.
-    pub(super) fn queue(&self, of: &Address) -> Option<Address> {
-        self.lock().queues.get(of).cloned()
+    /// Where messages for an address wait, and whether that was made; `None`: nothing ever did.
+    pub(super) fn place(&self, of: &Address) -> Option<(Place, bool)> {
+        self.lock().places.get(of).cloned()
     }
 
     /// Whether one more may be made.
     pub(super) fn has_room_for(&self, of: &Address) -> Result<(), PublishError> {
-        match self.lock().queues.len() < ADDRESSES_MAX {
+        match self.lock().places.len() < ADDRESSES_MAX {
             true => Ok(()),
             false => Err(self.full(of, format!("{ADDRESSES_MAX} queues and topics in the spool"))),
         }
     }
 
-    /// It was made, and takes messages.
-    pub(super) fn made(&self, of: &Address, queue: &Address) {
-        self.lock().queues.insert(of.clone(), queue.clone());
+    /// It was made, and takes messages. Gives it as it is known: what was in memory may have left meanwhile.
+    pub(super) fn made(&self, of: &Address, place: Place) -> Place {
+        let mut state = self.lock();
+        let (known, is_made) = state.places.entry(of.clone()).or_insert((place, true));
+        *is_made = true;
+        known.clone()
     }
 
-    /// Something of an earlier run waits.
-    pub(super) fn found(&self, of: &Address, held: Held) {
+    /// Nothing is left of what was in memory beside.
+    pub(super) fn older_left(&self, of: &Address) {
+        if let Some((place, _)) = self.lock().places.get_mut(of) {
+            place.older = None;
+        }
+    }
+
+    /// Something of an earlier guard waits.
+    pub(super) fn found(&self, of: &Address, place: &Place) {
+        let held = place.held(&self.embedded);
         self.change(|state| {
             let backlog = Backlog::found(held, now_ms());
             state.total.messages += backlog.load().messages;
             state.total.bytes += backlog.load().bytes;
             state.backlogs.insert(of.clone(), backlog);
+            state.places.insert(of.clone(), (place.clone(), false));
         });
+    }
+
+    /// How many messages that wait are gone when the engine ends.
+    pub(super) fn in_memory(&self) -> u64 {
+        let places: Vec<_> = self.lock().places.values().map(|(place, _)| place.clone()).collect();
+        places.iter().map(|place| place.in_memory(&self.embedded)).sum()
     }
 
     /// Takes room for the first of these, by their sizes; owed [`Shared::entered`] or [`Shared::given_up`].
@@ -307,12 +334,19 @@ impl Shared {
             return None;
         }
         let oldest = state.backlogs.values().filter_map(Backlog::oldest).min();
+        let is_in_memory = |to| {
+            state.places.get(to).is_some_and(|(place, _)| place.storage == Storage::Memory || place.older.is_some())
+        };
         let refused = |(to, backlog): (&Address, &Backlog)| match &backlog.front {
             Front::Refused(why) => Some(format!("{to}: {why}")),
             Front::Moves | Front::Waits => None,
         };
         Some(SpoolStats {
-            is_durable: self.settings.fallback != Fallback::Memory,
+            // What waits says it, whatever the fallback is by now.
+            is_durable: match state.backlogs.is_empty() {
+                true => self.settings.fallback != Fallback::Memory,
+                false => !state.backlogs.keys().any(is_in_memory),
+            },
             messages: state.total.messages,
             bytes: state.total.bytes,
             oldest_ms: oldest.map_or(0, |oldest| now_ms().saturating_sub(oldest)),
@@ -332,8 +366,10 @@ impl Shared {
         }
         {
             let state = self.lock();
-            if state.breaker.circuit() == Circuit::Open {
-                reasons.push(self.opened(&state));
+            match state.breaker.circuit() {
+                Circuit::Closed => {}
+                Circuit::Open => reasons.push(self.opened(&state)),
+                Circuit::HalfOpen => reasons.push(format!("{}; whether it is again is tried now", self.opened(&state))),
             }
         }
         if let Some(spool) = self.stats().filter(|spool| spool.messages > 0) {

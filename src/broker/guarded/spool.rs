@@ -1,7 +1,7 @@
 //! Into the spool: a queue of the embedded broker for each queue and topic that has a backlog. It keeps messages exactly as
 //! they are, in the order of arrival, whatever their priority, their time and their size.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Guarded,
@@ -10,7 +10,10 @@ use super::{
     shared::{Room, Shared},
 };
 use crate::{
-    broker::{Broker, PublishError, QueueSettings, Storage, embedded::Embedded},
+    broker::{
+        Broker, PublishError, QueueSettings, Storage,
+        embedded::{Embedded, Held},
+    },
     message::{Address, Kind, Message, UnixMs, now_ms},
     telemetry::metrics,
 };
@@ -29,44 +32,111 @@ pub fn is_spool(address: &Address) -> bool {
     address.kind == Kind::Queue && address.name.starts_with(SPOOL_PREFIX)
 }
 
-/// Whether a queue is one of the spool of a system that is none of these.
-#[must_use]
-pub fn is_orphan(address: &Address, systems: &[&str]) -> bool {
-    is_spool(address) && !systems.iter().any(|system| address_of(&prefix_of(system), address).is_some())
+/// Where what waits for one address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Where more of it goes.
+    pub(super) intake: Address,
+    /// Where that is kept.
+    pub(super) storage: Storage,
+    /// In memory, and older than all that is in `intake`: from before the fallback was changed.
+    pub(super) older: Option<Address>,
 }
 
-/// The queue where what is meant for an address of a system waits.
-fn queue_of(system: &str, to: &Address) -> Address {
+impl Place {
+    pub(super) fn new(system: &str, to: &Address, fallback: Fallback) -> Self {
+        let storage = if fallback == Fallback::Memory { Storage::Memory } else { Storage::Disk };
+        Self { intake: queue_of(system, to, storage), storage, older: None }
+    }
+
+    /// With what was found of an earlier guard. What is in memory is always older than what is on disk: where anything is
+    /// on disk, more goes there.
+    fn found(system: &str, to: &Address, fallback: Fallback, memory: Option<Address>, disk: Option<Address>) -> Self {
+        let on_disk = |intake| Self { intake, storage: Storage::Disk, older: memory.clone() };
+        match (disk, &memory) {
+            (Some(disk), _) => on_disk(disk),
+            (None, Some(_)) if fallback == Fallback::Spool => on_disk(queue_of(system, to, Storage::Disk)),
+            (None, Some(memory)) => Self { intake: memory.clone(), storage: Storage::Memory, older: None },
+            (None, None) => Self::new(system, to, fallback),
+        }
+    }
+
+    /// What is in both of them.
+    pub(super) fn held(&self, embedded: &Embedded) -> Held {
+        let [newer, older] = [Some(&self.intake), self.older.as_ref()]
+            .map(|queue| queue.map(|queue| embedded.held(queue)).unwrap_or_default());
+        Held {
+            messages: newer.messages + older.messages,
+            bytes: newer.bytes + older.bytes,
+            arriving: newer.arriving + older.arriving,
+        }
+    }
+
+    /// How many messages are gone when the engine ends.
+    pub(super) fn in_memory(&self, embedded: &Embedded) -> u64 {
+        let intake = (self.storage == Storage::Memory).then_some(&self.intake);
+        intake.into_iter().chain(&self.older).map(|queue| embedded.held(queue).messages).sum()
+    }
+}
+
+/// The queue where what is meant for an address of a system waits. One in memory has another name than one on disk: what
+/// was kept under another configuration may be beside it.
+fn queue_of(system: &str, to: &Address, storage: Storage) -> Address {
     // No name of a queue or topic has that sign, so that names cannot be taken for others.
-    Address::queue(format!("{}.{}.{}", prefix_of(system), to.kind, to.name))
+    let mark = if storage == Storage::Memory { "~" } else { "" };
+    Address::queue(format!("{}.{}{mark}.{}", prefix_of(system), to.kind, to.name))
 }
 
 fn prefix_of(system: &str) -> String {
     format!("{SPOOL_PREFIX}{}", system.replace('.', "~"))
 }
 
-/// For which address a queue of a system's spool is.
-fn address_of(prefix: &str, queue: &Address) -> Option<Address> {
+/// For which address a queue of a system's spool is, and where that keeps it.
+fn address_of(prefix: &str, queue: &Address) -> Option<(Address, Storage)> {
     let rest = queue.name.strip_prefix(prefix)?.strip_prefix('.')?;
     let (kind, name) = rest.split_once('.')?;
+    let (kind, storage) = match kind.strip_suffix('~') {
+        Some(kind) => (kind, Storage::Memory),
+        None => (kind, Storage::Disk),
+    };
     match kind {
-        "queue" => Some(Address::queue(name)),
-        "topic" => Some(Address::topic(name)),
+        "queue" => Some((Address::queue(name), storage)),
+        "topic" => Some((Address::topic(name), storage)),
         _ => None,
     }
 }
 
-/// What an earlier run left for a system: for which address, and where.
-pub(super) fn left_over(embedded: &Embedded, system: &str) -> Vec<(Address, Address)> {
+/// For which system a queue of a spool is, and where that keeps it.
+pub(super) fn system_of(queue: &Address) -> Option<(String, Storage)> {
+    if !is_spool(queue) {
+        return None;
+    }
+    let system = queue.name.strip_prefix(SPOOL_PREFIX)?.split('.').next()?.replace('~', ".");
+    let (_, storage) = address_of(&prefix_of(&system), queue)?;
+    Some((system, storage))
+}
+
+/// What an earlier guard left for a system, in this run or one before: for which address, and where.
+pub(super) fn left_over(embedded: &Embedded, system: &str, fallback: Fallback) -> Vec<(Address, Place)> {
     let prefix = prefix_of(system);
-    let queues = embedded.stats().into_iter().filter(|stats| stats.ready + stats.delayed + stats.unsettled > 0);
-    queues.filter_map(|stats| Some((address_of(&prefix, &stats.address)?, stats.address))).collect()
+    let mut queues: BTreeMap<Address, [Option<Address>; 2]> = BTreeMap::new();
+    for stats in embedded.stats().into_iter().filter(|stats| stats.ready + stats.delayed + stats.unsettled > 0) {
+        if let Some((to, storage)) = address_of(&prefix, &stats.address) {
+            let [memory, disk] = queues.entry(to).or_default();
+            *(if storage == Storage::Memory { memory } else { disk }) = Some(stats.address);
+        }
+    }
+    let place = |(to, [memory, disk]): (Address, [Option<Address>; 2])| {
+        let place = Place::found(system, &to, fallback, memory, disk);
+        (to, place)
+    };
+    queues.into_iter().map(place).collect()
 }
 
 /// How the queue of a spool is made. It must lose, delay and reorder nothing: what it may hold is counted elsewhere.
-pub(super) fn settings(fallback: Fallback) -> QueueSettings {
+pub(super) fn settings(storage: Storage) -> QueueSettings {
     QueueSettings {
-        storage: if fallback == Fallback::Memory { Storage::Memory } else { Storage::Disk },
+        storage,
         priority_max: 0,
         ttl: None,
         length_max: None,
@@ -115,12 +185,12 @@ impl Guarded {
         if self.stop.is_cancelled() {
             return (0..messages.len()).map(|place| (place, PublishError::Closed)).collect();
         }
-        let queue = match self.queue(to).await {
-            Ok(queue) => queue,
+        let place = match self.place(to).await {
+            Ok(place) => place,
             Err(error) => return (0..messages.len()).map(|place| (place, error.clone())).collect(),
         };
         let (mut messages, mut places, mut failures) = self.of_size(to, messages);
-        if shared.settings.fallback != Fallback::Memory
+        if place.storage == Storage::Disk
             && let Some(first) = messages.first_mut()
         {
             Arc::make_mut(first).headers.set(SPOOLED_AT, &now_ms().to_string());
@@ -134,10 +204,10 @@ impl Guarded {
         if !messages.is_empty() {
             let mut entry = Entry { shared, to, is_told: false };
             if begins {
-                self.drain(to.clone(), queue.clone());
+                self.drain(to.clone(), place.clone());
             }
             let sizes: Vec<usize> = messages.iter().map(|message| message.size()).collect();
-            let refused = shared.embedded.keep(&queue, messages).await;
+            let refused = shared.embedded.keep(&place.intake, messages).await;
             let size = |place: &usize| sizes.get(*place).map_or(0, |size| *size as u64);
             let refused_load =
                 Load { messages: refused.len() as u64, bytes: refused.iter().map(|(place, _)| size(place)).sum() };
@@ -157,23 +227,22 @@ impl Guarded {
         failures
     }
 
-    /// The queue where messages for an address wait, made if there was none.
-    async fn queue(&self, to: &Address) -> Result<Address, PublishError> {
-        if let Some(queue) = self.shared.queue(to) {
-            return Ok(queue);
-        }
-        self.shared.has_room_for(to)?;
-        let queue = queue_of(&self.shared.name, to);
-        let settings = settings(self.shared.settings.fallback);
-        match self.shared.embedded.keep_queue(Arc::clone(&queue.name), settings).await {
-            Ok(()) => {
-                self.shared.made(to, &queue);
-                Ok(queue)
+    /// Where messages for an address wait, made if there was nothing.
+    async fn place(&self, to: &Address) -> Result<Place, PublishError> {
+        let shared = &*self.shared;
+        let place = match shared.place(to) {
+            Some((place, true)) => return Ok(place),
+            Some((place, false)) => place,
+            None => {
+                shared.has_room_for(to)?;
+                Place::new(&shared.name, to, shared.settings.fallback)
             }
-            Err(error) => Err(PublishError::Unavailable(format!(
-                "{} is away, and nothing is kept for it: {error}",
-                self.shared.name
-            ))),
+        };
+        match shared.embedded.keep_queue(Arc::clone(&place.intake.name), settings(place.storage)).await {
+            Ok(()) => Ok(shared.made(to, place)),
+            Err(error) => {
+                Err(PublishError::Unavailable(format!("{} is away, and nothing is kept for it: {error}", shared.name)))
+            }
         }
     }
 
@@ -223,11 +292,13 @@ mod tests {
             ("kafka", Address::topic("queue.events")),
             ("billing.eu", Address::queue("topic")),
         ] {
-            let queue = queue_of(system, &to);
-            assert!(is_spool(&queue) && !is_spool(&to), "{queue}");
-            assert_eq!(address_of(&prefix_of(system), &queue), Some(to));
-            for other in ["rabbit", "billing", "kafka.topic", "billing.eu.queue"] {
-                assert_eq!(address_of(&prefix_of(other), &queue), None, "{queue} is not of {other}");
+            for storage in [Storage::Memory, Storage::Disk] {
+                let queue = queue_of(system, &to, storage);
+                assert!(is_spool(&queue) && !is_spool(&to), "{queue}");
+                assert_eq!(address_of(&prefix_of(system), &queue), Some((to.clone(), storage)));
+                for other in ["rabbit", "billing", "kafka.topic", "billing.eu.queue"] {
+                    assert_eq!(address_of(&prefix_of(other), &queue), None, "{queue} is not of {other}");
+                }
             }
         }
     }

@@ -326,6 +326,10 @@ impl Broker for Kafka {
         if self.stop.is_cancelled() { ConnectionState::Closed } else { self.shared.common.condition.connection() }
     }
 
+    async fn answers(&self) -> Result<(), BrokerError> {
+        self.shared.topics.all().await.map(drop)
+    }
+
     async fn close(&self) {
         self.stop.cancel();
         // A server that hangs holds up both, and each for as long as it may: not one after the other.

@@ -284,6 +284,10 @@ impl Broker for RabbitMq {
         self.shared.consume.connection().or_worse(self.shared.publish.connection())
     }
 
+    async fn answers(&self) -> Result<(), BrokerError> {
+        self.shared.publisher.answers().await
+    }
+
     async fn close(&self) {
         self.shared.close();
         self.shared.see_off().await;

@@ -29,7 +29,7 @@ use super::{
     wire::{self, Copy},
 };
 use crate::{
-    broker::{PublishError, PublishFailures},
+    broker::{BrokerError, PublishError, PublishFailures},
     message::{Address, FailedAttempt, Kind, Message, UnixMs, now_ms},
     telemetry::metrics,
 };
@@ -348,6 +348,17 @@ impl Publisher {
         };
         *slot = Some((up, channel.clone()));
         Ok(channel)
+    }
+
+    /// See [`Broker::answers`](crate::broker::Broker::answers): a channel is opened.
+    pub(super) async fn answers(&self) -> Result<(), BrokerError> {
+        let deadline = Instant::now() + self.settings.publish_timeout;
+        let asked = async { self.open(&self.ready(deadline).await?).await };
+        match timeout_at(deadline, asked).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(Refusal::Away(reason))) => Err(BrokerError::Lost(reason)),
+            Ok(Err(_)) | Err(_) => Err(BrokerError::Lost(self.no_answer())),
+        }
     }
 
     async fn open(&self, up: &Arc<Up>) -> Result<Channel, Refusal> {

@@ -346,6 +346,12 @@ impl Broker for Redis {
         }]
     }
 
+    async fn answers(&self) -> Result<(), BrokerError> {
+        let lost = |why: String| BrokerError::Lost(why);
+        let up = self.shared.connection_to_publish().await.map_err(|error| lost(error.to_string()))?;
+        up.ask(&redis::cmd("PING")).await.map(drop).map_err(|error| lost(error.to_string()))
+    }
+
     async fn close(&self) {
         self.shared.close();
         let mut readers = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));

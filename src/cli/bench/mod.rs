@@ -54,6 +54,9 @@ pub enum Scenario {
     /// The same as `spool`, with messages that leave for a topic of Kafka, beside what it takes straight from a publisher.
     #[cfg(feature = "kafka")]
     SpoolDrain,
+    /// The same as `spool-drain`, with a quorum queue of RabbitMQ.
+    #[cfg(feature = "rabbitmq")]
+    SpoolDrainRabbitmq,
     /// From a plugin's file being closed to its serving, under load.
     Reload,
     /// The same as `noop`, on a quorum queue of RabbitMQ that was filled before.
@@ -266,6 +269,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<Output> {
         (_, Some(Scenario::Spool)) => Output::Spool(spool::run(args, handle)?),
         #[cfg(feature = "kafka")]
         (_, Some(Scenario::SpoolDrain)) => Output::Spool(kafka::drain(args, context, handle)?),
+        #[cfg(feature = "rabbitmq")]
+        (_, Some(Scenario::SpoolDrainRabbitmq)) => Output::Spool(rabbitmq::drain(args, context, handle)?),
         (_, Some(Scenario::Disk)) => Output::Disk(Box::new(disk::run(args, handle)?)),
         (_, Some(Scenario::DiskOpen)) => Output::Drained(disk::drain(args, handle)?),
         #[cfg(feature = "kafka")]
@@ -379,6 +384,8 @@ fn plan(args: &Args, scenario: Scenario) -> anyhow::Result<Plan> {
         }
         #[cfg(feature = "kafka")]
         Scenario::SpoolDrain => bail!("only scenarios with one rate can be compared"),
+        #[cfg(feature = "rabbitmq")]
+        Scenario::SpoolDrainRabbitmq => bail!("only scenarios with one rate can be compared"),
     };
     let on_disk = matches!(scenario, Scenario::DiskNoop | Scenario::DiskJson);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -21,9 +21,10 @@ use tokio::{runtime::Handle, task::JoinSet};
 use uuid::Uuid;
 
 use super::{
-    Plan, Report,
+    Args, Plan, Report,
     flow::{self, Bench, Clocked, Counted, Flow, Work},
     ledger::{Ledger, number, numbered},
+    spool::{self, SpoolReport},
 };
 use crate::{
     broker::{
@@ -172,6 +173,25 @@ pub(super) fn run(plan: &Plan, target: &Target, runtime: &Handle) -> anyhow::Res
     }
     runtime.block_on(ground.close());
     report
+}
+
+/// `bench spool-drain-rabbitmq`: a spool that drains to a queue of its own, which is removed whatever happens.
+pub(super) fn drain(args: &Args, context: &Context, runtime: &Handle) -> anyhow::Result<SpoolReport> {
+    let target = Target::new(&args.rabbitmq, false, 1, context, runtime)?;
+    let ground = runtime.block_on(Ground::connect(&target.settings)).map_err(|error| away(&error))?;
+    let queue = format!("helixmq.bench.{}", Uuid::now_v7().simple());
+    let measured = runtime.block_on(ground.make(&queue)).context("the queue cannot be made").and_then(|()| {
+        let rabbitmq = Arc::new(runtime.block_on(RabbitMq::connect("rabbitmq", target.settings.clone()))?);
+        let to = Address::queue(queue.as_str());
+        let measured = spool::run_on(args, Arc::clone(&rabbitmq) as Arc<dyn Broker>, &to, runtime);
+        runtime.block_on(rabbitmq.close());
+        measured
+    });
+    let removed = runtime.block_on(ground.remove(&queue));
+    runtime.block_on(ground.close());
+    let measured = measured?;
+    removed.with_context(|| format!("the queue {queue} cannot be removed"))?;
+    Ok(measured)
 }
 
 /// There is no server, or it will not have us.

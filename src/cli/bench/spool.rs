@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args, runtime: &Handle) -> anyhow::Result<SpoolReport> 
 }
 
 /// Measures with a system that is there.
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 pub(super) fn run_on(
     args: &Args,
     system: Arc<dyn Broker>,

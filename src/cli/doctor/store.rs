@@ -9,14 +9,19 @@ use std::{
 
 use super::{Finding, nearest};
 use crate::{
-    broker::embedded::DiskSettings,
+    broker::{
+        embedded::DiskSettings,
+        guarded::{Orphan, is_spool},
+    },
     cli::{shown::bytes, store::sentence},
     config::Config,
+    message::Address,
     store::{self, StoreError, StoreFigures},
 };
 
 const NAME: &str = "store";
 const DISK: &str = "store disk";
+const SPOOL: &str = "spool";
 /// Above this a publisher waits noticeably. Source: an idle disk with spinning platters takes 8 to 20 ms.
 const FLUSH_SLOW: Duration = Duration::from_millis(30);
 /// The middle one of so many counts.
@@ -37,10 +42,17 @@ struct Mount {
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let disk = &config.embedded.disk;
     let figures = store::stats(&disk.directory);
+    let mut findings = figures.as_ref().map(|figures| orphans(config, figures)).unwrap_or_default();
     // The ledger of attempts is there, where another system keeps the messages.
     if !config.embedded.any_on_disk() && !config.counts_attempts() {
-        let kept = figures.as_ref().map_or(0, messages);
-        return vec![match kept {
+        // What is in a spool is told already.
+        let is_told = |queue: &&store::QueueFigures| findings.is_empty() || !is_spool(&Address::queue(&*queue.name));
+        let kept = figures.as_ref().map_or(0, |figures| {
+            let queues = figures.queues.iter().filter(is_told).map(|queue| queue.messages);
+            queues.chain(figures.topics.iter().map(|topic| topic.messages)).sum()
+        });
+        findings.push(match kept {
+            0 if !findings.is_empty() => return findings,
             0 => Finding::ok(NAME, "nothing is kept on disk"),
             _ => Finding::warn(
                 NAME,
@@ -50,10 +62,24 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
                 ),
                 "set embedded.storage, or that of their queues and topics, to disk",
             ),
-        }];
+        });
+        return findings;
     }
     let there = nearest(&disk.directory);
-    vec![contents(disk, figures, there), medium(disk, there)]
+    findings.splice(0..0, [contents(disk, figures, there), medium(disk, there)]);
+    findings
+}
+
+/// What waits for systems that the configuration does not use.
+fn orphans(config: &Config, figures: &StoreFigures) -> Vec<Finding> {
+    let connections = config.connections_in_use();
+    let names: Vec<&str> = connections.keys().map(|name| &**name).collect();
+    let queues = figures.queues.iter().map(|queue| (Address::queue(&*queue.name), queue.messages, queue.bytes));
+    let finding = |(name, orphan): (String, Orphan)| {
+        let (found, fix) = orphan.says();
+        Finding::warn(SPOOL, format_args!("{name}: {found}"), fix)
+    };
+    Orphan::all(queues, &names).into_iter().map(finding).collect()
 }
 
 fn contents(disk: &DiskSettings, figures: Result<StoreFigures, StoreError>, there: &Path) -> Finding {
@@ -185,7 +211,11 @@ fn unescaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{broker::Storage, cli::doctor::Level};
+    use crate::{
+        broker::{Broker, Declaration, QueueSettings, Storage, embedded},
+        cli::doctor::Level,
+        message::Message,
+    };
 
     #[test]
     fn the_nearest_mount_that_is_seen_counts() {
@@ -221,5 +251,24 @@ mod tests {
         fs::create_dir_all(&config.embedded.disk.directory).unwrap();
         fs::write(config.embedded.disk.directory.join("store.db"), "no database at all").unwrap();
         assert_eq!(examine(&config).first().map(|finding| finding.level), Some(Level::Fail));
+    }
+
+    #[tokio::test]
+    async fn names_what_waits_for_a_system_that_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.embedded.disk = DiskSettings { free_min: 0, ..DiskSettings::new(directory.path()) };
+        let settings = embedded::Settings { disk: Some(config.embedded.disk.clone()), ..Default::default() };
+        let embedded = embedded::Embedded::new("embedded", settings).unwrap();
+        let on_disk = QueueSettings { storage: Storage::Disk, ..QueueSettings::default() };
+        let name: std::sync::Arc<str> = "helixmq.spool.billing~eu.queue.q".into();
+        embedded.declare(&[Declaration::Queue(std::sync::Arc::clone(&name), on_disk)]).await.unwrap();
+        embedded.publish(&Address::queue(name), vec![Message::new("", "", 1).into()]).await.unwrap();
+        embedded.close().await;
+        drop(embedded);
+        let findings = examine(&config);
+        let [found] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!(found.level, Level::Warn);
+        assert!(found.found.starts_with("billing.eu: 1 messages wait on disk"), "{}", found.found);
     }
 }

@@ -12,8 +12,7 @@ use futures_util::future::join_all;
 use super::{guard::guarded, settings};
 use crate::{
     broker::{
-        Broker, BrokerError, BrokerStatus, ConnectionState, Joined, JoinedSystem, embedded::Embedded,
-        guarded::is_orphan,
+        Broker, BrokerError, BrokerStatus, ConnectionState, Joined, JoinedSystem, embedded::Embedded, guarded::Fallback,
     },
     cli::{Exit, Failure},
     config::{Config, Connection},
@@ -54,7 +53,6 @@ impl Systems {
             join_all(systems.iter().map(|system| system.broker.close())).await;
             return Err(not_opened);
         }
-        warn_of_orphans(&embedded, &systems);
         // The others note attempts, and what waits for them, in its store: it is closed last.
         systems.push(JoinedSystem { name: EMBEDDED.into(), broker: Arc::clone(&embedded) as _ });
         let [queues, topics] = [Kind::Queue, Kind::Topic].map(|kind| config.system_of(kind).name());
@@ -88,6 +86,15 @@ impl Systems {
         ))
     }
 
+    /// Why a configuration cannot come into force while this engine runs.
+    pub(super) fn hindrance(&self, after: &Config) -> Option<String> {
+        let connections = after.connections_in_use();
+        let spooled = connections.keys().find(|name| after.guard_of(name).fallback == Fallback::Spool)?;
+        self.embedded.store().is_none().then(|| {
+            format!("{spooled} is to have a spool on disk, and this engine was started without a store: restart it, or leave fallback as it was")
+        })
+    }
+
     /// What has to be exchanged where the configuration changes; `None`: nothing.
     pub(super) fn exchange(&self, before: &Config, after: &Config) -> Option<Exchange> {
         let (olds, news) = (before.connections_in_use(), after.connections_in_use());
@@ -109,15 +116,6 @@ impl Systems {
 
     fn opening(&self, config: &Config, name: &Arc<str>, connection: &Connection) -> Opening {
         Box::pin(open(config.clone(), Arc::clone(name), connection.clone(), Arc::clone(&self.embedded)))
-    }
-}
-
-/// Says what waits for systems that are not there.
-fn warn_of_orphans(embedded: &Embedded, systems: &[JoinedSystem]) {
-    let names: Vec<&str> = systems.iter().map(|system| &*system.name).collect();
-    for stats in embedded.stats().iter().filter(|stats| is_orphan(&stats.address, &names) && stats.ready > 0) {
-        let queue = &stats.address.name;
-        tracing::warn!(%queue, messages = stats.ready, "waits in the spool of a system that this configuration does not use: use it again under its name, and they follow");
     }
 }
 

@@ -107,6 +107,9 @@ impl Files {
         loaded.warnings.iter().for_each(warn);
         let fixed = settings::needs_restart(&self.config, &loaded.config);
         settings::keep_fixed(&mut loaded.config, &self.config);
+        if let Some(why) = self.systems.hindrance(&loaded.config) {
+            return refused(&why);
+        }
         let exchange = self.systems.exchange(&self.config, &loaded.config);
         if let Err(error) = self.hub.apply(settings::hub(&loaded.config), exchange).await {
             return refused(&error);

@@ -96,7 +96,9 @@ fn amiss(system: &System) -> Option<String> {
     let name = &system.name;
     match (&system.status, system.state, system.circuit) {
         (BrokerStatus::Failed { reason }, ..) => Some(format!("{name} has failed: {reason}")),
-        (BrokerStatus::Degraded { reason }, ConnectionState::Ready, _) => Some(format!("{name}: {reason}")),
+        (BrokerStatus::Degraded { reason }, ConnectionState::Ready | ConnectionState::Closed, _) => {
+            Some(format!("{name}: {reason}"))
+        }
         (_, ConnectionState::Ready, Circuit::Open) => Some(format!("nothing is published to {name} now")),
         // It is there, and stays so until somebody publishes.
         (_, ConnectionState::Ready, Circuit::HalfOpen | Circuit::Closed) => None,

@@ -38,6 +38,11 @@ pub(super) enum Mood {
     Losing(&'static str),
     /// Each message is taken or not, and confirmed or not, by chance.
     Erratic,
+    /// Takes everything, and so long for each call and each message.
+    Slow {
+        call: Duration,
+        each: Duration,
+    },
 }
 
 #[derive(Debug)]
@@ -46,6 +51,10 @@ pub(super) struct System {
     connection: Mutex<ConnectionState>,
     taken: Mutex<Vec<(Address, Arc<Message>)>>,
     pub(super) calls: AtomicUsize,
+    /// How often it was asked whether it answers.
+    pub(super) asked: AtomicUsize,
+    /// How many messages came with each call.
+    portions: Mutex<Vec<usize>>,
 }
 
 impl System {
@@ -55,6 +64,8 @@ impl System {
             connection: Mutex::default(),
             taken: Mutex::default(),
             calls: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+            portions: Mutex::default(),
         })
     }
 
@@ -74,6 +85,10 @@ impl System {
 
     pub(super) fn taken(&self) -> Vec<Arc<Message>> {
         self.taken.lock().unwrap().iter().map(|(_, message)| Arc::clone(message)).collect()
+    }
+
+    pub(super) fn portions(&self) -> Vec<usize> {
+        self.portions.lock().unwrap().clone()
     }
 
     fn take(&self, to: &Address, message: &Arc<Message>) {
@@ -144,7 +159,15 @@ impl Broker for System {
 
     async fn publish(&self, to: &Address, messages: Vec<Arc<Message>>) -> Result<(), PublishFailures> {
         self.calls.fetch_add(1, SeqCst);
+        self.portions.lock().unwrap().push(messages.len());
         let mut moods = self.mood.subscribe();
+        let slow = match *moods.borrow() {
+            Mood::Slow { call, each } => Some(call + each * messages.len() as u32),
+            _ => None,
+        };
+        if let Some(time) = slow {
+            sleep(time).await;
+        }
         if *moods.borrow_and_update() == Mood::Frozen {
             tokio::select! {
                 _ = moods.wait_for(|mood| *mood != Mood::Frozen) => {}
@@ -155,7 +178,7 @@ impl Broker for System {
         let mut failures = Vec::new();
         for (place, message) in messages.iter().enumerate() {
             let (is_taken, error) = match &mood {
-                Mood::Well => (true, None),
+                Mood::Well | Mood::Slow { .. } => (true, None),
                 Mood::Away => (false, Some(PublishError::Unavailable("it is away".to_owned()))),
                 Mood::Frozen => (false, Some(lost())),
                 Mood::Refusing(address, error) if address == to => (false, Some(error.clone())),
@@ -198,6 +221,17 @@ impl Broker for System {
 
     fn connection(&self) -> ConnectionState {
         *self.connection.lock().unwrap()
+    }
+
+    async fn answers(&self) -> Result<(), BrokerError> {
+        self.asked.fetch_add(1, SeqCst);
+        let mut moods = self.mood.subscribe();
+        // Whoever is closed or gone is not there to see that.
+        drop(moods.wait_for(|mood| *mood != Mood::Frozen).await);
+        match *moods.borrow() {
+            Mood::Away => Err(BrokerError::Lost("it is away".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     async fn close(&self) {}

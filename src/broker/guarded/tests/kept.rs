@@ -127,28 +127,32 @@ async fn the_age_of_what_waits_is_known_after_a_restart() {
 
 #[tokio::test]
 async fn a_process_killed_while_it_drains_loses_nothing() {
-    let (system, queue) = (System::new(), Address::queue("q"));
-    let mut directory = TempDir::new().unwrap();
-    let slow = SpoolSettings { drain_per_second: Some(4000), ..MAX };
-    let (guard, embedded) = guarded(&system, Fallback::Spool, slow, Some(directory.path()));
-    system.is(Mood::Away);
-    let all = (0..2000).map(|number| message(&number.to_string(), "key")).collect();
-    guard.publish(&queue, all).await.unwrap();
-    system.is(Mood::Well);
-    let mut running = (guard, embedded);
-    for kill in 1..4 {
-        eventually("some of it has left", || system.has(&queue).len() > kill * 450).await;
-        let left = copied(&directory);
-        drop(running);
-        directory = left;
-        running = guarded(&system, Fallback::Spool, slow, Some(directory.path()));
+    let paced = SpoolSettings { drain_per_second: Some(4000), ..MAX };
+    let slow = Mood::Slow { call: Duration::ZERO, each: Duration::from_micros(250) };
+    // A little at a time; and with one portion on its way, the next read and the one before being settled.
+    for (settings, mood) in [(paced, Mood::Well), (MAX, slow)] {
+        let (system, queue) = (System::new(), Address::queue("q"));
+        let mut directory = TempDir::new().unwrap();
+        let (guard, embedded) = guarded(&system, Fallback::Spool, settings, Some(directory.path()));
+        system.is(Mood::Away);
+        let all = (0..2000).map(|number| message(&number.to_string(), "key")).collect();
+        guard.publish(&queue, all).await.unwrap();
+        system.is(mood);
+        let mut running = (guard, embedded);
+        for kill in 1..4 {
+            eventually("some of it has left", || system.has(&queue).len() > kill * 450).await;
+            let left = copied(&directory);
+            drop(running);
+            directory = left;
+            running = guarded(&system, Fallback::Spool, settings, Some(directory.path()));
+        }
+        eventually("it is as before", || running.0.shared.is_calm()).await;
+        let mut first = BTreeSet::new();
+        let in_order: Vec<String> = system.has(&queue).into_iter().filter(|text| first.insert(text.clone())).collect();
+        assert_eq!(in_order, numbered(0..2000), "each, in order; some twice");
+        let ids: BTreeSet<_> = system.taken().iter().map(|message| (text(message), message.id.to_string())).collect();
+        assert_eq!(ids.len(), 2000, "under the same id");
     }
-    eventually("it is as before", || running.0.shared.is_calm()).await;
-    let mut first = BTreeSet::new();
-    let in_order: Vec<String> = system.has(&queue).into_iter().filter(|text| first.insert(text.clone())).collect();
-    assert_eq!(in_order, numbered(0..2000), "each, in order; some twice");
-    let ids: BTreeSet<_> = system.taken().iter().map(|message| (text(message), message.id.to_string())).collect();
-    assert_eq!(ids.len(), 2000, "under the same id");
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! A guard in front of a system that has its moods.
 
 mod double;
+mod drains;
+mod idle;
 mod kept;
 mod races;
+mod reload;
 
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},

@@ -259,12 +259,14 @@ impl State {
     }
 
     /// The next of a lane have been read.
-    pub(super) fn page_loaded(&mut self, lane: usize, page: Option<Page>, now: Now, out: &mut Effects) {
-        let Some(lane) = self.lanes.get_mut(lane) else { return };
+    pub(super) fn page_loaded(&mut self, place: usize, page: Option<Page>, now: Now, out: &mut Effects) {
+        let Some(lane) = self.lanes.get_mut(place) else { return };
         let Some(page) = page else { return lane.not_loaded() };
         let handed = lane.handed_before;
         let items = page.messages.into_iter().map(|stored| Item::restored(stored, handed, now.unix));
         lane.loaded(items, &page.unreadable);
+        // The next is read while these are worked on.
+        self.load(place, out);
         out.wake_one = true;
         self.drop_beyond_limits(out);
     }
