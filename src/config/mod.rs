@@ -10,6 +10,7 @@ mod embedded;
 mod environment;
 mod fallback;
 mod finding;
+mod http;
 mod interpolate;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -165,6 +166,40 @@ impl Backend {
     }
 }
 
+/// What the token of `http.token` is called where it is said who did something.
+pub const MAIN_TOKEN: &str = "main";
+
+/// A token with a name of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiToken {
+    /// Who has it: what the audit log says.
+    pub name: Arc<str>,
+    /// What callers bring.
+    pub token: Secret,
+    /// What they may do.
+    pub role: ApiRole,
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiRole {
+    /// Looking at everything, payloads included.
+    Read,
+    /// Publishing and changing, too.
+    Operate,
+}
+
+impl ApiRole {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+        }
+    }
+}
+
 /// How the engine is reached.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -172,6 +207,8 @@ pub struct Http {
     pub listen: SocketAddr,
     /// What callers must bring. `None` with `open` false: the engine makes one and keeps it in the data directory.
     pub token: Option<Secret>,
+    /// Further tokens.
+    pub tokens: Vec<ApiToken>,
     /// Whether callers may do everything without a token.
     pub open: bool,
     /// Longest request body, in bytes.
@@ -375,7 +412,13 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 7061).into(), token: None, open: false, body_bytes_max: 64 << 20 }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 7061).into(),
+            token: None,
+            tokens: Vec::new(),
+            open: false,
+            body_bytes_max: 64 << 20,
+        }
     }
 }
 

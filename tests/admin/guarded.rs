@@ -1,6 +1,6 @@
 //! Who may call, and from where.
 
-use helixmq::admin::http::Options;
+use helixmq::admin::http::{NamedToken, Options, Role, Token};
 use serde_json::Value;
 
 use crate::{
@@ -40,6 +40,22 @@ async fn only_the_token_admits() {
     for value in [format!("Bearer {TOKEN}"), format!("bearer {TOKEN}")] {
         assert_eq!(ask(&value).await.status, 200);
     }
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_may_look_does_not_change_anything() {
+    let token = NamedToken { name: "ann".into(), token: Token::new("token-of-ann"), role: Role::Read };
+    let served = with(usual(), Options { tokens: vec![token], ..options() }).await;
+    let ask = async |method: &str, path: &str| {
+        served.bare(method, path).header("Authorization", "Bearer token-of-ann").body("{}").send().await
+    };
+    assert_eq!(ask("GET", "/v1/messaging/stats").await.status, 200);
+    let reply = ask("POST", "/v1/messaging/routes/explain").await;
+    assert!(!matches!(reply.status, 401 | 403), "a question is no change: {}", reply.status);
+    let refused = problem(&ask("POST", "/v1/messaging/tasks/quiet").await, 403, "NOT_ALLOWED");
+    assert!(refused.contains("\"ann\" may only look"), "{refused}");
+    assert_eq!(served.post_lines("/v1/messaging/tasks/quiet", "{}\n").await.status, 202);
     served.end().await;
 }
 

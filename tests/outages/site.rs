@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How long a server, or the engine, may take to be well again, or to handle what waits.
-const RECOVERY_MAX: Duration = Duration::from_secs(60);
+const RECOVERY_MAX: Duration = Duration::from_secs(120);
 /// Most memory that an engine may ever have had. A build for tests; its own part is what it has when it does nothing.
 const MEMORY_MAX: u64 = 512 << 20;
 

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use crate::{
     raw::Raw,
     server::Server,
-    site::settings,
-    support::{host::Place, soon},
+    site::{Site, settings},
+    support::{eventually, host::Place, soon},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,6 +37,23 @@ async fn starts_kills_and_starts_again_a_server_of_its_own() {
     drop(server);
     assert!(!directory.exists());
     soon("nobody listens", TcpStream::connect(address)).await.unwrap_err();
+}
+
+/// What the server says of its append-only file is what the broker says of itself, from one connection to the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn is_durable_where_the_server_keeps_what_it_confirms() {
+    let server = Server::own().await;
+    let site = Site::new(&server);
+    let broker = site.broker().await;
+    let is_durable = || (broker.capabilities().durable, broker.systems()[0].is_durable);
+    assert_eq!(is_durable(), (true, true));
+    let raw = Raw::connect(&server).await;
+    for (file, durable) in [("no", false), ("yes", true)] {
+        let _: Value = raw.ask(&format!("CONFIG SET appendonly {file}")).await;
+        raw.end_all_others().await;
+        eventually("it is known", async || (is_durable() == (durable, durable)).then_some(())).await;
+    }
+    soon("the broker closes", broker.close()).await;
 }
 
 /// What is compared, by name.

@@ -63,7 +63,8 @@ impl Stalls {
             Some(format!("Kafka has no {place} (any more): make it, `helixmq topology apply` does"))
         } else if !reading.joined.load(Relaxed) && now - self.begun > JOINING {
             Some(format!(
-                "group {group} has given this engine no place in {place} for {} s: look whether its other members answer",
+                "group {group} has given this engine no place in {place} for {} s: it waits for members that do not answer, \
+                 which may be this engine before an outage (they go after session_timeout), or others",
                 JOINING.as_secs()
             ))
         } else if stuck.is_some() {
