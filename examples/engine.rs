@@ -1,11 +1,12 @@
 //! The whole engine in a program of your own: queues on disk, WebAssembly plugins from a directory beside a Rust function,
-//! and the HTTP interface. Run it with `cargo run --example engine`, drop plugins into `plugins-enabled/`, and ask
-//! `curl http://127.0.0.1:7061/health`; Ctrl-C ends it in good order.
+//! and the HTTP interface. Run it with `cargo run --example engine`, drop `triage.wasm` into `plugins-enabled/`, and ask
+//! `curl http://127.0.0.1:7061/health`; Ctrl-C or SIGTERM ends it in good order. What it keeps is in `.helixmq/example`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
 
 use std::{process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use helixmq::{
     admin::http,
     broker::{
@@ -14,10 +15,13 @@ use helixmq::{
     },
     handler::{Call, Handler, native::Native},
     hub::{Hub, Settings},
-    message::{Address, Outcome},
+    message::{Address, Message, Outcome, now_ms},
     route::{Route, RouteTable},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -36,7 +40,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve() -> anyhow::Result<()> {
-    let disk = Disk { disk: Some(DiskSettings::new("data/example")), ..Disk::default() };
+    let disk = Disk { disk: Some(DiskSettings::new(".helixmq/example")), ..Disk::default() };
     let broker = Arc::new(Embedded::new("embedded", disk)?);
 
     let on_disk = QueueSettings { storage: Storage::Disk, ..QueueSettings::default() };
@@ -55,16 +59,25 @@ async fn serve() -> anyhow::Result<()> {
         Outcome::Done(Vec::new())
     });
     let natives = vec![("audit".to_owned(), write as Arc<dyn Handler>)];
+    // Before anything is taken that could be lost.
+    let listener = TcpListener::bind("127.0.0.1:7061").await.context("127.0.0.1:7061 cannot be listened on")?;
     let hub = Arc::new(Hub::start(broker, settings, natives, std::env::current_exe()?).await?);
 
+    // From here and over HTTP alike; it is on disk when this returns.
+    hub.publish_task("audit", Message::new("engine.started", "the engine has started", now_ms())).await?;
+
     let stop = CancellationToken::new();
-    let listener = TcpListener::bind("127.0.0.1:7061").await?;
-    println!("listening on http://{}", listener.local_addr()?);
+    let mut terminated = signal(SignalKind::terminate())?;
+    println!("listening on http://127.0.0.1:7061; try");
+    println!("  curl --json '{{\"payload\": 1}}' http://127.0.0.1:7061/v1/messaging/tasks/audit");
     // Open to whoever reaches the loopback interface, as this is an example.
     let options = http::Options { open: true, ..http::Options::default() };
     let answering = http::serve(listener, Arc::new(http::Api::new(Arc::clone(&hub), options)), stop.clone());
     let ended = async {
-        tokio::signal::ctrl_c().await.ok();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
         hub.stop().await;
         stop.cancel();
     };

@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for route in hub.routes() {
-        println!("{} from {}: {:?}", route.route, route.source, route.brake);
+        println!("{} were read from {}", route.route, route.source);
     }
     hub.stop().await;
     Ok(())

@@ -1,15 +1,18 @@
 //! Several systems as one broker: an address says which of them has it, or goes where all of its kind are. Nothing is copied
 //! between them, and what one of them cannot do does not hold up the others. Below this no address names a system.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering as Memory},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering as Memory},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, Declaration, Deliveries,
@@ -33,6 +36,9 @@ const NOTHING: Capabilities = Capabilities {
     browse: false,
     message_bytes_max: 0,
 };
+
+/// How long closing one usually takes at most.
+const CLOSE_USUAL: Duration = Duration::from_secs(1);
 
 /// One of the systems.
 #[derive(Clone, Debug)]
@@ -211,6 +217,16 @@ fn said(error: BrokerError, system: Option<&Arc<str>>) -> BrokerError {
     }
 }
 
+/// Closes one, and names it where that takes long.
+async fn closed(system: &JoinedSystem) {
+    let closing = system.broker.close();
+    tokio::pin!(closing);
+    if timeout(CLOSE_USUAL, &mut closing).await.is_err() {
+        tracing::info!(broker = %system.name, "its connections are not closed yet: it does not answer");
+        closing.await;
+    }
+}
+
 #[async_trait]
 impl Broker for Joined {
     fn name(&self) -> &str {
@@ -343,8 +359,8 @@ impl Broker for Joined {
         self.is_closed.store(true, Memory::Relaxed);
         let systems = self.systems.load_full();
         let Some((last, others)) = systems.split_last() else { return };
-        join_all(others.iter().map(|place| place.system.broker.close())).await;
-        last.system.broker.close().await;
+        join_all(others.iter().map(|place| closed(&place.system))).await;
+        closed(&last.system).await;
     }
 }
 

@@ -128,6 +128,12 @@ impl Failure {
         Self { hint: hint.into(), ..self }
     }
 
+    /// The same, with what it is about in front.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
     /// Whether nothing is to be said.
     #[must_use]
     pub fn is_silent(&self) -> bool {

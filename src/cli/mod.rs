@@ -87,7 +87,7 @@ enum Command {
     /// Verify, measure and copy what lies on disk
     #[command(subcommand)]
     Store(store::Command),
-    /// Compare queues of RabbitMQ and topics of Kafka with the configuration, or make them
+    /// Compare what RabbitMQ, Kafka and Redis have with the configuration, or make what is missing
     #[cfg(any(feature = "rabbitmq", feature = "kafka", feature = "redis"))]
     #[command(subcommand)]
     Topology(topology::Command),

@@ -105,6 +105,9 @@ struct Asked {
 fn explain(args: &Explain, context: &Context) -> Result<Exit, Failure> {
     let asked = args.from.address()?;
     let loaded = context.load_with_warnings()?;
+    if let Some((problem, fix)) = loaded.config.objection(&asked) {
+        return Err(Failure::new(Exit::NotFound, "SYSTEM_NOT_FOUND", problem, fix));
+    }
     let source = loaded.config.plain(&asked);
     let message = Message {
         key: args.key.clone().map(Into::into),

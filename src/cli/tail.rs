@@ -1,9 +1,12 @@
 //! `tail`: shows messages without consuming them.
 
+use serde_json::Value;
+
 use super::{
     Context, Exit, Failure,
     arguments::{self, Place},
     client::{Client, Document, Query},
+    output::safe,
     shown::{beginning, payload, text},
 };
 use crate::message::Kind;
@@ -44,17 +47,62 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     query.extend(args.from.iter().map(|from| ("from", from.clone())));
     query.extend(args.limit.map(|limit| ("limit", limit.to_string())));
     query.extend(args.follow.then(|| ("follow", "true".to_owned())));
-    let left = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut left = args.limit;
     let client = Client::new(context)?;
-    for message in client.get_lines("/v1/messaging/tail", &query)?.take(left) {
-        let message = message?;
-        if context.output.json() { context.output.line(&message.text)? } else { context.output.line(line(&message))? }
+    let mut lines = client.get_lines("/v1/messaging/tail", &query)?;
+    while left != Some(0) {
+        let Some(line) = lines.next().transpose()? else { break };
+        match notice(&line.value) {
+            None => {
+                let text = if context.output.json() { line.text } else { shown(&line) };
+                context.output.line(text)?;
+                left = left.map(|left| left - 1);
+            }
+            Some(Notice::Interrupted(why)) => {
+                context.output.note(safe(&format!("{address} cannot be read, going on once it can: {why}")));
+            }
+            Some(Notice::Resumed) => context.output.note(format_args!("{address} can be read again, going on")),
+            Some(Notice::Failed(code, why)) => {
+                return Err(Failure::new(Exit::Unreachable, code, format!("{address} cannot be read on: {why}"), ""));
+            }
+        }
     }
-    Ok(Exit::Done)
+    match left {
+        Some(0) => Ok(Exit::Done),
+        _ if !args.follow => Ok(Exit::Done),
+        _ => {
+            let message = "the engine is stopping, and shows nothing more";
+            Err(Failure::new(Exit::Unreachable, "ENGINE_STOPPED", message, "call again once it runs"))
+        }
+    }
+}
+
+/// A line that is no message.
+#[derive(Debug, PartialEq, Eq)]
+enum Notice {
+    /// Nothing can be read for now, and why.
+    Interrupted(String),
+    Resumed,
+    /// Nothing more can be read: a code, and why.
+    Failed(String, String),
+}
+
+fn notice(line: &Value) -> Option<Notice> {
+    if line.get("id").is_some() {
+        return None;
+    }
+    if line.get("resumed").is_some() {
+        return Some(Notice::Resumed);
+    }
+    if let Some(why) = line.get("interrupted") {
+        return Some(Notice::Interrupted(text(why, &["/message"])));
+    }
+    let why = line.get("error")?;
+    Some(Notice::Failed(text(why, &["/code"]), text(why, &["/message"])))
 }
 
 /// Time, place, id, type, key and the beginning of the payload.
-fn line(message: &Document) -> String {
+fn shown(message: &Document) -> String {
     let value = &message.value;
     let place = match (value.get("partition"), value.get("offset")) {
         (Some(partition), Some(offset)) => format!("{partition}/{offset}  "),
@@ -78,7 +126,18 @@ mod tests {
     fn a_message_is_a_line() {
         let text = r#"{"id":"1","type":"a\u001b","timestamp":"T","partition":2,"offset":3,"data":{"n":12345678901234567890123}}"#;
         let message = Document { text: text.to_owned(), value: serde_json::from_str(text).unwrap() };
-        assert_eq!(line(&message), r#"T  2/3  1  a\u{1b}  -  {"n":12345678901234567890123}"#);
+        assert_eq!(shown(&message), r#"T  2/3  1  a\u{1b}  -  {"n":12345678901234567890123}"#);
+    }
+
+    #[test]
+    fn a_line_that_is_no_message_is_told_apart() {
+        let read = |text: &str| notice(&serde_json::from_str(text).unwrap());
+        assert_eq!(read(r#"{"id":"1","error":{"code":"A"},"resumed":true}"#), None);
+        assert_eq!(read(r#"{"resumed":true}"#), Some(Notice::Resumed));
+        let away = r#"{"interrupted":{"code":"A","message":"it is away"}}"#;
+        assert_eq!(read(away), Some(Notice::Interrupted("it is away".to_owned())));
+        let gone = r#"{"error":{"code":"A","message":"it is gone"}}"#;
+        assert_eq!(read(gone), Some(Notice::Failed("A".to_owned(), "it is gone".to_owned())));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::{
     Backend, Config,
     finding::Origin,
     kind,
-    section::Section,
-    words::{listed, quoted},
+    section::{Given, Section},
+    words::{listed, nearest, quoted},
 };
 use crate::message::{Address, Kind as AddressKind, SYSTEM_BYTES_MAX};
 
@@ -33,19 +33,42 @@ pub(super) fn backend() -> kind::Kind<Backend> {
 pub enum Connection {
     /// RabbitMQ.
     #[cfg(feature = "rabbitmq")]
-    Rabbitmq(Box<crate::broker::rabbitmq::Settings>),
+    Rabbitmq(Arc<crate::broker::rabbitmq::Settings>),
     /// Kafka.
     #[cfg(feature = "kafka")]
-    Kafka(Box<crate::broker::kafka::Settings>),
+    Kafka(Arc<crate::broker::kafka::Settings>),
     /// Redis.
     #[cfg(feature = "redis")]
-    Redis(Box<crate::broker::redis::Settings>),
+    Redis(Arc<crate::broker::redis::Settings>),
 }
 
 impl Connection {
+    /// How it is reached where it is RabbitMQ.
+    #[cfg(feature = "rabbitmq")]
+    #[must_use]
+    pub fn as_rabbitmq(&self) -> Option<&crate::broker::rabbitmq::Settings> {
+        match self {
+            Self::Rabbitmq(settings) => Some(settings),
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => None,
+        }
+    }
+
+    /// How it is reached where it is Redis.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn as_redis(&self) -> Option<&crate::broker::redis::Settings> {
+        match self {
+            Self::Redis(settings) => Some(settings),
+            #[allow(unreachable_patterns, reason = "a build may have no other")]
+            _ => None,
+        }
+    }
+
     /// How it is reached where it is Kafka.
     #[cfg(feature = "kafka")]
-    pub(super) fn as_kafka(&self) -> Option<&crate::broker::kafka::Settings> {
+    #[must_use]
+    pub fn as_kafka(&self) -> Option<&crate::broker::kafka::Settings> {
         match self {
             Self::Kafka(settings) => Some(settings),
             #[allow(unreachable_patterns, reason = "a build may have no other")]
@@ -85,15 +108,15 @@ impl Config {
         let mut all = if self.backend.is_none() { self.connections.clone() } else { BTreeMap::new() };
         #[cfg(feature = "rabbitmq")]
         if let Some(settings) = self.rabbitmq_in_use() {
-            all.insert(Backend::Rabbitmq.name(), Connection::Rabbitmq(Box::new(settings.clone())));
+            all.insert(Backend::Rabbitmq.name(), Connection::Rabbitmq(Arc::clone(settings)));
         }
         #[cfg(feature = "kafka")]
         if let Some(settings) = self.kafka_in_use() {
-            all.insert(Backend::Kafka.name(), Connection::Kafka(Box::new(settings.clone())));
+            all.insert(Backend::Kafka.name(), Connection::Kafka(Arc::clone(settings)));
         }
         #[cfg(feature = "redis")]
         if let Some(settings) = self.redis_in_use() {
-            all.insert(Backend::Redis.name(), Connection::Redis(Box::new(settings.clone())));
+            all.insert(Backend::Redis.name(), Connection::Redis(Arc::clone(settings)));
         }
         all
     }
@@ -111,18 +134,40 @@ impl Config {
         if address.system.as_ref().is_some_and(is_usual) { address.local() } else { address.clone() }
     }
 
-    /// Why there is no such queue or topic, and what to do; `None`: there may be.
-    pub(super) fn objection(&self, address: &Address) -> Option<(String, String)> {
-        let system = address.system.as_ref()?;
-        let connections = self.connections_in_use();
-        if **system == *Backend::Inmemory.name() || connections.contains_key(system) {
+    /// Why there is no such queue or topic, and what to do; `None`: there may be. With a [backend](Config::backend) an
+    /// address may name what is configured besides, as it is there all the same.
+    #[must_use]
+    pub fn objection(&self, address: &Address) -> Option<(String, String)> {
+        let system = address.system.as_deref()?;
+        let names = self.systems();
+        if names.iter().any(|name| **name == *system) {
             return None;
         }
-        let embedded = Backend::Inmemory.name();
-        let names: Vec<&str> = std::iter::once(&embedded).chain(connections.keys()).map(|name| &**name).collect();
+        let kinds = Backend::ALL.iter().map(|kind| kind.name());
+        let near: Vec<Arc<str>> = names.iter().cloned().chain(kinds).collect();
+        let fix = match nearest(system, near.iter().map(|name| &**name)) {
+            // One that could be there, and is not configured.
+            Some(name) if name == system => format!("configure `{system}:`"),
+            Some(name) if names.iter().any(|known| **known == *name) => format!("did you mean {name}?"),
+            Some(name) => format!("did you mean {name}, which needs a section `{name}:`?"),
+            None => "add it under `connections:`".to_owned(),
+        };
+        let are = if names.len() == 1 { "is" } else { "are" };
         let problem = format!("{address}: no messaging system is called {}", quoted(system));
-        let there = format!("there {} {}", if names.len() == 1 { "is" } else { "are" }, listed(&names, "and"));
-        Some((problem, format!("configure `{system}:`, or add it under `connections:`; {there}")))
+        Some((problem, format!("there {are} {}; {fix}", listed(&names, "and"))))
+    }
+
+    /// Every system that addresses may name, the engine's own first.
+    fn systems(&self) -> Vec<Arc<str>> {
+        let mut names = vec![Backend::Inmemory.name()];
+        #[cfg(feature = "rabbitmq")]
+        names.extend(self.rabbitmq.as_ref().map(|_| Backend::Rabbitmq.name()));
+        #[cfg(feature = "kafka")]
+        names.extend(self.kafka.as_ref().map(|_| Backend::Kafka.name()));
+        #[cfg(feature = "redis")]
+        names.extend(self.redis.as_ref().map(|_| Backend::Redis.name()));
+        names.extend(self.connections.keys().cloned());
+        names
     }
 }
 
@@ -150,30 +195,37 @@ pub(super) fn read(
             section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
         }
         guard(name.into(), section);
-        if let Some(connection) = one(section, dead_letter, group) {
-            all.insert(Arc::from(name), connection);
+        match one(section, dead_letter, group) {
+            Some(connection) => {
+                all.insert(Arc::from(name), connection);
+            }
+            None => {
+                section.reader.unread.insert(name.to_owned());
+            }
         }
     });
     all
 }
 
-/// Reads one; where it has no kind, that has been said.
+/// Reads one; where it has no kind, that has been said, and of its other keys nothing is known.
 fn one(section: &mut Section<'_, '_, '_>, dead_letter: &Address, group: &(String, Origin)) -> Option<Connection> {
-    let of = section
-        .required("kind", &kind::choice(KINDS.get(1..).unwrap_or_default(), |backend| backend.as_str().to_owned()))?
-        .value;
+    let kinds = kind::choice(KINDS.get(1..).unwrap_or_default(), |backend| backend.as_str().to_owned());
+    let Some(Given { value: of, .. }) = section.required("kind", &kinds) else {
+        section.leave();
+        return None;
+    };
     let _ = (dead_letter, group);
     match of {
         #[cfg(feature = "rabbitmq")]
         Backend::Rabbitmq => {
-            Some(Connection::Rabbitmq(Box::new(super::rabbitmq::read(section, None, false, dead_letter))))
+            Some(Connection::Rabbitmq(Arc::new(super::rabbitmq::read(section, None, false, dead_letter))))
         }
         #[cfg(feature = "kafka")]
         Backend::Kafka => {
-            Some(Connection::Kafka(Box::new(super::kafka::read(section, None, false, group.clone()).settings)))
+            Some(Connection::Kafka(Arc::new(super::kafka::read(section, None, false, group.clone()).settings)))
         }
         #[cfg(feature = "redis")]
-        Backend::Redis => Some(Connection::Redis(Box::new(super::redis::read(section, None, false, dead_letter)))),
+        Backend::Redis => Some(Connection::Redis(Arc::new(super::redis::read(section, None, false, dead_letter)))),
         _ => None,
     }
 }

@@ -2,22 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    Backend, Config, ConfigErrors, DeadLetters, Http, Loading, LogFormat, PluginSettings, Plugins, Secret, Telemetry,
-    Warning, brakes, connections, embedded, environment, fallback,
+    Backend, Config, ConfigErrors, DeadLetters, Loading, LogFormat, PluginSettings, Plugins, Telemetry, Warning,
+    brakes, connections, embedded, environment, fallback,
     finding::Origin,
+    http,
     kind::{self, Kind, Wrong},
     limits::{Base, MESSAGE_BYTES, WAIT_MS},
     plugin_toml::{self, Part},
     require,
     routes::{self, Draft, OnKafka, Surroundings},
-    section::{Given, Reader, Section},
+    section::{Reader, Section},
     shown::{Key, Shown},
     source,
     tree::Node,
@@ -29,9 +29,6 @@ use crate::{broker::topology, message::Address, route::Route};
 pub const DEFAULT_FILE: &str = "configs/messaging.yaml";
 /// A pebibyte: more than any machine has.
 const MEMORY_MIB_MAX: usize = 1 << 30;
-/// A token that can be guessed is as good as none.
-const TOKEN_BYTES_MIN: usize = 16;
-
 /// A configuration, and how it came about.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -132,7 +129,7 @@ pub fn read_plugin_toml(
 pub fn keys() -> Vec<Key> {
     /// One of everything that has keys.
     const SAMPLE: &str = "{embedded: {queues: {a: {}}, topics: {a: {}}}, plugins: {settings: {a: {}}}, \
-                          rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
+                          http: {tokens: [{name: a, token: a}]}, rabbitmq: {exchanges: {a: {}}, queues: {a: {bindings: [{exchange: a}]}}, topics: {a: {}}}, \
                           kafka: {topics: {a: {}}}, \
                           redis: {queues: {a: {}}, topics: {a: {}}}, \
                           routes: [{name: a, topic: a, handler: a}]}";
@@ -161,9 +158,13 @@ fn finished(reader: &mut Reader<'_>, files: &[PathBuf]) -> Result<(), ConfigErro
 fn joined(reader: &mut Reader<'_>, file: Option<&Path>, document: Option<&Node>) -> Result<Loaded, ConfigErrors> {
     let backend = environment::read(reader);
     let (mut config, mut drafts, mut files) = reader.root(document, |section| read(section, backend, true));
+    let unread = std::mem::take(&mut reader.unread);
+    routes::require_systems(reader, &drafts, &|address| {
+        let is_unread = address.system.as_deref().is_some_and(|system| unread.contains(system));
+        config.objection(address).filter(|_| !is_unread)
+    });
     drafts.iter_mut().for_each(|draft| draft.name_alike(|address| config.plain(address)));
     let kafka = OnKafka::of(&config);
-    routes::require_systems(reader, &drafts, &|address| config.objection(address));
     require_declared(reader, &config, &drafts);
     routes::look_for_handlers(reader, &drafts, &config.plugins.directory);
     config.routes = routes::join_all(reader, drafts, &kafka);
@@ -214,7 +215,7 @@ fn read(
     });
     let backend = backend.or(named);
     let mut guards = BTreeMap::new();
-    let http = section.section("http", http);
+    let http = section.section("http", http::read);
     let (data_directory, shutdown_grace, memory_budget, outage, watchdog) = section.section("engine", |section| {
         (
             section.value("data_directory", &kind::path(), default.data_directory),
@@ -233,7 +234,7 @@ fn read(
             let dead_letter = &embedded.dead_letter;
             Some(section.section("rabbitmq", |section| {
                 guards.insert(Backend::Rabbitmq.name(), fallback::read(section, asked.fallback));
-                super::rabbitmq::read(section, backend, true, dead_letter)
+                Arc::new(super::rabbitmq::read(section, backend, true, dead_letter))
             }))
         } else {
             section.known("rabbitmq");
@@ -263,7 +264,7 @@ fn read(
             let dead_letter = &embedded.dead_letter;
             Some(section.section("redis", |section| {
                 guards.insert(Backend::Redis.name(), fallback::read(section, asked.fallback));
-                super::redis::read(section, backend, true, dead_letter)
+                Arc::new(super::redis::read(section, backend, true, dead_letter))
             }))
         } else {
             section.known("redis");
@@ -299,7 +300,7 @@ fn read(
     #[cfg(feature = "rabbitmq")]
     let config = Config { rabbitmq, ..config };
     #[cfg(feature = "kafka")]
-    let config = Config { kafka: kafka.map(|kafka| kafka.settings), ..config };
+    let config = Config { kafka: kafka.map(|kafka| Arc::new(kafka.settings)), ..config };
     #[cfg(feature = "redis")]
     let config = Config { redis, ..config };
     if config.connections_in_use().is_empty() {
@@ -349,68 +350,6 @@ fn dead_letters(
         }
     }
     all
-}
-
-fn http(section: &mut Section<'_, '_, '_>) -> Http {
-    let default = Http::default();
-    let listen = section.value("listen", &listen(), default.listen);
-    let written = section.optional("token", &kind::token(), "HELIXMQ_TOKEN, else one is made");
-    let open = section.value("open", &kind::flag(), default.open);
-    let token = written.or_else(|| if open { None } else { token_of_environment(section) });
-    let body_bytes_max = section.value("body_bytes_max", &kind::bytes(MESSAGE_BYTES), default.body_bytes_max);
-    if let (true, Some(token)) = (open, &token) {
-        let (path, origin) = (section.path_of("token"), token.origin.clone());
-        section.reader.refuse(
-            origin,
-            &path,
-            "nobody is asked for a token where http.open is true",
-            "remove one of the two",
-        );
-    }
-    if let Some(token) = token.as_ref().filter(|token| token.value.reveal().len() < TOKEN_BYTES_MIN) {
-        let (path, origin) = (section.path_of("token"), token.origin.clone());
-        let problem = format!("is shorter than {TOKEN_BYTES_MIN} characters and can be guessed");
-        section.reader.warn(origin, &path, problem, "use a long random one, as `openssl rand -hex 32` prints");
-    }
-    if open && !listen.ip().is_loopback() {
-        let (path, origin) = (section.path_of("open"), section.origin_of("open"));
-        let problem = format!("everybody who reaches {listen} may publish, read and discard");
-        section.reader.warn(origin, &path, problem, "set it to false, or listen on 127.0.0.1");
-    }
-    Http { listen, token: token.map(|token| token.value), open, body_bytes_max }
-}
-
-/// The token that the command line uses too, where the file names none.
-fn token_of_environment(section: &mut Section<'_, '_, '_>) -> Option<Given<Secret>> {
-    const VARIABLE: &str = "HELIXMQ_TOKEN";
-    let path = section.path_of("token");
-    let text = section.reader.variable(VARIABLE).filter(|_| !section.has("token"))?;
-    let origin = Origin::Environment(VARIABLE);
-    match (kind::token().read)(&text) {
-        Ok(value) => {
-            section.reader.show(&path, "***".to_owned(), origin.clone());
-            Some(Given { value, origin, from_environment: true })
-        }
-        Err(wrong) => {
-            section.reader.refuse(origin, &path, wrong.problem, wrong.fix);
-            None
-        }
-    }
-}
-
-fn listen() -> Kind<SocketAddr> {
-    let read = |text: &str| {
-        text.parse::<SocketAddr>().map_err(|_| {
-            let port = text.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
-            let fix = match (text.starts_with("localhost:"), port) {
-                (true, Some(port)) => format!("write 127.0.0.1:{port}"),
-                (_, Some(port)) => format!("write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for all"),
-                _ => "write an IP address and a port, as in 127.0.0.1:7061 or [::1]:7061".to_owned(),
-            };
-            Wrong::new(format!("{} is not an IP address with a port", super::words::quoted(text)), fix)
-        })
-    };
-    kind::parsed("an IP address with a port", read, ToString::to_string)
 }
 
 fn plugins(section: &mut Section<'_, '_, '_>) -> (Plugins, BTreeMap<String, Part>) {

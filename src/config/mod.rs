@@ -10,12 +10,15 @@ mod embedded;
 mod environment;
 mod fallback;
 mod finding;
+mod http;
 mod interpolate;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod kind;
 mod limits;
 mod load;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod nodes;
 mod plugin_toml;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
@@ -93,13 +96,13 @@ pub struct Config {
     pub embedded: Embedded,
     /// RabbitMQ, where it is configured.
     #[cfg(feature = "rabbitmq")]
-    pub rabbitmq: Option<crate::broker::rabbitmq::Settings>,
+    pub rabbitmq: Option<Arc<crate::broker::rabbitmq::Settings>>,
     /// Kafka, where it is configured.
     #[cfg(feature = "kafka")]
-    pub kafka: Option<crate::broker::kafka::Settings>,
+    pub kafka: Option<Arc<crate::broker::kafka::Settings>>,
     /// Redis, where it is configured.
     #[cfg(feature = "redis")]
-    pub redis: Option<crate::broker::redis::Settings>,
+    pub redis: Option<Arc<crate::broker::redis::Settings>>,
     /// Further systems outside of the engine, by the names that addresses have for them.
     pub connections: BTreeMap<Arc<str>, Connection>,
     /// How the systems outside of the engine are guarded, by their names.
@@ -163,6 +166,40 @@ impl Backend {
     }
 }
 
+/// What the token of `http.token` is called where it is said who did something.
+pub const MAIN_TOKEN: &str = "main";
+
+/// A token with a name of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiToken {
+    /// Who has it: what the audit log says.
+    pub name: Arc<str>,
+    /// What callers bring.
+    pub token: Secret,
+    /// What they may do.
+    pub role: ApiRole,
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiRole {
+    /// Looking at everything, payloads included.
+    Read,
+    /// Publishing and changing, too.
+    Operate,
+}
+
+impl ApiRole {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+        }
+    }
+}
+
 /// How the engine is reached.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -170,6 +207,8 @@ pub struct Http {
     pub listen: SocketAddr,
     /// What callers must bring. `None` with `open` false: the engine makes one and keeps it in the data directory.
     pub token: Option<Secret>,
+    /// Further tokens.
+    pub tokens: Vec<ApiToken>,
     /// Whether callers may do everything without a token.
     pub open: bool,
     /// Longest request body, in bytes.
@@ -319,21 +358,21 @@ impl Config {
     /// RabbitMQ's settings, where it is used.
     #[cfg(feature = "rabbitmq")]
     #[must_use]
-    pub fn rabbitmq_in_use(&self) -> Option<&crate::broker::rabbitmq::Settings> {
+    pub fn rabbitmq_in_use(&self) -> Option<&Arc<crate::broker::rabbitmq::Settings>> {
         self.rabbitmq.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Rabbitmq))
     }
 
     /// Redis' settings, where it is used.
     #[cfg(feature = "redis")]
     #[must_use]
-    pub fn redis_in_use(&self) -> Option<&crate::broker::redis::Settings> {
+    pub fn redis_in_use(&self) -> Option<&Arc<crate::broker::redis::Settings>> {
         self.redis.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Redis))
     }
 
     /// Kafka's settings, where it is used.
     #[cfg(feature = "kafka")]
     #[must_use]
-    pub fn kafka_in_use(&self) -> Option<&crate::broker::kafka::Settings> {
+    pub fn kafka_in_use(&self) -> Option<&Arc<crate::broker::kafka::Settings>> {
         self.kafka.as_ref().filter(|_| self.backend.is_none_or(|backend| backend == Backend::Kafka))
     }
 }
@@ -373,7 +412,13 @@ impl Default for Config {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 7061).into(), token: None, open: false, body_bytes_max: 64 << 20 }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 7061).into(),
+            token: None,
+            tokens: Vec::new(),
+            open: false,
+            body_bytes_max: 64 << 20,
+        }
     }
 }
 

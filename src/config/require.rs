@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    Config, kind,
+    Backend, Config, kind,
     section::{Given, Reader, Section},
     tree::Value,
-    words::{listed, quoted},
+    words::{listed, nearest, quoted},
 };
 
 const KEY: &str = "require";
@@ -31,10 +31,11 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>) -> Vec<Given<String>> {
     items.filter_map(|(place, item)| section.reader.one(&format!("{path}[{place}]"), item, &kind::name())).collect()
 }
 
-/// Refuses what is no system that the configuration uses.
+/// Refuses what is no system that the configuration uses. The engine's own always is, and always there.
 pub(super) fn checked(reader: &mut Reader<'_>, named: Vec<Given<String>>, config: &Config) -> Vec<Arc<str>> {
     let connections = config.connections_in_use();
-    let systems: Vec<&str> = connections.keys().map(|name| &**name).collect();
+    let embedded = Backend::Inmemory.name();
+    let systems: Vec<&str> = std::iter::once(&embedded).chain(connections.keys()).map(|name| &**name).collect();
     let mut required = Vec::new();
     for (place, given) in named.into_iter().enumerate() {
         let path = format!("messaging.{KEY}[{place}]");
@@ -43,9 +44,13 @@ pub(super) fn checked(reader: &mut Reader<'_>, named: Vec<Given<String>>, config
             required.push(given.value.into());
             continue;
         }
-        let fix = match systems.as_slice() {
-            [] => "remove it: no system outside of the engine is used".to_owned(),
-            systems => format!("write {}", listed(systems, "or")),
+        // One of `connections:` that could not be read: that has been said.
+        if reader.unread.contains(&given.value) {
+            continue;
+        }
+        let fix = match nearest(&given.value, systems.iter().copied()) {
+            Some(name) => format!("did you mean {name}?"),
+            None => format!("remove it, or write {}", listed(&systems, "or")),
         };
         let problem = format!("{} is no system that this configuration uses", quoted(&given.value));
         reader.refuse(given.origin, &path, problem, fix);
@@ -66,9 +71,10 @@ mod tests {
         let required = load("[rabbitmq]").unwrap().config.require;
         assert_eq!(required.iter().map(|name| &**name).collect::<Vec<_>>(), ["rabbitmq"]);
         assert!(load("[]").unwrap().config.require.is_empty());
+        load("[rabbitmq, embedded]").unwrap();
         for (require, problem) in [
             ("[kafka]", "\"kafka\" is no system that this configuration uses"),
-            ("[rabbitmq, embedded]", "\"embedded\" is no system that this configuration uses"),
+            ("[rabitmq]", "did you mean rabbitmq?"),
             ("rabbitmq", "is a single value, not a list of systems"),
             ("[[rabbitmq]]", "is a list, not a name"),
         ] {

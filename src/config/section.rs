@@ -27,6 +27,8 @@ pub(super) struct Reader<'e> {
     pub(super) keys: Vec<Key>,
     /// Variables that values name.
     pub(super) used: BTreeSet<String>,
+    /// Systems of `connections:` that are not known by more than their names, which has been said.
+    pub(super) unread: BTreeSet<String>,
     /// By path: what the environment says instead of the file.
     pub(super) overrides: BTreeMap<&'static str, (String, &'static str)>,
     file: Option<Arc<Path>>,
@@ -44,6 +46,7 @@ impl<'e> Reader<'e> {
             shown: Vec::new(),
             keys: Vec::new(),
             used: BTreeSet::new(),
+            unread: BTreeSet::new(),
             overrides: BTreeMap::new(),
             file: file.map(Arc::from),
             prefix: String::new(),
@@ -222,6 +225,11 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             self.reader.keys.push(Key { path, takes: takes.to_owned(), default: default.to_owned() });
         }
         self.entry(key).map(|entry| &entry.node)
+    }
+
+    /// Leaves the rest alone: which keys there may be depends on one that is wrong.
+    pub(super) fn leave(&mut self) {
+        self.entries = &[];
     }
 
     /// Names a section that is read only where it is there, so that a key may be taken for it.

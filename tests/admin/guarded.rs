@@ -55,7 +55,7 @@ async fn a_token_that_may_look_does_not_change_anything() {
     assert!(!matches!(reply.status, 401 | 403), "a question is no change: {}", reply.status);
     let refused = problem(&ask("POST", "/v1/messaging/tasks/quiet").await, 403, "NOT_ALLOWED");
     assert!(refused.contains("\"ann\" may only look"), "{refused}");
-    assert_eq!(served.post_lines("/v1/messaging/tasks/quiet", "{}\n").await.status, 200);
+    assert_eq!(served.post_lines("/v1/messaging/tasks/quiet", "{}\n").await.status, 202);
     served.end().await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use async_trait::async_trait;
@@ -24,6 +24,8 @@ pub(crate) struct Moody {
     stalls: AtomicU32,
     /// How often somebody looked at what is there.
     looks: AtomicU32,
+    /// Nothing can be shown.
+    hides: AtomicBool,
 }
 
 impl Moody {
@@ -35,12 +37,18 @@ impl Moody {
             system: Mutex::default(),
             stalls: AtomicU32::new(0),
             looks: AtomicU32::new(0),
+            hides: AtomicBool::new(false),
         })
     }
 
     /// The next so many subscriptions bring nothing, and say nothing.
     pub(crate) fn stalls(&self, times: u32) {
         self.stalls.store(times, Ordering::SeqCst);
+    }
+
+    /// Whether what is there cannot be shown, from now on.
+    pub(crate) fn hides(&self, hides: bool) {
+        self.hides.store(hides, Ordering::SeqCst);
     }
 
     /// How often somebody has looked at what is there: the engine does once a second.
@@ -89,6 +97,9 @@ impl Broker for Moody {
     }
 
     async fn browse(&self, request: Browse) -> Result<Page, BrokerError> {
+        if self.hides.load(Ordering::SeqCst) {
+            return Err(BrokerError::Lost("the server went away".to_owned()));
+        }
         self.inner.browse(request).await
     }
 

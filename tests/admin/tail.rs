@@ -4,7 +4,8 @@ use helixmq::admin::http::Options;
 use serde_json::{Value, json};
 
 use crate::{
-    served::{options, problem, served, usual, with},
+    moody::Moody,
+    served::{on, options, problem, served, usual, with},
     support::eventually,
 };
 
@@ -71,6 +72,25 @@ async fn ends_when_the_engine_stops() {
     let served = served().await;
     let mut lines = served.request("GET", "/v1/messaging/tail?queue=quiet&follow=true").open().await;
     served.stop.cancel();
+    assert_eq!(lines.line().await, None);
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_hears_that_nothing_can_be_read_and_goes_on_afterwards() {
+    let broker = Moody::new();
+    let served = on(&broker, usual()).await;
+    served.post(EVENTS, r#"{"id":"1"}"#).await;
+    let path = "/v1/messaging/tail?topic=events&from=beginning";
+    let mut lines = served.request("GET", &format!("{path}&follow=true&limit=2")).open().await;
+    assert_eq!(lines.line().await.unwrap()["id"], "1");
+    broker.hides(true);
+    let why = json!({ "code": "CONNECTION_CLOSED", "message": "the server went away" });
+    assert_eq!(lines.line().await.unwrap(), json!({ "interrupted": why }));
+    served.post(EVENTS, r#"{"id":"2"}"#).await;
+    broker.hides(false);
+    assert_eq!(lines.line().await.unwrap(), json!({ "resumed": true }));
+    assert_eq!(lines.line().await.unwrap()["id"], "2");
     assert_eq!(lines.line().await, None);
     served.end().await;
 }

@@ -1,5 +1,11 @@
 //! Messages through a running engine: in by `publish`, seen by `tail`, found dead by `dlq`.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::sandbox::{ANY_PORT, Ran, Sandbox, eventually, plugin};
@@ -97,6 +103,22 @@ fn what_follows_is_shown_as_it_comes() {
     let following = std::thread::spawn(move || Ran::of(following));
     sandbox.feed(&["publish", "--topic", "events", "--raw"], "2\n").ended(0);
     assert_eq!(lines(&following.join().unwrap().ended(0).stdout).len(), 2);
+}
+
+#[test]
+fn a_follower_does_not_end_without_a_word_when_the_engine_does() {
+    let sandbox = sandbox();
+    let engine = sandbox.serve();
+    sandbox.feed(&["publish", "--topic", "events", "--raw"], "1\n").ended(0);
+    let mut following = sandbox.command(&["tail", "--topic", "events", "--from", "beginning", "--follow"]);
+    let mut following = following.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut seen = BufReader::new(following.stdout.take().unwrap());
+    seen.read_line(&mut String::new()).unwrap();
+    engine.signal(Signal::TERM);
+    let ended = following.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!((ended.status.code(), said.contains("the engine is stopping")), (Some(4), true), "{said}");
+    assert_eq!(engine.end().code(), Some(0));
 }
 
 #[test]

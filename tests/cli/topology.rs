@@ -80,6 +80,48 @@ fn what_comes_at_most_once_is_explained() {
     assert!(!said("kept").contains("at most once"));
 }
 
+const CONNECTIONS: &str = "connections:\n  billing: {kind: rabbitmq, host: 127.0.0.1, port: 1, username: u, password: p}\n  \
+                           quakes: {kind: kafka, brokers: ['127.0.0.1:1'], connect_timeout: 1s, topics: {felt: {}}}\n  \
+                           cache: {kind: redis, host: 127.0.0.1, port: 1, queues: {held: {}}}\n";
+
+#[test]
+fn every_system_in_use_is_looked_at_and_named() {
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{CONNECTIONS}"));
+    let doctor = sandbox.run(&["doctor"]).ended(1).stdout;
+    for name in ["billing", "quakes", "cache"] {
+        let line = doctor.lines().find(|line| line.starts_with(&format!("fail  {name}: "))).unwrap_or_default();
+        assert!(line.contains("127.0.0.1:1"), "{doctor}");
+        for verb in ["plan", "apply"] {
+            let ended = sandbox.run(&["topology", verb, "--system", name]).ended(4);
+            assert!(ended.sentence().contains(&format!("{name}: ")), "{}", ended.stderr);
+        }
+    }
+    let ended = sandbox.run(&["topology", "plan", "--system", "kafka"]).ended(5);
+    assert!(ended.sentence().contains("name one that is used: billing, cache, quakes"), "{}", ended.stderr);
+    assert!(sandbox.run(&["topology", "plan"]).ended(4).sentence().contains("billing: "));
+}
+
+#[test]
+fn a_file_is_of_the_system_that_is_meant() {
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{CONNECTIONS}"));
+    let export = |arguments: &[&str]| sandbox.run(&[&["topology", "export"], arguments].concat());
+    assert!(export(&[]).ended(2).sentence().contains("--system: billing, cache, quakes"));
+    assert!(export(&["--format", "strimzi"]).ended(0).stdout.contains("name: felt"));
+    assert!(export(&["--system", "quakes"]).ended(0).stdout.contains("topic felt"));
+    assert!(export(&["--system", "cache"]).ended(0).stdout.contains("held"));
+}
+
+#[test]
+fn a_system_that_there_is_not_is_said() {
+    let routes = "messaging: {backend: inmemory}\nroutes: [{name: r, topic: ch, handler: h}]\n";
+    let sandbox = Sandbox::with_config(&format!("{ANY_PORT}{routes}"));
+    for source in ["kafka:ch", "nosuch:topic:ch"] {
+        let ended = sandbox.run(&["route", "explain", "--topic", source]).ended(5);
+        assert!(ended.stderr.contains("; there is embedded; "), "{}", ended.stderr);
+    }
+    assert!(sandbox.run(&["route", "explain", "--topic", "embedded:ch"]).ended(0).stdout.contains("route r"));
+}
+
 #[test]
 fn without_a_system_there_is_nothing_to_compare_with() {
     let ended = Sandbox::with_config(ANY_PORT).run(&["topology", "plan"]).ended(3);

@@ -25,7 +25,7 @@ fn each_example_loads() {
         if file.extension().is_some_and(|extension| extension == "yaml") {
             let text = fs::read_to_string(&file).unwrap();
             let env = |name: &str| match name {
-                "RABBITMQ_PASSWORD" | "KAFKA_SASL_PASSWORD" | "REDIS_PASSWORD" => {
+                "RABBITMQ_PASSWORD" | "GPU_PASSWORD" | "KAFKA_SASL_PASSWORD" | "REDIS_PASSWORD" => {
                     text.contains(name).then(|| "p@ss".replace('@', "%40"))
                 }
                 _ => env(name),
@@ -101,6 +101,18 @@ fn the_demo_reads_its_topic_by_key_and_may_send_alerts() {
         granted,
         [("helixagent.tasks.notifications".to_owned(), "queue:helixagent.tasks.notifications".to_owned())]
     );
+}
+
+#[test]
+fn the_example_with_further_connections_leads_from_one_cluster_to_another() {
+    let env = |name: &str| ["RABBITMQ_PASSWORD", "GPU_PASSWORD"].contains(&name).then(|| "secret".to_owned());
+    let config = config::load(Some(Path::new("configs/connections.yaml")), &env).unwrap().config;
+    let systems = config.connections_in_use();
+    assert_eq!(systems.keys().map(|name| &**name).collect::<Vec<_>>(), ["gpu", "kafka", "rabbitmq"]);
+    let message = Message::new("request", "{}", now_ms());
+    let route = config.routes.find(&Address::queue("helixagent.tasks.requests"), &message).unwrap();
+    let to: Vec<_> = route.terms.destinations.values().map(|to| config.system_name_of(to).to_string()).collect();
+    assert_eq!(to, ["kafka", "gpu"]);
 }
 
 #[test]

@@ -20,7 +20,8 @@ pub(crate) fn load(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Str
 }
 
 fn settings(text: &str, variables: &[(&str, &str)]) -> Settings {
-    load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}")).config.kafka.unwrap()
+    let loaded = load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}"));
+    Settings::clone(&loaded.config.kafka.unwrap())
 }
 
 pub(crate) fn refused(text: &str, variables: &[(&str, &str)], words: &str) {

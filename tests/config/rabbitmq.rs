@@ -19,7 +19,8 @@ fn load(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
 }
 
 fn settings(text: &str, variables: &[(&str, &str)]) -> Settings {
-    load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}")).config.rabbitmq.unwrap()
+    let loaded = load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}"));
+    Settings::clone(&loaded.config.rabbitmq.unwrap())
 }
 
 /// Scheme, user, hosts and virtual host, as a URL would have them.
@@ -213,6 +214,7 @@ fn a_topology_that_cannot_be_is_refused() {
         ("queues: {\"a b\": {}}", "is not a name"),
         ("exchanges: {e: {type: tpoic}}", "\"tpoic\" is not direct"),
         ("standard_topology: false, queues: {q: {}}", "dead letter exchange \"helixagent.dlx\" is not configured"),
+        ("standard_topology: false, queues: {q: {}}", "hint: set standard_topology to true, or add it"),
     ] {
         refused(&format!("rabbitmq: {{{USER}, {section}}}"), &[], words);
     }

@@ -17,7 +17,8 @@ fn load(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
 }
 
 fn settings(text: &str, variables: &[(&str, &str)]) -> Settings {
-    load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}")).config.redis.unwrap()
+    let loaded = load(text, variables).unwrap_or_else(|said| panic!("{text}: {said}"));
+    Settings::clone(&loaded.config.redis.unwrap())
 }
 
 fn refused(text: &str, variables: &[(&str, &str)], words: &str) {

@@ -59,6 +59,30 @@ fn a_system_that_is_not_configured_is_refused_with_those_that_are() {
     let said = refused(&format!("{BILLING}\nroutes: [{{name: r, queue: \"redmine:a\", handler: h}}]"));
     assert!(said.contains("no messaging system is called \"redmine\""), "{said}");
     assert!(said.contains("there are embedded and billing"), "{said}");
+    for (written, hint) in [
+        ("biling:queue:a", "did you mean billing?"),
+        ("rabitmq:a", "did you mean rabbitmq, which needs a section `rabbitmq:`?"),
+        ("redis:a", "configure `redis:`"),
+        ("elsewhere:a", "add it under `connections:`"),
+    ] {
+        for backend in ["", "messaging: {backend: inmemory}\n"] {
+            let said = refused(&format!("{backend}{BILLING}\nroutes: [{{name: r, queue: \"{written}\", handler: h}}]"));
+            assert!(said.contains(&format!("hint: there are embedded and billing; {hint}")), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_kind_that_is_none_is_the_only_mistake() {
+    for (kind, hint) in
+        [("kind: rabitmq, ", "did you mean rabbitmq?"), ("", "add `kind:` with rabbitmq, kafka or redis")]
+    {
+        let said = refused(&format!(
+            "messaging: {{require: [x]}}\nconnections: {{x: {{{kind}host: b, username: u, password: p}}}}\n\
+             routes: [{{name: r, queue: \"x:a\", handler: h}}]"
+        ));
+        assert!(said.contains(hint) && said.matches("hint: ").count() == 1, "{said}");
+    }
 }
 
 #[test]

@@ -144,12 +144,14 @@ async fn an_engine_finds_its_place_though_the_server_is_frozen_while_it_joins() 
         let sent = send(&before.broker, &site.work, 20).await;
         assert!(site.ledger.handles(&sent).await.is_empty());
         // One that comes has the other share out anew.
-        let joining = tokio::spawn(async move { (after.handling().await, after) });
-        tokio::time::sleep(Duration::from_millis(moment)).await;
-        server.freeze();
-        tokio::time::sleep(Duration::from_secs(8)).await;
-        server.thaw();
-        let (engine, other) = joining.await.unwrap();
+        let joining = async { (after.handling().await, after) };
+        let freezing = async {
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            server.freeze();
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            server.thaw();
+        };
+        let ((engine, other), ()) = tokio::join!(joining, freezing);
         let more = eventually("it takes messages", async || {
             let more = send(&before.broker, &site.work, 20).await;
             (!more.is_empty()).then_some(more)

@@ -1,7 +1,7 @@
 //! Engines that share a queue: each message is handled by one of them, for as long as that one lives.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +15,7 @@ use helixmq::{
 };
 
 use crate::{
+    raw::Raw,
     server::Server,
     site::{Site, WORK},
     support::{
@@ -180,4 +181,36 @@ async fn taken_by_one_that_is_lost(site: Site) -> BTreeSet<String> {
     taking.join().expect("no panic");
     assert!(!out.is_empty());
     out
+}
+
+/// The names of those who read the queue of the tests, at ordinary priority.
+async fn readers(raw: &Raw, key: &str) -> BTreeSet<String> {
+    let all: Vec<BTreeMap<String, redis::Value>> = raw.ask(&format!("XINFO CONSUMERS {key} helixmq")).await;
+    let name = |one: &BTreeMap<String, redis::Value>| match &one["name"] {
+        redis::Value::BulkString(name) => String::from_utf8(name.clone()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    all.iter().map(name).collect()
+}
+
+/// Readers of engines that were killed do not stay for ever; those that have something out do, until that is somebody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgets_readers_that_have_nothing_out_and_did_nothing_for_long() {
+    let mut site = Site::new(&Server::shared());
+    site.settings.readers_kept = Duration::from_millis(500);
+    let broker = site.broker_with_queues().await;
+    let (raw, key) = (site.raw().await, format!("{}queue:{{{WORK}}}:p5", site.settings.key_prefix));
+    let _: redis::Value = raw.ask(&format!("XADD {key} * payload one")).await;
+    let _: redis::Value = raw.ask(&format!("XREADGROUP GROUP helixmq engine/holds/0 STREAMS {key} >")).await;
+    let _: redis::Value = raw.ask(&format!("XGROUP CREATECONSUMER {key} helixmq engine/gone/0")).await;
+    let both = ["engine/gone/0", "engine/holds/0"].map(str::to_owned);
+    assert_eq!(readers(&raw, &key).await, BTreeSet::from(both));
+    let is_one = async || {
+        let names = readers(&raw, &key).await;
+        (names.len() == 1).then_some(names)
+    };
+    // Both did nothing since then, and were looked at together.
+    let left = eventually("one is forgotten", is_one).await;
+    assert_eq!(left, BTreeSet::from(["engine/holds/0".to_owned()]));
+    soon("the broker closes", broker.close()).await;
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use helixmq::{
-    broker::{Broker, PublishError, PublishFailures},
+    broker::{Broker, BrokerStatus, ConnectionState, PublishError, PublishFailures},
     message::{Address, Message, Outcome, now_ms},
 };
 use redis::Value;
@@ -102,4 +102,30 @@ async fn handles_what_waits_without_memory_and_takes_messages_again() {
     engine.stop().await;
     site.accounts(&sent, 1_000).await;
     eventually("nothing is left", async || site.ids(WORK).await.is_empty().then_some(())).await;
+}
+
+/// People see it, whether anybody publishes or not. Nobody here waits for it to pass: what is handled makes room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn is_blocked_while_it_has_no_memory() {
+    let server = Server::own().await;
+    let site = Site::new(&server);
+    let broker = site.broker_with_queues().await;
+    let is = async |wanted: ConnectionState| {
+        eventually(wanted.as_str(), async || (broker.systems()[0].state == wanted).then_some(())).await;
+    };
+    is(ConnectionState::Ready).await;
+    let _: Value = site.raw().await.ask("CONFIG SET maxmemory 1").await;
+    is(ConnectionState::Blocked).await;
+    let BrokerStatus::Degraded { reason } = broker.status() else { panic!("{:?}", broker.status()) };
+    assert!(reason.contains("maxmemory"), "{reason}");
+    assert_eq!(broker.connection(), ConnectionState::Ready, "what holds back work");
+    feed(&site).await;
+    is(ConnectionState::Ready).await;
+    assert_eq!(broker.status(), BrokerStatus::Ready);
+    starve(&site).await;
+    fill(&broker).await;
+    is(ConnectionState::Blocked).await;
+    feed(&site).await;
+    is(ConnectionState::Ready).await;
+    soon("the broker closes", broker.close()).await;
 }

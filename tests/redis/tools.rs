@@ -1,6 +1,9 @@
 //! The tools themselves, and those of the command line that look at a server: what it has, what it may lose.
 
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    process::Command,
+};
 
 use helixmq::{
     broker::redis::{
@@ -15,8 +18,8 @@ use tokio::net::TcpStream;
 use crate::{
     raw::Raw,
     server::Server,
-    site::settings,
-    support::{host::Place, soon},
+    site::{Site, settings},
+    support::{eventually, host::Place, soon},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,6 +37,23 @@ async fn starts_kills_and_starts_again_a_server_of_its_own() {
     drop(server);
     assert!(!directory.exists());
     soon("nobody listens", TcpStream::connect(address)).await.unwrap_err();
+}
+
+/// What the server says of its append-only file is what the broker says of itself, from one connection to the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn is_durable_where_the_server_keeps_what_it_confirms() {
+    let server = Server::own().await;
+    let site = Site::new(&server);
+    let broker = site.broker().await;
+    let is_durable = || (broker.capabilities().durable, broker.systems()[0].is_durable);
+    assert_eq!(is_durable(), (true, true));
+    let raw = Raw::connect(&server).await;
+    for (file, durable) in [("no", false), ("yes", true)] {
+        let _: Value = raw.ask(&format!("CONFIG SET appendonly {file}")).await;
+        raw.end_all_others().await;
+        eventually("it is known", async || (is_durable() == (durable, durable)).then_some(())).await;
+    }
+    soon("the broker closes", broker.close()).await;
 }
 
 /// What is compared, by name.
@@ -82,6 +102,13 @@ async fn says_what_a_server_may_lose() {
     assert!(error.contains("is it started?"), "{error}");
 }
 
+fn command(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
+    command.args(["--config", "messaging.yaml"]).args(arguments).current_dir(place.path()).env_clear();
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command
+}
+
 /// The same as people see it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doctor_and_topology_look_at_the_server() {
@@ -92,22 +119,35 @@ async fn doctor_and_topology_look_at_the_server() {
          redis: {{host: 127.0.0.1, port: {port}, key_prefix: '{prefix}', standard_topology: false, topics: {{seen: {{}}}}}}\n"
     );
     let place = Place::new(&config, &[]);
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_helixmq"));
-        command.args(["--config", "messaging.yaml"]).args(arguments).current_dir(place.path()).env_clear();
-        let output = command.envs(std::env::var_os("PATH").map(|path| ("PATH", path))).output().expect("run");
+    let run_in = |place: &Place, arguments: &[&str]| {
+        let output = command(place, arguments).output().expect("run");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
+    let run = |arguments: &[&str]| run_in(&place, arguments);
     let doctor = run(&["doctor"]).1;
     let address = format!("127.0.0.1:{port} answers");
     assert!(doctor.contains(&address) && doctor.contains("appendfsync is everysec"), "{doctor}");
     let state = |said: &(Option<i32>, String), name: &str| {
         let line = said.1.lines().find(|line| line.contains(name)).unwrap_or_default();
-        (said.0, line.split_whitespace().nth(2).unwrap_or_default().to_owned())
+        (said.0, line.split_whitespace().nth(3).unwrap_or_default().to_owned())
     };
     assert_eq!(state(&run(&["topology", "plan"]), "seen"), (Some(1), "missing".to_owned()));
     assert_eq!(state(&run(&["topology", "apply"]), "seen"), (Some(0), "made".to_owned()));
     assert_eq!(state(&run(&["topology", "plan"]), "seen"), (Some(0), "same".to_owned()));
+    // One of several, by its own name.
+    let aside = format!(
+        "connections: {{aside: {{kind: redis, host: 127.0.0.1, port: {port}, key_prefix: '{}', topics: {{apart: {{}}}}}}}}",
+        Server::prefix()
+    );
+    let several = Place::new(&format!("{config}{aside}\n"), &[]);
+    let run_there = |arguments: &[&str]| run_in(&several, arguments);
+    let doctor = run_there(&["doctor"]).1;
+    assert!(doctor.contains(&format!("redis: {address}")) && doctor.contains(&format!("aside: {address}")), "{doctor}");
+    let plan = run_there(&["topology", "plan"]).1;
+    let rows: Vec<Vec<&str>> = plan.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
+    assert!(rows.contains(&vec!["redis", "topic", "seen", "same"]), "{plan}");
+    assert!(rows.contains(&vec!["aside", "topic", "apart", "missing"]), "{plan}");
+    assert_eq!(state(&run_there(&["topology", "apply", "--system", "aside"]), "apart"), (Some(0), "made".to_owned()));
     // What is exported makes the same elsewhere.
     let commands = run(&["topology", "export"]).1;
     let raw = Raw::connect(&server).await;
@@ -120,4 +160,40 @@ async fn doctor_and_topology_look_at_the_server() {
     settings.topics.insert("seen".into(), Default::default());
     settings.lease = std::time::Duration::from_secs(30);
     assert_eq!(compared(&settings, false).await, [(Address::topic("seen"), State::Same)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_says_that_the_server_is_gone_and_goes_on_when_it_is_back() {
+    let server = Server::own().await;
+    let config = format!(
+        "http: {{listen: '127.0.0.1:0'}}\nplugins: {{directory: plugins}}\nengine: {{data_directory: data}}\n\
+         redis: {{host: 127.0.0.1, port: {}, reconnect_delay: 200ms, standard_topology: false, topics: {{seen: {{}}}}}}\n",
+        server.plain().port()
+    );
+    let place = Place::new(&config, &[]);
+    let host = place.start();
+    fs::write(place.path().join("line"), "{}\n").expect("written");
+    let publish = ["publish", "--topic", "seen", "--raw", "--file", "line"];
+    // Also where the server is not there yet.
+    let published = async || command(&place, &publish).output().expect("run").status.success().then_some(());
+    place.eventually("it is published", published).await;
+    let mut follow = command(&place, &["tail", "--topic", "seen", "--follow", "--from", "beginning"]);
+    let file = |name: &str| File::create(place.path().join(name)).expect("a file");
+    let mut following = follow.stdout(file("seen")).stderr(file("said")).spawn().expect("run");
+    let lines = async |name: &str, count: usize| {
+        let text = fs::read_to_string(place.path().join(name)).expect("read");
+        (text.lines().count() >= count).then_some(text)
+    };
+    place.eventually("the first is seen", async || lines("seen", 1).await).await;
+    server.kill().await;
+    let said = place.eventually("it says that it is gone", async || lines("said", 1).await).await;
+    assert!(said.contains("topic:seen cannot be read, going on once it can: "), "{said}");
+    server.up().await;
+    let said = place.eventually("it says that it is back", async || lines("said", 2).await).await;
+    assert!(said.contains("topic:seen can be read again"), "{said}");
+    place.eventually("it is published", published).await;
+    place.eventually("the second is seen", async || lines("seen", 2).await).await;
+    drop(host);
+    let ended = following.wait().expect("ended");
+    assert_eq!(ended.code(), Some(4), "it ends with the engine, and says so");
 }

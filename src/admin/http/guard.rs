@@ -9,21 +9,40 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Context, body, problem::Problem};
+use super::{
+    Context, Options, body,
+    problem::Problem,
+    token::{Caller, Role},
+};
 use crate::message::ReasonCode;
 
-/// Lets through who brings the token.
-pub(super) async fn authorized(State(context): State<Context>, request: Request, next: Next) -> Response {
-    match may_call(&context, request.headers()) {
-        Ok(()) => next.run(request).await,
+/// Lets through who brings a token that allows as much, and says who it is.
+pub(super) async fn authorized(
+    State((context, needed)): State<(Context, Role)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match caller(&context, request.headers()).and_then(|caller| allowed(caller, needed)) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(problem) => body::refuse(request, problem).await,
     }
 }
 
-fn may_call(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
+fn allowed(caller: Caller, needed: Role) -> Result<Caller, Problem> {
+    if caller.role >= needed {
+        return Ok(caller);
+    }
+    let detail = format!("the token {:?} may only look; this call needs one with the role operate", caller.name);
+    Err(Problem::new(StatusCode::FORBIDDEN, "NOT_ALLOWED", detail))
+}
+
+fn caller(context: &Context, headers: &HeaderMap) -> Result<Caller, Problem> {
     let options = &context.api.options;
     if options.open {
-        return Ok(());
+        return Ok(Options::anybody());
     }
     let refused =
         |detail: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, ReasonCode::AuthenticationFailed.as_str(), detail));
@@ -36,9 +55,11 @@ fn may_call(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return refused("the Authorization header is not \"Bearer TOKEN\"");
     }
-    match &options.token {
-        Some(token) if token.is(given.trim_ascii()) => Ok(()),
-        Some(_) => refused("the token is not the engine's; it is in the configuration, or in the data directory"),
+    match options.caller(given.trim_ascii()) {
+        Some(caller) => Ok(caller),
+        None if options.token.is_some() || !options.tokens.is_empty() => {
+            refused("the token is not the engine's; it is in the configuration, or in the data directory")
+        }
         None => refused("the engine has no token, so that none is right; configure one"),
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP interface: publish, look on, ask how the engine is doing. In: requests. Out: what the hub, its broker and its
 //! handlers say, as JSON. Source: SPEC §6.
 //!
-//! Whoever may call is decided in `guard`, how long and how much anybody may take of the server in `server` and `body`;
+//! Whoever may call is decided in `guard` by their `token`, how long and how much anybody may take of the server in `server` and `body`;
 //! each group of calls is a file. `openapi.json` describes every call, and a test compares it with what is mounted.
 //!
 //! Start at [`serve`], then `router.rs`.
@@ -21,14 +21,16 @@ mod router;
 mod server;
 mod stats;
 mod tail;
+mod token;
 mod views;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use server::serve;
+pub use token::{NamedToken, Role, Token};
 
 use crate::hub::Hub;
 
@@ -46,8 +48,10 @@ pub struct Api {
 /// How the interface behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What callers must bring. `None` with `open` false: nobody may do anything but look at health and metrics.
+    /// What callers must bring who may do everything. `None` with `open` false: nobody may do anything but look at health and metrics.
     pub token: Option<Token>,
+    /// Further tokens, each with what it may do.
+    pub tokens: Vec<NamedToken>,
     /// Whether callers may do everything without a token.
     pub open: bool,
     /// Longest request body that is read as a whole, in bytes. Bodies that are read line by line may be longer.
@@ -72,6 +76,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             token: None,
+            tokens: Vec::new(),
             open: false,
             body_bytes_max: 64 << 20,
             buffer_bytes_max: 256 << 20,
@@ -82,32 +87,6 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(10),
             version: env!("CARGO_PKG_VERSION").into(),
         }
-    }
-}
-
-/// A bearer token. It is never shown.
-#[derive(Clone)]
-pub struct Token(String);
-
-impl Token {
-    /// Keeps it.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Compares without telling by the time it takes where the difference is; its length may show.
-    fn is(&self, given: &[u8]) -> bool {
-        let own = self.0.as_bytes();
-        let differing =
-            own.iter().zip(given).fold(0, |differing, (own, given)| std::hint::black_box(differing | (own ^ given)));
-        !own.is_empty() && own.len() == given.len() && differing == 0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 
@@ -134,21 +113,5 @@ struct Context {
 impl Context {
     fn hub(&self) -> &Hub {
         &self.api.hub
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_only_itself_and_never_shown() {
-        let token = Token::new("secret");
-        for (given, wanted) in [("secret", true), ("secre", false), ("secret1", false), ("sEcret", false), ("", false)]
-        {
-            assert_eq!(token.is(given.as_bytes()), wanted, "{given}");
-        }
-        assert!(!Token::new("").is(b""), "an empty token admits nobody");
-        assert_eq!(format!("{token:?}"), "***");
     }
 }

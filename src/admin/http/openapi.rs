@@ -43,7 +43,7 @@ mod tests {
             .collect();
         let mounted = endpoints()
             .into_iter()
-            .map(|endpoint| (endpoint.method.to_string(), endpoint.path.to_owned(), endpoint.open))
+            .map(|endpoint| (endpoint.method.to_string(), endpoint.path.to_owned(), endpoint.role.is_none()))
             .collect();
         assert_eq!(described, mounted);
     }

@@ -8,23 +8,27 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Context, dead_letters, explain, guard, health, openapi, plugins, problem::Problem, publish, stats, tail};
+use super::{
+    Context, dead_letters, explain, guard, health, openapi, plugins, problem::Problem, publish, stats, tail,
+    token::Role,
+};
 
 /// One call.
 pub(super) struct Endpoint {
     pub(super) method: Method,
     /// With names in braces, as OpenAPI writes it too.
     pub(super) path: &'static str,
-    /// Whether nobody needs a token for it.
-    pub(super) open: bool,
+    /// What a token must allow for it; `None`: nobody needs one.
+    pub(super) role: Option<Role>,
     run: MethodRouter<Context>,
 }
 
 /// All calls.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    let open = |path, run| Endpoint { method: Method::GET, path, open: true, run };
-    let reads = |path, run| Endpoint { method: Method::GET, path, open: false, run };
-    let posts = |path, run| Endpoint { method: Method::POST, path, open: false, run };
+    let open = |path, run| Endpoint { method: Method::GET, path, role: None, run };
+    let reads = |path, run| Endpoint { method: Method::GET, path, role: Some(Role::Read), run };
+    let posts = |path, run| Endpoint { method: Method::POST, path, role: Some(Role::Operate), run };
+    let asks = |path, run| Endpoint { method: Method::POST, path, role: Some(Role::Read), run };
     vec![
         open("/health", get(health::all)),
         open("/v1/messaging/health", get(health::all)),
@@ -41,22 +45,23 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         reads("/v1/messaging/plugins", get(plugins::list)),
         reads("/v1/messaging/plugins/{name}", get(plugins::show)),
         reads("/v1/messaging/routes", get(explain::routes)),
-        posts("/v1/messaging/routes/explain", post(explain::explain)),
+        asks("/v1/messaging/routes/explain", post(explain::explain)),
         reads("/v1/messaging/stats", get(stats::stats)),
     ]
 }
 
 /// All calls, behind their guards.
 pub(super) fn router(context: Context) -> Router {
-    let (mut open, mut guarded) = (Router::new(), Router::new());
+    let mut router = Router::new();
     for endpoint in endpoints() {
-        tracing::trace!(method = %endpoint.method, path = endpoint.path, open = endpoint.open, "mounted");
-        let router = if endpoint.open { &mut open } else { &mut guarded };
-        *router = std::mem::take(router).route(endpoint.path, endpoint.run);
+        tracing::trace!(method = %endpoint.method, path = endpoint.path, role = ?endpoint.role, "mounted");
+        let run = match endpoint.role {
+            Some(role) => endpoint.run.layer(from_fn_with_state((context.clone(), role), guard::authorized)),
+            None => endpoint.run,
+        };
+        router = router.route(endpoint.path, run);
     }
-    guarded
-        .route_layer(from_fn_with_state(context.clone(), guard::authorized))
-        .merge(open)
+    router
         .fallback(unknown)
         .method_not_allowed_fallback(not_that_way)
         .layer(CatchPanicLayer::custom(guard::panicked))

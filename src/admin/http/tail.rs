@@ -1,15 +1,17 @@
-//! Shows what is in a queue or topic, and what comes, without consuming it.
+//! Shows what is in a queue or topic, and what comes, without consuming it. Between the messages it says when it cannot
+//! read on and when it can again, in lines that have no `id`.
 
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
     extract::State,
-    http::{Uri, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures_util::stream;
+use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -25,6 +27,8 @@ use crate::{
 
 /// How often to look whether something came.
 const POLL: Duration = Duration::from_millis(100);
+/// How often to look whether what cannot be read now is back.
+const RETRY: Duration = Duration::from_secs(1);
 /// Messages looked at in one go.
 const PAGE: usize = 256;
 /// Bytes after which what was read is sent.
@@ -59,6 +63,8 @@ pub(super) async fn tail(State(context): State<Context>, uri: Uri) -> Result<Res
         bounded: None,
         not_before,
         read: VecDeque::new(),
+        lost: None,
+        has_failed: false,
         _permit: permit,
     };
     // Where there is nothing to read from, the status says so.
@@ -69,6 +75,25 @@ pub(super) async fn tail(State(context): State<Context>, uri: Uri) -> Result<Res
         Some((Ok::<_, Infallible>(chunk), Some(tail)))
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// What there is to send next.
+enum More {
+    /// Messages, which have been read.
+    Messages,
+    /// A line that says something else.
+    Notice(Value),
+    /// Nothing: this is the end.
+    Nothing,
+}
+
+/// Whether waiting helps. It was there when this began: it is away, being connected anew, or being made again.
+fn may_pass(problem: &Problem) -> bool {
+    !matches!(problem.status, StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
+}
+
+fn said(problem: &Problem) -> Value {
+    json!({ "code": problem.code, "message": problem.detail })
 }
 
 struct Tail {
@@ -82,6 +107,10 @@ struct Tail {
     bounded: Option<u64>,
     not_before: UnixMs,
     read: VecDeque<Browsed>,
+    /// The code of why it cannot be read now, which has been said.
+    lost: Option<&'static str>,
+    /// It cannot be read on, which has been said.
+    has_failed: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -103,28 +132,44 @@ impl Tail {
             if !chunk.is_empty() {
                 return Some(chunk.into());
             }
-            if self.left == Some(0) || self.context.stop.is_cancelled() || !self.more().await {
+            if self.left == Some(0) || self.context.stop.is_cancelled() {
                 return None;
+            }
+            match self.more().await {
+                More::Messages => {}
+                More::Notice(notice) => return Some(format!("{notice}\n").into()),
+                More::Nothing => return None,
             }
         }
     }
 
-    /// Reads on, waiting where nothing is there; `false`: this is the end.
-    async fn more(&mut self) -> bool {
+    /// Reads on, waiting where nothing is there.
+    async fn more(&mut self) -> More {
         loop {
-            if !self.follow && self.bounded == Some(0) {
-                return false;
+            if self.has_failed || !self.follow && self.bounded == Some(0) {
+                return More::Nothing;
             }
-            match self.read_on().await {
-                Ok(()) if !self.read.is_empty() => return true,
-                Ok(()) if !self.follow => return false,
-                Ok(()) => {}
-                // It was there when this began: the engine is closing it.
-                Err(_) => return false,
-            }
+            let pause = match self.read_on().await {
+                Ok(()) if self.lost.take().is_some() => return More::Notice(json!({ "resumed": true })),
+                Ok(()) if !self.read.is_empty() => return More::Messages,
+                Ok(()) if !self.follow => return More::Nothing,
+                Ok(()) => POLL,
+                // The engine is closing it.
+                Err(_) if self.context.stop.is_cancelled() => return More::Nothing,
+                Err(problem) if self.follow && may_pass(&problem) => {
+                    if self.lost.replace(problem.code) != Some(problem.code) {
+                        return More::Notice(json!({ "interrupted": said(&problem) }));
+                    }
+                    RETRY
+                }
+                Err(problem) => {
+                    self.has_failed = true;
+                    return More::Notice(json!({ "error": said(&problem) }));
+                }
+            };
             tokio::select! {
-                () = self.context.stop.cancelled() => return false,
-                () = tokio::time::sleep(POLL) => {}
+                () = self.context.stop.cancelled() => return More::Nothing,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -119,11 +119,16 @@ impl Link {
         match transport::connect(&self.settings, self.purpose).await {
             Ok(connection) => Ok(Arc::new(Up::new(connection))),
             Err(error) => {
-                let at = if error.is_refusal() { ConnectionState::Refused } else { ConnectionState::Away };
-                self.state.send_replace(State::Away { reason: error.to_string(), at });
+                self.lacks(&error);
                 Err(error)
             }
         }
+    }
+
+    /// Notes why there is no connection.
+    pub(super) fn lacks(&self, error: &ConnectError) {
+        let at = if error.is_refusal() { ConnectionState::Refused } else { ConnectionState::Away };
+        self.state.send_replace(State::Away { reason: error.to_string(), at });
     }
 
     /// Keeps it up until `stop`. `first` is a connection that was made already, with everything that belongs to it; `restore`

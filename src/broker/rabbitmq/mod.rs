@@ -82,7 +82,11 @@ impl RabbitMq {
             Err(error) if error.is_refusal() => {
                 return Err(BrokerError::Refused { reason: error.to_string(), code: error.code() });
             }
-            Err(error) => tracing::debug!("RabbitMQ is away, going on without until it is there: {error}"),
+            Err(error) => {
+                tracing::debug!("RabbitMQ is away, going on without until it is there: {error}");
+                // The first that fails ends the other's try, which would not know why.
+                [&shared.consume, &shared.publish].into_iter().for_each(|link| link.lacks(&error));
+            }
         }
         if let Some(up) = &consume {
             declared::declare(&up.connection, &shared.everything(), &shared.settings).await?;

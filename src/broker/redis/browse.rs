@@ -97,7 +97,7 @@ async fn behind(
     found.sort_by_key(|(id, _)| *id);
     found.truncate(count);
     let shown = |(id, fields): (EntryId, Vec<Value>)| {
-        let message = Arc::new(wire::incoming(fields, &address.name, id));
+        let message = Arc::new(wire::incoming_of(&fields, &address.name, id));
         let position =
             (address.kind == Kind::Topic).then(|| Position { partition: 0, offset: id.ms.saturating_sub(1) });
         (id, Browsed { message, position })

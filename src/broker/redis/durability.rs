@@ -20,6 +20,8 @@ pub struct Durability {
     pub version: String,
     /// In few words, as its configuration has them.
     pub kept: String,
+    /// Whether what it confirms is on its disk when it ends; `None`: it does not say.
+    pub is_durable: Option<bool>,
     /// What should be looked at: what it is, and what to do.
     pub worries: Vec<(String, String)>,
 }
@@ -29,8 +31,8 @@ pub struct Durability {
 /// # Errors
 /// A sentence that says why it could not be asked, and what to do.
 pub async fn ask(settings: &Settings) -> Result<Durability, String> {
-    let (connection, driver) = transport::connect(settings).await.map_err(|error| error.text)?;
-    let up = Up::once(connection);
+    let (client, driver) = transport::connect(settings).await.map_err(|error| error.text)?;
+    let up = Up::once(client);
     tokio::select! {
         biased;
         asked = timeout(ANSWERS, of(&up)) => asked.map_err(|_| format!("Redis did not answer within {ANSWERS:?}")),
@@ -115,7 +117,13 @@ fn judged(said: &BTreeMap<String, String>) -> Durability {
         );
     }
     let policy = if policy.is_empty() { String::new() } else { format!(", {policy}") };
-    Durability { version, kept: format!("{kept}{policy}"), worries }
+    // Snapshots are taken now and then: what came since the last is not in them.
+    let is_durable = match get("aof_enabled") {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ => None,
+    };
+    Durability { version, kept: format!("{kept}{policy}"), is_durable, worries }
 }
 
 #[cfg(test)]
@@ -156,6 +164,8 @@ mod tests {
             let pairs = said.split_whitespace().filter_map(|pair| pair.split_once('='));
             let judged = judged(&pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
             assert_eq!(judged.kept, kept, "{said}");
+            let is_durable = (!said.is_empty()).then(|| said.contains("aof_enabled=1"));
+            assert_eq!(judged.is_durable, is_durable, "{said}");
             let found: Vec<_> = judged.worries.iter().map(|(found, _)| found.as_str()).collect();
             assert_eq!(found.len(), words.len(), "{said}: {found:?}");
             assert!(found.iter().zip(&words).all(|(found, words)| found.contains(words)), "{said}: {found:?}");

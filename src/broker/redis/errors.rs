@@ -56,11 +56,14 @@ fn said(settings: &Settings, error: &RedisError) -> String {
             format!("Redis at {endpoint} is still reading its data from disk")
         }
         _ if is_demoted(error) => format!("Redis at {endpoint} copies another server now and takes no messages"),
-        _ if is_full(error) => {
-            format!("Redis at {endpoint} has no memory left: raise its maxmemory, or consume faster")
-        }
+        _ if is_full(error) => full(settings),
         _ => format!("Redis at {endpoint} said: {error}"),
     }
+}
+
+/// It has no memory left, and what to do.
+pub(super) fn full(settings: &Settings) -> String {
+    format!("Redis at {} has no memory left: raise its maxmemory, or consume faster", settings.endpoint())
 }
 
 /// For whoever asked something of the server.
@@ -98,7 +101,10 @@ pub(super) fn unpublished(settings: &Settings, to: &Address, error: &RedisError)
     }
 }
 
-/// The error in an answer to one of several commands.
+/// The error in an answer to one of several commands. None is hidden deeper: only transactions answer so.
 pub(super) fn of(answer: redis::Value) -> Result<redis::Value, RedisError> {
-    answer.extract_error()
+    match answer {
+        redis::Value::ServerError(error) => Err(error.into()),
+        answer => Ok(answer),
+    }
 }

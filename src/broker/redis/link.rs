@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
@@ -18,7 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    client::Client,
     errors,
+    reply::Reply,
     scripts::Script,
     settings::Settings,
     transport::{self, ConnectError, Driver},
@@ -63,18 +65,18 @@ pub(super) enum State {
 /// A connection that was made.
 #[derive(Clone, Debug)]
 pub(super) struct Up {
-    connection: MultiplexedConnection,
+    client: Client,
     /// Which one it is.
     pub(super) generation: u64,
 }
 
 /// A connection with what moves its bytes.
-pub(super) type Made = (MultiplexedConnection, Driver);
+pub(super) type Made = (Client, Driver);
 
 impl Up {
     /// One that nobody keeps up.
-    pub(super) fn once(connection: MultiplexedConnection) -> Self {
-        Self { connection, generation: 0 }
+    pub(super) fn once(client: Client) -> Self {
+        Self { client, generation: 0 }
     }
 
     /// Carries out one command.
@@ -82,7 +84,7 @@ impl Up {
     /// # Errors
     /// What the server says against it, or that the connection was lost.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, RedisError> {
-        self.connection.clone().send_packed_command(command).await?.extract_error()
+        self.client.ask(command).await
     }
 
     /// Carries out several, in one round trip. What the server says against one is in its place.
@@ -90,10 +92,15 @@ impl Up {
     /// # Errors
     /// The connection was lost: any of them may have been carried out.
     pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
-        if commands.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.connection.clone().send_packed_commands(commands, 0, commands.len()).await
+        self.client.ask_all(commands).await?.iter().map(Reply::any).collect()
+    }
+
+    /// The same, with the answers as they came.
+    ///
+    /// # Errors
+    /// As [`Up::ask_all`].
+    pub(super) async fn ask_each(&self, commands: &Pipeline) -> Result<Vec<Reply>, RedisError> {
+        self.client.ask_all(commands).await
     }
 
     /// Runs a script, and gives it to the server where that has forgotten it.
@@ -135,6 +142,12 @@ impl Link {
         transport::connect(&self.settings).await
     }
 
+    /// Notes why there is no connection.
+    pub(super) fn lacks(&self, error: &ConnectError) {
+        let state = if error.is_refusal { ConnectionState::Refused } else { ConnectionState::Away };
+        self.state.send_replace(State::Away { reason: error.text.clone(), state });
+    }
+
     /// Keeps it up until `stop`. `restore` is done on a new connection before anybody else may use it.
     pub(super) async fn run<F: Future<Output = Result<(), BrokerError>>>(
         &self,
@@ -144,14 +157,14 @@ impl Link {
     ) {
         let mut pause = PAUSE_MIN;
         while !stop.is_cancelled() {
-            let (connection, mut driver) = match first.take() {
+            let (client, mut driver) = match first.take() {
                 Some(made) => made,
                 None => match self.connect_again(&mut pause, &stop).await {
                     Some(made) => made,
                     None => break,
                 },
             };
-            let up = Up { connection, generation: self.generation.fetch_add(1, Relaxed) + 1 };
+            let up = Up { client, generation: self.generation.fetch_add(1, Relaxed) + 1 };
             let restored = tokio::select! {
                 restored = restore(up.clone()) => restored,
                 () = &mut driver => Err(BrokerError::Lost("the connection was lost at once".to_owned())),

@@ -6,11 +6,12 @@
 //!
 //! Two connections, each kept up by a task ([`link`]). Messages go out through [`publisher`]; a task for each subscription
 //! fetches ahead and settles ([`reader`]); topics that are channels have a way of their own ([`channels`]). [`wire`] knows what a message is as an entry, [`declared`] what has to be there,
-//! [`transport`] how a connection is made.
+//! [`transport`] how a connection is made, and [`client`] how requests go over it.
 
 pub(crate) mod baseline;
 mod browse;
 mod channels;
+mod client;
 mod declared;
 pub mod durability;
 mod errors;
@@ -19,6 +20,7 @@ mod patrol;
 mod place;
 mod publisher;
 mod reader;
+mod reply;
 mod scripts;
 pub mod settings;
 mod shared;
@@ -44,9 +46,9 @@ use self::{
     shared::Shared,
 };
 use super::{
-    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, ConnectionState, Declaration,
-    Deliveries, Ordering, Page, PublishError, PublishFailures, QueueSettings, Start, Subscribe, Subscription,
-    TopicSettings,
+    AddressStats, BatchMax, Broker, BrokerError, BrokerStatus, Browse, Capabilities, Circuit, ConnectionState,
+    Declaration, Deliveries, Ordering, Page, PublishError, PublishFailures, QueueSettings, Start, Subscribe,
+    Subscription, System, TopicSettings,
 };
 use crate::message::{Address, Kind, Message};
 
@@ -80,7 +82,10 @@ impl Redis {
             Err(error) if error.is_refusal => {
                 return Err(BrokerError::Refused { reason: error.text, code: error.code });
             }
-            Err(error) => tracing::warn!("Redis is away, going on without until it is there: {}", error.text),
+            Err(error) => {
+                tracing::warn!("Redis is away, going on without until it is there: {}", error.text);
+                [&shared.consume, &shared.publish].into_iter().for_each(|link| link.lacks(&error));
+            }
         }
         let is_there = consume.is_some();
         let mut tasks = JoinSet::new();
@@ -176,7 +181,7 @@ impl Broker for Redis {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durable: true,
+            durable: self.shared.is_durable(),
             priority: true,
             delay: true,
             expiry: true,
@@ -310,7 +315,8 @@ impl Broker for Redis {
             State::Away { reason, .. } => Some(format!("Redis is away: {reason}")),
             State::Up(_) | State::Closed => None,
         });
-        match away.or_else(|| self.shared.trouble()) {
+        let full = || self.shared.is_full().then(|| errors::full(&self.shared.settings));
+        match away.or_else(full).or_else(|| self.shared.trouble()) {
             Some(reason) => BrokerStatus::Degraded { reason },
             None => BrokerStatus::Ready,
         }
@@ -321,6 +327,23 @@ impl Broker for Redis {
             return ConnectionState::Closed;
         }
         self.shared.consume.connection().or_worse(self.shared.publish.connection())
+    }
+
+    /// For people it is blocked while it has no memory. Nobody here waits for that to pass: it passes when what is there is
+    /// handled, and handlers may have something to publish.
+    fn systems(&self) -> Vec<System> {
+        let state = match self.connection() {
+            ConnectionState::Ready if self.shared.is_full() => ConnectionState::Blocked,
+            state => state,
+        };
+        vec![System {
+            name: self.name.clone(),
+            status: self.status(),
+            state,
+            circuit: Circuit::Closed,
+            spool: None,
+            is_durable: self.shared.is_durable(),
+        }]
     }
 
     async fn answers(&self) -> Result<(), BrokerError> {

@@ -1,11 +1,13 @@
-//! Looks at queues and topics from time to time: how much is there, and what a topic is to keep no longer.
+//! Looks at the server from time to time: whether it takes messages, how much is in queues and topics, what a topic is to keep
+//! no longer, and which readers ended without leaving.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::Value;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
+    errors,
     link::Up,
     place::{GROUP, Place, Seen},
     scripts,
@@ -14,6 +16,8 @@ use super::{
 
 /// How often they are looked at.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often readers are looked at in the time after which they are forgotten.
+const SWEEPS: u32 = 24;
 /// How long one round may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -21,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept_at: Option<Instant> = None;
     loop {
         tokio::select! {
             () = shared.closing() => return,
@@ -28,14 +33,54 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         let Some(up) = shared.consume.now() else { continue };
         let look = async {
-            for place in shared.places() {
-                if let Err(error) = look(&shared, &up, &place).await {
+            takes_messages(&shared, &up).await;
+            let places = shared.places();
+            for place in &places {
+                if let Err(error) = look(&shared, &up, place).await {
                     tracing::debug!(source = %place.address, "could not be looked at: {error}");
                 }
+            }
+            let is_due = swept_at.is_none_or(|at| at.elapsed() >= shared.settings.readers_kept / SWEEPS);
+            if is_due && !places.is_empty() {
+                for place in &places {
+                    sweep(&shared, &up, place).await;
+                }
+                swept_at = Some(Instant::now());
             }
         };
         // A server that does not answer is noticed by its connection.
         timeout(PATIENCE, look).await.ok();
+    }
+}
+
+/// Asks whether it has memory for messages: it refuses a script that may write while it has none.
+async fn takes_messages(shared: &Shared, up: &Up) {
+    let room = format!("{}room", shared.settings.key_prefix);
+    match up
+        .run(&scripts::ROOM, |command| {
+            command.arg(&room);
+        })
+        .await
+    {
+        Ok(_) => shared.full(false),
+        Err(error) if errors::is_full(&error) => shared.full(true),
+        Err(error) => tracing::debug!("cannot be asked whether it takes messages: {error}"),
+    }
+}
+
+/// Forgets its readers that ended without leaving.
+async fn sweep(shared: &Shared, up: &Up, place: &Place) {
+    let kept = u64::try_from(shared.settings.readers_kept.as_millis()).unwrap_or(u64::MAX);
+    let streams = place.streams();
+    let swept = up
+        .run(&scripts::SWEEP, |command| {
+            command.arg(&place.base).arg(kept).arg(&streams);
+        })
+        .await;
+    match swept {
+        Ok(Value::Int(0)) => {}
+        Ok(gone) => tracing::debug!(source = %place.address, ?gone, "readers that did nothing for long were forgotten"),
+        Err(error) => tracing::debug!(source = %place.address, "its readers could not be looked at: {error}"),
     }
 }
 

@@ -77,9 +77,9 @@ pub(super) struct Seen {
 }
 
 /// Held until what the server made of it is counted.
-pub(super) struct Changing<'a>(&'a Place);
+pub(super) struct Changing(Arc<Place>);
 
-impl Drop for Changing<'_> {
+impl Drop for Changing {
     fn drop(&mut self) {
         self.0.counts().changing -= 1;
     }
@@ -145,9 +145,9 @@ impl Place {
     }
 
     /// Something is asked of the server that changes what is there: what is seen meanwhile may have it, or not.
-    pub(super) fn changing(&self) -> Changing<'_> {
+    pub(super) fn changing(self: &Arc<Self>) -> Changing {
         self.counts().changing += 1;
-        Changing(self)
+        Changing(Arc::clone(self))
     }
 
     /// So many were published; others had to go.

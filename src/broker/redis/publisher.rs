@@ -1,6 +1,8 @@
 //! Messages to the server, each confirmed or known to have failed. A batch goes in one round trip, in pieces that the server
 //! takes one after the other.
 
+use std::sync::Arc;
+
 use redis::{Cmd, RedisError, Value, cmd};
 use tokio::time::timeout;
 
@@ -13,7 +15,11 @@ const TOGETHER: usize = 256;
 const TOGETHER_BYTES: usize = 1 << 20;
 
 /// Publishes messages to one place, in this order. One result for each.
-pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
+pub(super) async fn publish(
+    shared: &Shared,
+    place: &Arc<Place>,
+    messages: &[&Message],
+) -> Vec<Result<(), PublishError>> {
     let settings = &shared.settings;
     let all = |error: PublishError| messages.iter().map(|_| Err(error.clone())).collect::<Vec<_>>();
     let up = match shared.connection_to_publish().await {
@@ -38,9 +44,15 @@ pub(super) async fn publish(shared: &Shared, place: &Place, messages: &[&Message
     for (count, answer) in counts.iter().zip(answers) {
         let before = results.len();
         match answer {
-            Ok(answer) => taken(place, answer, *count, &mut results),
+            Ok(answer) => {
+                shared.full(false);
+                taken(place, answer, *count, &mut results);
+            }
             Err(error) => {
                 shared.publish.judge(&error);
+                if errors::is_full(&error) {
+                    shared.full(true);
+                }
                 let error = errors::unpublished(settings, &place.address, &error);
                 results.extend(std::iter::repeat_n(Err(error), *count));
             }

@@ -52,6 +52,8 @@ pub struct Settings {
     pub accept_differences: bool,
     /// Longest message, in bytes.
     pub message_bytes_max: usize,
+    /// How long a reader is remembered that has nothing out and does nothing: its engine was killed, most likely.
+    pub readers_kept: Duration,
     /// How many replicas have to have a message before it counts as published (`WAIT`). 0: the server alone.
     pub min_replicas: u16,
 }
@@ -100,6 +102,7 @@ impl Default for Settings {
             auto_create: false,
             accept_differences: false,
             message_bytes_max: 8 << 20,
+            readers_kept: Duration::from_secs(24 * 60 * 60),
             min_replicas: 0,
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -40,6 +40,10 @@ pub(super) struct Shared {
     readers: AtomicU64,
     closing: CancellationToken,
     state: Mutex<State>,
+    /// Whether the server has no memory for messages, as of what it said last.
+    full: AtomicBool,
+    /// Whether its disk has what it confirms, as far as it says so.
+    durable: AtomicBool,
     /// Readers' tasks.
     pub(super) tasks: Mutex<JoinSet<()>>,
 }
@@ -71,6 +75,8 @@ impl Shared {
             readers: AtomicU64::new(0),
             closing: CancellationToken::new(),
             state: Mutex::default(),
+            full: AtomicBool::new(false),
+            durable: AtomicBool::new(true),
             tasks: Mutex::default(),
             settings,
         }
@@ -194,6 +200,20 @@ impl Shared {
         self.lock().trouble.clone()
     }
 
+    /// The server has no memory for messages; or has some again.
+    pub(super) fn full(&self, is_full: bool) {
+        self.full.store(is_full, Relaxed);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Relaxed)
+    }
+
+    /// Whether what the server confirms outlives it, as far as is known.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable.load(Relaxed)
+    }
+
     /// Makes what is missing, compares what is there, and sees to it that it is there on every new connection.
     ///
     /// # Errors
@@ -245,6 +265,7 @@ impl Shared {
     /// Says what the server could lose, as it is configured: once, and again where that has changed.
     async fn warn(&self, up: &Up) {
         let Ok(found) = timeout(durability::ANSWERS, durability::of(up)).await else { return };
+        self.durable.store(found.is_durable.unwrap_or(true), Relaxed);
         let before = std::mem::replace(&mut self.lock().worries, found.worries.clone());
         for (found, fix) in found.worries.iter().filter(|worry| !before.contains(worry)) {
             tracing::warn!("Redis at {}: {found}; {fix}", self.settings.endpoint());

@@ -42,14 +42,14 @@ pub enum State {
 /// # Errors
 /// [`BrokerError::Refused`]: the server will not have us. [`BrokerError::Unreachable`]: it is not there.
 pub async fn at_server(settings: &Settings, makes: bool) -> Result<Vec<Compared>, BrokerError> {
-    let (connection, driver) = transport::connect(settings).await.map_err(|error| {
+    let (client, driver) = transport::connect(settings).await.map_err(|error| {
         if error.is_refusal {
             return BrokerError::Refused { reason: error.text, code: error.code };
         }
         let (endpoint, timeout) = (settings.endpoint(), settings.connect_timeout);
         BrokerError::Unreachable { endpoint, timeout, cause: error.text.into() }
     })?;
-    let up = Up::once(connection);
+    let up = Up::once(client);
     tokio::select! {
         biased;
         compared = compare(&up, settings, makes) => compared,

@@ -1,5 +1,5 @@
-//! Opens one connection to Redis: a socket, TLS where it is asked for, and the client library's protocol over it, on the
-//! first of several hosts that takes writes. What happens when it is lost is for others.
+//! Opens one connection to Redis: a socket, TLS where it is asked for, and its protocol over it, on the first of several hosts
+//! that takes writes. What happens when it is lost is for others.
 
 use std::{error::Error, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,7 +15,10 @@ use tokio::{
 };
 use tokio_rustls::rustls::{self, AlertDescription as Alert};
 
-use super::settings::{Host, Settings};
+use super::{
+    client::Client,
+    settings::{Host, Settings},
+};
 use crate::{
     broker::tls::{Connector, HandshakeError},
     message::ReasonCode,
@@ -23,8 +26,6 @@ use crate::{
 
 /// A silent peer is asked for a sign of life after this time, and again at this interval, by the kernel.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Requests that may wait to be written on one connection.
-const BUFFERED: usize = 256;
 
 /// Moves bytes as long as it is polled; ends when the connection is lost.
 pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -57,12 +58,32 @@ impl ConnectError {
 ///
 /// # Errors
 /// The most telling of all hosts' reasons.
-pub(super) async fn connect(settings: &Settings) -> Result<(MultiplexedConnection, Driver), ConnectError> {
-    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(BUFFERED);
-    begin(settings, &info(settings), &config).await
+pub(super) async fn connect(settings: &Settings) -> Result<(Client, Driver), ConnectError> {
+    first(settings, |host| async move {
+        let (client, driver) = Client::over(open(settings, host).await?);
+        let mut driver = Box::pin(driver);
+        tokio::select! {
+            begun = begin(&client, settings, host) => begun?,
+            error = &mut driver => return Err(broken(host, &error)),
+        }
+        let driver: Driver = Box::pin(async move {
+            driver.await;
+        });
+        Ok((client, driver))
+    })
+    .await
 }
 
-/// The same, and hands what the server says unasked to `heard`, which must not wait.
+/// The same with the client library's own connection: what it is measured against.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) async fn connect_library(settings: &Settings) -> Result<(MultiplexedConnection, Driver), ConnectError> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    begin_library(settings, &info(settings), &config).await
+}
+
+/// The client library's own connection, that hands what the server says unasked to `heard`, which must not wait.
 ///
 /// # Errors
 /// As [`connect`].
@@ -72,10 +93,10 @@ pub(super) async fn listen(
 ) -> Result<(MultiplexedConnection, Driver), ConnectError> {
     let config = AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(heard);
     let info = info(settings).set_protocol(ProtocolVersion::RESP3);
-    begin(settings, &info, &config).await
+    begin_library(settings, &info, &config).await
 }
 
-async fn begin(
+async fn begin_library(
     settings: &Settings,
     info: &RedisConnectionInfo,
     config: &AsyncConnectionConfig,
@@ -85,8 +106,14 @@ async fn begin(
         let made = MultiplexedConnection::new_with_config(info, stream, config.clone()).await;
         let (mut connection, driver) = made.map_err(|error| refusal(settings, host, &error))?;
         let mut driver: Driver = Box::pin(driver);
+        let asks = async {
+            let answer = connection.send_packed_command(&redis::cmd("PING")).await.and_then(Value::extract_error);
+            answer.map_err(|error| refusal(settings, host, &error))?;
+            let role = connection.send_packed_command(&redis::cmd("ROLE")).await.and_then(Value::extract_error);
+            takes_writes(role, host)
+        };
         tokio::select! {
-            asked = ask(&mut connection, settings, host) => asked?,
+            asked = asks => asked?,
             () = &mut driver => return Err(ended(host)),
         }
         Ok((connection, driver))
@@ -164,12 +191,36 @@ fn info(settings: &Settings) -> RedisConnectionInfo {
     info
 }
 
-/// Whether it answers, and takes writes.
-async fn ask(connection: &mut MultiplexedConnection, settings: &Settings, host: &Host) -> Result<(), ConnectError> {
-    let answer = connection.send_packed_command(&redis::cmd("PING")).await.and_then(Value::extract_error);
-    answer.map_err(|error| refusal(settings, host, &error))?;
-    // A user may not be allowed to ask: then the first write tells.
-    let Ok(Value::Array(role)) = connection.send_packed_command(&redis::cmd("ROLE")).await else { return Ok(()) };
+/// Says who we are, and asks whether it answers, and takes writes.
+async fn begin(client: &Client, settings: &Settings, host: &Host) -> Result<(), ConnectError> {
+    let mut asked = redis::pipe();
+    if let Some(password) = &settings.password {
+        let mut login = redis::cmd("AUTH");
+        login.arg(settings.username.as_deref()).arg(password.reveal());
+        asked.add_command(login);
+    }
+    if settings.database > 0 {
+        asked.cmd("SELECT").arg(settings.database);
+    }
+    asked.cmd("PING");
+    let counted = asked.len();
+    // What an older server does not know, or a user may not say, is left out.
+    asked.cmd("ROLE");
+    asked.cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg("helixmq");
+    asked.cmd("CLIENT").arg("SETINFO").arg("LIB-VER").arg(env!("CARGO_PKG_VERSION"));
+    let answers = client.ask_all(&asked).await.map_err(|error| refusal(settings, host, &error))?;
+    for (place, answer) in answers.iter().take(counted).enumerate() {
+        if let Err(error) = answer.value() {
+            let is_login = place == 0 && settings.password.is_some();
+            return Err(if is_login { unknown(settings, host) } else { refusal(settings, host, &error) });
+        }
+    }
+    answers.get(counted).map_or(Ok(()), |role| takes_writes(role.value(), host))
+}
+
+/// Whether it takes writes. A user may not be allowed to ask: then the first write tells.
+fn takes_writes(role: Result<Value, RedisError>, host: &Host) -> Result<(), ConnectError> {
+    let Ok(Value::Array(role)) = role else { return Ok(()) };
     match role.first() {
         Some(Value::BulkString(role)) if role != b"master" => {
             let text = format!("Redis at {host} copies another server and takes no messages: name the one it copies");
@@ -237,6 +288,24 @@ fn ended(host: &Host) -> ConnectError {
     ConnectError::away(ReasonCode::ConnectionClosed, text)
 }
 
+/// What became of a connection that was lost while it began.
+fn broken(host: &Host, error: &io::Error) -> ConnectError {
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        // With TLS 1.3 a server judges the client's certificate when the client's handshake has already ended.
+        Some(cause) => tls_refusal(host, cause),
+        None => ConnectError::away(ReasonCode::ConnectionClosed, format!("{}: {error}", ended(host).text)),
+    }
+}
+
+/// It does not know the user, or not with that password.
+fn unknown(settings: &Settings, host: &Host) -> ConnectError {
+    let who = settings.username.as_deref().unwrap_or("default");
+    ConnectError::refused(
+        ReasonCode::AuthenticationFailed,
+        format!("Redis at {host} does not let user {who:?} in: correct redis.username and redis.password"),
+    )
+}
+
 /// Why a server would not begin.
 fn refusal(settings: &Settings, host: &Host, error: &RedisError) -> ConnectError {
     // With TLS 1.3 a server judges the client's certificate when the client's handshake has already ended.
@@ -246,10 +315,7 @@ fn refusal(settings: &Settings, host: &Host, error: &RedisError) -> ConnectError
     let code = error.code().unwrap_or_default();
     let who = settings.username.as_deref().unwrap_or("default");
     match (error.kind(), code) {
-        (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS" | "NOAUTH") => ConnectError::refused(
-            ReasonCode::AuthenticationFailed,
-            format!("Redis at {host} does not let user {who:?} in: correct redis.username and redis.password"),
-        ),
+        (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS" | "NOAUTH") => unknown(settings, host),
         (ErrorKind::Server(ServerErrorKind::NoPerm), _) => ConnectError::refused(
             ReasonCode::AuthenticationFailed,
             format!("Redis at {host} allows user {who:?} too little: {error}; docs/redis.md lists what it needs"),

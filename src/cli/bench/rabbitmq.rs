@@ -131,7 +131,7 @@ fn configured(options: &Options, context: &Context) -> Result<Settings, Failure>
             })?
         }
     };
-    loaded.config.rabbitmq_in_use().cloned().ok_or_else(|| {
+    loaded.config.rabbitmq_in_use().map(|settings| Settings::clone(settings)).ok_or_else(|| {
         Failure::new(
             Exit::Unreachable,
             "BROKER_UNAVAILABLE",

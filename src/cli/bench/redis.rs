@@ -76,7 +76,7 @@ impl Target {
                     .with_details(errors.to_string(), "mistakes", &errors.mistakes())
             })?,
         };
-        let configured = loaded.config.redis.clone().ok_or_else(|| {
+        let configured = loaded.config.redis.as_deref().cloned().ok_or_else(|| {
             let hint = "name one with --redis-url redis://HOST:PORT, REDIS_URL or --config";
             Failure::new(Exit::Unreachable, "BROKER_UNAVAILABLE", "no Redis is named", hint)
         })?;
@@ -217,9 +217,10 @@ fn by_loop(
     let (consumer, noted, work, of) = (Arc::clone(&by_hand), Arc::clone(ledger), plan.work, runtime.clone());
     // As `#[tokio::main]` has it: the loop on a thread of its own, everything else on the runtime's.
     let reading = thread::Builder::new().name("bench-by-hand".into()).spawn(move || {
-        of.block_on(
-            consumer.run(|id, payload| handled(work, id, payload), |numbers| noted.note(numbers.iter().copied())),
-        )
+        of.block_on(consumer.run(
+            |id, payload, attempt| handled(work, id, payload, attempt),
+            |numbers| noted.note(numbers.iter().copied()),
+        ))
     })?;
     let clocked = until(&|| reading.is_finished());
     by_hand.close();
@@ -232,11 +233,11 @@ fn by_loop(
 }
 
 /// What the component does, as a Rust function.
-fn handled(work: Work, id: &str, payload: &[u8]) -> Handled {
+fn handled(work: Work, id: &str, payload: &[u8], attempt: usize) -> Handled {
     let number = number(&MessageId::parse(id)).unwrap_or(u64::MAX);
     let result = match work {
         Work::Noop | Work::Wait => {
-            std::hint::black_box(payload);
+            std::hint::black_box((payload, attempt));
             None
         }
         // One that is no order has no result, and shows as lost.

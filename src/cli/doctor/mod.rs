@@ -1,14 +1,10 @@
 //! `doctor`: what on this machine, or in this configuration, would keep the engine from doing its work.
 
-#[cfg(feature = "kafka")]
-mod kafka;
-#[cfg(feature = "rabbitmq")]
-mod rabbitmq;
-#[cfg(feature = "redis")]
-mod redis;
 mod store;
+mod systems;
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     fs,
     io::{self, ErrorKind},
@@ -47,7 +43,7 @@ enum Level {
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
 struct Finding {
-    name: &'static str,
+    name: Cow<'static, str>,
     level: Level,
     found: String,
     /// What to do; empty where there is nothing to do.
@@ -55,16 +51,16 @@ struct Finding {
 }
 
 impl Finding {
-    fn ok(name: &'static str, found: impl Display) -> Self {
-        Self { name, level: Level::Ok, found: found.to_string(), fix: String::new() }
+    fn ok(name: impl Into<Cow<'static, str>>, found: impl Display) -> Self {
+        Self { name: name.into(), level: Level::Ok, found: found.to_string(), fix: String::new() }
     }
 
-    fn warn(name: &'static str, found: impl Display, fix: impl Display) -> Self {
-        Self { name, level: Level::Warn, found: found.to_string(), fix: fix.to_string() }
+    fn warn(name: impl Into<Cow<'static, str>>, found: impl Display, fix: impl Display) -> Self {
+        Self { name: name.into(), level: Level::Warn, found: found.to_string(), fix: fix.to_string() }
     }
 
-    fn fail(name: &'static str, found: impl Display, fix: impl Display) -> Self {
-        Self { name, level: Level::Fail, found: found.to_string(), fix: fix.to_string() }
+    fn fail(name: impl Into<Cow<'static, str>>, found: impl Display, fix: impl Display) -> Self {
+        Self { name: name.into(), level: Level::Fail, found: found.to_string(), fix: fix.to_string() }
     }
 }
 
@@ -91,12 +87,7 @@ fn examine(context: &Context) -> Vec<Finding> {
     let (config, mut findings) = configuration(context);
     findings.extend([plugins(&config.plugins.directory), data(&config.data_directory)]);
     findings.extend(store::examine(&config));
-    #[cfg(feature = "rabbitmq")]
-    findings.extend(rabbitmq::examine(&config));
-    #[cfg(feature = "kafka")]
-    findings.extend(kafka::examine(&config));
-    #[cfg(feature = "redis")]
-    findings.extend(redis::examine(&config));
+    findings.extend(systems::examine(&config));
     findings.extend(port(&config));
     findings.extend([
         engine(),

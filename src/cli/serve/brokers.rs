@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use super::{guard::guarded, settings};
 use crate::{
     broker::{
@@ -35,17 +37,21 @@ impl Systems {
     /// Opens what the engine runs on. Reads and writes files, and connects; a server that is away is no reason to fail.
     pub(super) async fn open(config: &Config) -> Result<Self, NotOpened> {
         let embedded = Arc::new(settings::broker(config).map_err(|error| (EMBEDDED.to_owned(), error))?);
-        let mut systems: Vec<JoinedSystem> = Vec::new();
-        for (name, connection) in config.connections_in_use() {
-            match open(config.clone(), Arc::clone(&name), connection, Arc::clone(&embedded)).await {
+        // All at once: one that does not answer takes as long as its connection may, and the others must not wait for it.
+        let opening = config.connections_in_use().into_iter().map(|(name, connection)| {
+            let opening = open(config.clone(), Arc::clone(&name), connection, Arc::clone(&embedded));
+            async move { (name, opening.await) }
+        });
+        let (mut systems, mut not_opened) = (Vec::new(), None);
+        for (name, opened) in join_all(opening).await {
+            match opened {
                 Ok(broker) => systems.push(JoinedSystem { name, broker }),
-                Err(error) => {
-                    for system in systems {
-                        system.broker.close().await;
-                    }
-                    return Err((name.to_string(), error));
-                }
+                Err(error) => not_opened = not_opened.or(Some((name.to_string(), error))),
             }
+        }
+        if let Some(not_opened) = not_opened {
+            join_all(systems.iter().map(|system| system.broker.close())).await;
+            return Err(not_opened);
         }
         // The others note attempts, and what waits for them, in its store: it is closed last.
         systems.push(JoinedSystem { name: EMBEDDED.into(), broker: Arc::clone(&embedded) as _ });
@@ -95,7 +101,8 @@ impl Systems {
         let mut systems = Vec::new();
         for name in olds.keys().chain(news.keys().filter(|name| !olds.contains_key(*name))) {
             let (old, new) = (olds.get(name), news.get(name));
-            let is_kept = is_same(name, old, new) && before.guard_of(name) == after.guard_of(name);
+            let [was, is] = [old, new].map(|connection| connection.map(|connection| bare(name, connection)));
+            let is_kept = was == is && before.guard_of(name) == after.guard_of(name);
             // One that could not be had at the last reload is tried again.
             if is_kept && !self.joined.has_lost(name) {
                 continue;
@@ -112,28 +119,21 @@ impl Systems {
     }
 }
 
-/// Whether a system may stay as it is.
-fn is_same(name: &str, old: Option<&Connection>, new: Option<&Connection>) -> bool {
+/// A system without what is made, and compared, with everything that is declared: it may stay as it is where that changes.
+fn bare(name: &str, connection: &Connection) -> Connection {
     let _ = name;
-    match (old, new) {
-        // Its topics are made, and compared, with everything that is declared.
+    match connection {
         #[cfg(feature = "kafka")]
-        (Some(Connection::Kafka(old)), Some(Connection::Kafka(new))) if name == "kafka" => {
-            let [old, new] = [old, new].map(|settings| {
-                let topics = std::collections::BTreeMap::new();
-                crate::broker::kafka::Settings { topics, ..settings.as_ref().clone() }
-            });
-            old == new
+        Connection::Kafka(settings) if name == "kafka" => {
+            let topics = Default::default();
+            Connection::Kafka(Arc::new(crate::broker::kafka::Settings { topics, ..settings.as_ref().clone() }))
         }
         #[cfg(feature = "redis")]
-        (Some(Connection::Redis(old)), Some(Connection::Redis(new))) if name == "redis" => {
-            let [old, new] = [old, new].map(|settings| {
-                let (queues, topics) = Default::default();
-                crate::broker::redis::Settings { queues, topics, ..settings.as_ref().clone() }
-            });
-            old == new
+        Connection::Redis(settings) if name == "redis" => {
+            let (queues, topics) = Default::default();
+            Connection::Redis(Arc::new(crate::broker::redis::Settings { queues, topics, ..settings.as_ref().clone() }))
         }
-        (old, new) => old == new,
+        connection => connection.clone(),
     }
 }
 
@@ -163,25 +163,30 @@ async fn connect(
     let _ = (config, embedded);
     match connection {
         #[cfg(feature = "rabbitmq")]
-        Connection::Rabbitmq(mut settings) => {
+        Connection::Rabbitmq(settings) => {
+            let mut settings = Arc::unwrap_or_clone(settings);
             let is_there = |address: &crate::message::Address| {
                 address.kind == Kind::Queue && config.system_name_of(address) == *name
             };
             let dead_letters = config.all_dead_letters().into_iter().filter(is_there);
             settings.dead_letters = dead_letters.map(|address| address.name).collect();
-            let connected = crate::broker::rabbitmq::RabbitMq::connect(name, *settings).await?;
+            let connected = crate::broker::rabbitmq::RabbitMq::connect(name, settings).await?;
             Ok(counted(Arc::new(connected), embedded))
         }
         #[cfg(feature = "kafka")]
-        Connection::Kafka(mut settings) => {
+        Connection::Kafka(settings) => {
+            let mut settings = Arc::unwrap_or_clone(settings);
             settings.fetch_bytes_max = fetched_ahead(config, name, settings.fetch_bytes_max);
-            let connected = crate::broker::kafka::Kafka::connect(name, *settings).await?;
+            let connected = crate::broker::kafka::Kafka::connect(name, settings).await?;
             let counted = counted(Arc::new(connected), embedded);
             Ok(Arc::new(crate::broker::Queueless::new(counted, Arc::clone(&config.group))))
         }
         // It counts attempts itself.
         #[cfg(feature = "redis")]
-        Connection::Redis(settings) => Ok(Arc::new(crate::broker::redis::Redis::connect(name, *settings).await?)),
+        Connection::Redis(settings) => {
+            let settings = Arc::unwrap_or_clone(settings);
+            Ok(Arc::new(crate::broker::redis::Redis::connect(name, settings).await?))
+        }
     }
 }
 

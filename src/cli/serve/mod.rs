@@ -33,7 +33,7 @@ use super::{Context, Exit, Failure, store};
 use crate::{
     admin::http,
     broker::{BrokerError, Declaration, Storage},
-    config::{Config, Loaded, LogFormat},
+    config::{ApiRole, ApiToken, Config, Loaded, LogFormat},
     hub::{Hub, StartError},
     message::{Address, Kind},
     telemetry::{
@@ -340,11 +340,21 @@ fn in_memory(hub: &Hub, made: Storage) -> u64 {
 fn http_options(config: &Config, token: Option<String>) -> http::Options {
     http::Options {
         token: token.map(http::Token::new),
+        tokens: config.http.tokens.iter().map(named).collect(),
         open: config.http.open,
         body_bytes_max: config.http.body_bytes_max,
         drain_timeout: HTTP_END,
         ..http::Options::default()
     }
+}
+
+fn named(token: &ApiToken) -> http::NamedToken {
+    let role = match token.role {
+        ApiRole::Read => http::Role::Read,
+        ApiRole::Operate => http::Role::Operate,
+    };
+    let secret = http::Token::new(token.token.reveal());
+    http::NamedToken { name: Arc::clone(&token.name), token: secret, role }
 }
 
 fn token(config: &Config, data: &DataDirectory) -> Result<Option<String>, Failure> {

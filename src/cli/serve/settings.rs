@@ -191,6 +191,7 @@ pub(super) fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str
         ("engine.data_directory", before.data_directory != after.data_directory),
         ("http.listen", before.http.listen != after.http.listen),
         ("http.token", before.http.token != after.http.token),
+        ("http.tokens", before.http.tokens != after.http.tokens),
         ("http.open", before.http.open != after.http.open),
         ("http.body_bytes_max", before.http.body_bytes_max != after.http.body_bytes_max),
         ("embedded", embedded(before) != embedded(after)),

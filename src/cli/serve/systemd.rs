@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    broker::{BrokerStatus, Circuit, ConnectionState},
+    broker::{BrokerStatus, Circuit, ConnectionState, System},
     hub::Hub,
 };
 
@@ -86,26 +86,47 @@ impl Systemd {
 fn status(hub: &Hub) -> String {
     let begun = if hub.is_ready() { "ready" } else { "loading plugins" };
     let mut parts = vec![format!("{begun}, {} routes", hub.routes().len())];
-    for system in hub.broker().systems() {
-        let name = &system.name;
-        match (&system.status, system.state, system.circuit) {
-            (BrokerStatus::Failed { reason }, ..) => parts.push(format!("{name} has failed: {reason}")),
-            (BrokerStatus::Degraded { reason }, ConnectionState::Ready | ConnectionState::Closed, _) => {
-                parts.push(format!("{name}: {reason}"))
-            }
-            (_, ConnectionState::Ready, Circuit::Open | Circuit::HalfOpen) => {
-                parts.push(format!("nothing is published to {name} now"));
-            }
-            (_, ConnectionState::Ready, Circuit::Closed) => {}
-            (_, state, _) => parts.push(format!("{name} is {}", state.as_str())),
-        }
-    }
+    parts.extend(hub.broker().systems().iter().filter_map(amiss));
     // A line break would end it.
     parts.join("; ").replace(['\n', '\r'], " ")
+}
+
+/// What is not as it should be with a system.
+fn amiss(system: &System) -> Option<String> {
+    let name = &system.name;
+    match (&system.status, system.state, system.circuit) {
+        (BrokerStatus::Failed { reason }, ..) => Some(format!("{name} has failed: {reason}")),
+        (BrokerStatus::Degraded { reason }, ConnectionState::Ready | ConnectionState::Closed, _) => {
+            Some(format!("{name}: {reason}"))
+        }
+        (_, ConnectionState::Ready, Circuit::Open) => Some(format!("nothing is published to {name} now")),
+        // It is there, and stays so until somebody publishes.
+        (_, ConnectionState::Ready, Circuit::HalfOpen | Circuit::Closed) => None,
+        (_, state, _) => Some(format!("{name} is {}", state.as_str())),
+    }
 }
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("systemd was not told: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_that_is_back_is_not_said_to_take_nothing() {
+        let said = |state, circuit| {
+            let (name, status) = ("redis".to_owned(), BrokerStatus::Ready);
+            amiss(&System { name, status, state, circuit, spool: None, is_durable: true })
+        };
+        assert_eq!(said(ConnectionState::Away, Circuit::Open).as_deref(), Some("redis is away"));
+        let open = said(ConnectionState::Ready, Circuit::Open);
+        assert_eq!(open.as_deref(), Some("nothing is published to redis now"));
+        for circuit in [Circuit::HalfOpen, Circuit::Closed] {
+            assert_eq!(said(ConnectionState::Ready, circuit), None);
+        }
     }
 }

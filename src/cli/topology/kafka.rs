@@ -1,5 +1,7 @@
 //! Kafka's side of `topology`: its topics.
 
+use std::sync::Arc;
+
 use super::{
     super::{Exit, Failure, store::sentence},
     Apply, Line,
@@ -16,17 +18,17 @@ use crate::{
 };
 
 /// What the servers have of it.
-pub(super) async fn compare(settings: &Settings, apply: Apply) -> Result<Vec<Line>, Failure> {
+pub(super) async fn compare(system: &Arc<str>, settings: &Settings, apply: Apply) -> Result<Vec<Line>, Failure> {
     let how = match apply {
         Apply::Nothing => How::Look,
         Apply::Make => How::Make,
         Apply::Grow => How::Grow,
     };
     let compared = at_server(settings, how).await.map_err(|error| not_compared(&error))?;
-    Ok(compared.into_iter().map(line).collect())
+    Ok(compared.into_iter().map(|one| line(system, one)).collect())
 }
 
-fn line(Compared { name, state }: Compared) -> Line {
+fn line(system: &Arc<str>, Compared { name, state }: Compared) -> Line {
     let (state, differences) = match state {
         State::Same => ("same", Vec::new()),
         State::Made => ("made", Vec::new()),
@@ -36,7 +38,7 @@ fn line(Compared { name, state }: Compared) -> Line {
             ("differs", differences.into_iter().map(|one| [one.field, one.configured, one.current]).collect())
         }
     };
-    Line { system: "kafka", what: "topic", name: name.to_string(), state, differences }
+    Line { system: Arc::clone(system), what: "topic", name: name.to_string(), state, differences }
 }
 
 fn not_compared(error: &BrokerError) -> Failure {
@@ -51,8 +53,8 @@ fn not_compared(error: &BrokerError) -> Failure {
 }
 
 /// A file of all topics, and how many they are. Without a Kafka in the configuration, those of every installation.
-pub(super) fn file(settings: Option<Settings>, print: fn(&Settings) -> String) -> (String, String) {
-    let settings = settings.unwrap_or_else(crate::config::standard_kafka);
+pub(super) fn file(settings: Option<&Settings>, print: fn(&Settings) -> String) -> (String, String) {
+    let settings = settings.cloned().unwrap_or_else(crate::config::standard_kafka);
     (print(&settings), format!("{} topics", settings.topics.len()))
 }
 

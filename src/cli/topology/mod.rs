@@ -13,21 +13,33 @@ mod script;
 #[cfg(feature = "kafka")]
 mod strimzi;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Context, Exit, Failure};
-use crate::config::Config;
+use crate::{
+    config::{Config, Connection},
+    message::Kind,
+};
 
 /// What can be asked of the topology.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show what the servers lack, and what they have otherwise, field by field; nothing is changed
-    Plan,
+    Plan {
+        #[command(flatten)]
+        of: Of,
+    },
     /// Make what is missing; what is there is neither changed nor deleted
     Apply {
+        #[command(flatten)]
+        of: Of,
         /// Also add partitions to topics that have too few; keys change places then
         #[arg(long)]
         #[cfg(feature = "kafka")]
@@ -35,13 +47,23 @@ pub(super) enum Command {
     },
     /// Print it as a file that makes it elsewhere
     Export {
-        /// What kind of file; RabbitMQ's definitions, unless only another system is configured
+        #[command(flatten)]
+        of: Of,
+        /// What kind of file; that of the system, which without --system is the one that has the queues
         #[arg(long, value_enum)]
         format: Option<Format>,
         /// Write it there instead
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+}
+
+/// Which system is meant.
+#[derive(Debug, clap::Args)]
+pub(super) struct Of {
+    /// Only this one of the systems in use: rabbitmq, kafka, redis, or a name of `connections:`
+    #[arg(long, value_name = "NAME")]
+    system: Option<String>,
 }
 
 /// Files that others make a topology from.
@@ -72,7 +94,7 @@ enum Apply {
 
 /// One thing that is configured, beside what a server has.
 struct Line {
-    system: &'static str,
+    system: Arc<str>,
     what: &'static str,
     name: String,
     state: &'static str,
@@ -82,34 +104,58 @@ struct Line {
 
 pub(super) fn run(command: &Command, context: &Context) -> Result<Exit, Failure> {
     match command {
-        Command::Plan => compare(Apply::Nothing, context),
+        Command::Plan { of } => compare(Apply::Nothing, of, context),
         #[cfg(feature = "kafka")]
-        Command::Apply { grow } => compare(if *grow { Apply::Grow } else { Apply::Make }, context),
+        Command::Apply { of, grow } => compare(if *grow { Apply::Grow } else { Apply::Make }, of, context),
         #[cfg(not(feature = "kafka"))]
-        Command::Apply {} => compare(Apply::Make, context),
-        Command::Export { format, file } => export(*format, file.as_deref(), context),
+        Command::Apply { of } => compare(Apply::Make, of, context),
+        Command::Export { of, format, file } => export(*format, of, file.as_deref(), context),
     }
 }
 
 /// As it is configured, with the warnings that are about it.
 fn configured(context: &Context) -> Result<Config, Failure> {
     let loaded = context.load()?;
-    let about = |path: &str| ["rabbitmq", "kafka", "redis"].iter().any(|system| path.starts_with(system));
+    let about =
+        |path: &str| ["rabbitmq", "kafka", "redis", "connections"].iter().any(|system| path.starts_with(system));
     loaded.warnings.iter().filter(|warning| about(&warning.path)).for_each(|warning| context.warn(warning));
     Ok(loaded.config)
 }
 
-fn compare(apply: Apply, context: &Context) -> Result<Exit, Failure> {
+/// The systems in use, or the one that is meant.
+fn systems(config: &Config, of: &Of) -> Result<BTreeMap<Arc<str>, Connection>, Failure> {
+    let mut all = config.connections_in_use();
+    let Some(name) = &of.system else { return Ok(all) };
+    if !all.contains_key(name.as_str()) {
+        let names: Vec<_> = all.keys().map(|name| &**name).collect();
+        let hint = match names.as_slice() {
+            [] => "add it to the configuration".to_owned(),
+            names => format!("name one that is used: {}", names.join(", ")),
+        };
+        let message = format!("the configuration uses no system outside of the engine that is called {name:?}");
+        return Err(Failure::new(Exit::NotFound, "SYSTEM_NOT_FOUND", message, hint));
+    }
+    all.retain(|other, _| **other == **name);
+    Ok(all)
+}
+
+fn compare(apply: Apply, of: &Of, context: &Context) -> Result<Exit, Failure> {
     let config = configured(context)?;
+    let systems = systems(&config, of)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Failure::new(Exit::Failed, "NO_RUNTIME", format!("the runtime cannot start: {error}"), "see `helixmq doctor`")
     })?;
-    let lines = runtime.block_on(lines(&config, apply, context))?;
-    let Some(lines) = lines else {
+    if systems.is_empty() {
         let hint = "add a section `rabbitmq:`, `kafka:` or `redis:`, set RABBITMQ_URL, KAFKA_BROKERS or REDIS_URL, or name another file with --config";
-        let message = "the configuration has no RabbitMQ, no Kafka and no Redis to compare with";
+        let message = "the configuration uses no RabbitMQ, no Kafka and no Redis to compare with";
         return Err(Failure::new(Exit::Refused, "NOTHING_TO_COMPARE", message, hint));
-    };
+    }
+    let mut lines = Vec::new();
+    for (name, connection) in &systems {
+        // Which of several: not every error says.
+        let failed = |failure: Failure| failure.about(name);
+        lines.extend(runtime.block_on(compared(name, connection, apply, context)).map_err(failed)?);
+    }
     let found = Found::of(&lines);
     if context.output.json() {
         let counts = json!({
@@ -120,29 +166,27 @@ fn compare(apply: Apply, context: &Context) -> Result<Exit, Failure> {
         context.output.value(&json!({ "entities": entities, "counts": counts }))?;
     } else {
         let rows: Vec<_> = lines.iter().flat_map(Line::rows).collect();
-        context.output.table(["", "NAME", "STATE", "FIELD", "CONFIGURED", "SERVER"], &rows)?;
+        context.output.table(["SYSTEM", "", "NAME", "STATE", "FIELD", "CONFIGURED", "SERVER"], &rows)?;
     }
     context.output.note(found.sentence(apply));
     Ok(if found.missing + found.differ > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// Of every system that is configured; `None`: none is.
-async fn lines(config: &Config, apply: Apply, context: &Context) -> Result<Option<Vec<Line>>, Failure> {
-    let mut all: Option<Vec<Line>> = None;
-    #[cfg(feature = "rabbitmq")]
-    if let Some(settings) = &config.rabbitmq {
-        all.get_or_insert_default().extend(rabbitmq::compare(settings, apply, context).await?);
+/// What one system has of what is configured.
+async fn compared(
+    name: &Arc<str>,
+    connection: &Connection,
+    apply: Apply,
+    context: &Context,
+) -> Result<Vec<Line>, Failure> {
+    match connection {
+        #[cfg(feature = "rabbitmq")]
+        Connection::Rabbitmq(settings) => rabbitmq::compare(name, settings, apply, context).await,
+        #[cfg(feature = "kafka")]
+        Connection::Kafka(settings) => kafka::compare(name, settings, apply).await,
+        #[cfg(feature = "redis")]
+        Connection::Redis(settings) => redis::compare(name, settings, apply).await,
     }
-    #[cfg(feature = "kafka")]
-    if let Some(settings) = &config.kafka {
-        all.get_or_insert_default().extend(kafka::compare(settings, apply).await?);
-    }
-    #[cfg(feature = "redis")]
-    if let Some(settings) = &config.redis {
-        all.get_or_insert_default().extend(redis::compare(settings, apply).await?);
-    }
-    let _ = context;
-    Ok(all)
 }
 
 impl Line {
@@ -159,10 +203,10 @@ impl Line {
         value
     }
 
-    fn rows(&self) -> Vec<[String; 6]> {
+    fn rows(&self) -> Vec<[String; 7]> {
         let row = |[field, configured, current]: [&str; 3]| {
             let state = if self.state == "unknown" { "not compared" } else { self.state };
-            [self.what, &self.name, state, field, configured, current].map(str::to_owned)
+            [&*self.system, self.what, &self.name, state, field, configured, current].map(str::to_owned)
         };
         if self.differences.is_empty() {
             return vec![row([""; 3])];
@@ -219,19 +263,19 @@ impl Found {
     }
 }
 
-/// What is configured; without the system in the configuration, what every installation has.
-fn export(format: Option<Format>, file: Option<&Path>, context: &Context) -> Result<Exit, Failure> {
+/// What is configured; without such a system in the configuration, what every installation has.
+fn export(format: Option<Format>, of: &Of, file: Option<&Path>, context: &Context) -> Result<Exit, Failure> {
     let config = configured(context)?;
-    let format = format.unwrap_or_else(|| default_format(&config));
+    let (format, connection) = exported(format, &config, systems(&config, of)?)?;
     let (text, summary) = match format {
         #[cfg(feature = "rabbitmq")]
-        Format::Rabbitmq => rabbitmq::definitions(config.rabbitmq),
+        Format::Rabbitmq => rabbitmq::definitions(connection.as_ref().and_then(Connection::as_rabbitmq)),
         #[cfg(feature = "kafka")]
-        Format::KafkaInit => kafka::file(config.kafka, script::print),
+        Format::KafkaInit => kafka::file(connection.as_ref().and_then(Connection::as_kafka), script::print),
         #[cfg(feature = "kafka")]
-        Format::Strimzi => kafka::file(config.kafka, strimzi::print),
+        Format::Strimzi => kafka::file(connection.as_ref().and_then(Connection::as_kafka), strimzi::print),
         #[cfg(feature = "redis")]
-        Format::Redis => redis::file(config.redis),
+        Format::Redis => redis::file(connection.as_ref().and_then(Connection::as_redis)),
     };
     let Some(file) = file else {
         context.output.line(text.trim_end())?;
@@ -257,15 +301,54 @@ const FIRST: Format = Format::KafkaInit;
 #[cfg(not(any(feature = "rabbitmq", feature = "kafka")))]
 const FIRST: Format = Format::Redis;
 
-/// That of the first system that is configured; else of the first that this build has.
-fn default_format(config: &Config) -> Format {
-    let all: &[(bool, Format)] = &[
-        #[cfg(feature = "rabbitmq")]
-        (config.rabbitmq.is_some(), Format::Rabbitmq),
-        #[cfg(feature = "kafka")]
-        (config.kafka.is_some(), Format::KafkaInit),
-        #[cfg(feature = "redis")]
-        (config.redis.is_some(), Format::Redis),
-    ];
-    all.iter().find(|(is_configured, _)| *is_configured).map_or(FIRST, |(_, format)| *format)
+/// What kind of file, and of which system: the only one that it can be of, else the one that names of queues and topics
+/// mean; none where none is configured.
+fn exported(
+    format: Option<Format>,
+    config: &Config,
+    mut systems: BTreeMap<Arc<str>, Connection>,
+) -> Result<(Format, Option<Connection>), Failure> {
+    if let Some(format) = format {
+        systems.retain(|_, connection| Format::of(connection).kind() == format.kind());
+    }
+    let usual = [Kind::Queue, Kind::Topic].map(|kind| config.system_of(kind).name());
+    let found = match (systems.len(), usual.iter().find(|name| systems.contains_key(*name))) {
+        (0, _) => None,
+        (1, _) => systems.pop_first(),
+        (_, Some(name)) => systems.remove_entry(name),
+        (_, None) => {
+            let names: Vec<_> = systems.keys().map(|name| &**name).collect();
+            let message = "several systems could be meant, and a file is of one";
+            let hint = format!("name one with --system: {}", names.join(", "));
+            return Err(Failure::new(Exit::Usage, "WHICH_SYSTEM", message, hint));
+        }
+    };
+    let connection = found.map(|(_, connection)| connection);
+    Ok((format.or(connection.as_ref().map(Format::of)).unwrap_or(FIRST), connection))
+}
+
+impl Format {
+    /// The usual one for a system.
+    fn of(connection: &Connection) -> Self {
+        match connection {
+            #[cfg(feature = "rabbitmq")]
+            Connection::Rabbitmq(_) => Self::Rabbitmq,
+            #[cfg(feature = "kafka")]
+            Connection::Kafka(_) => Self::KafkaInit,
+            #[cfg(feature = "redis")]
+            Connection::Redis(_) => Self::Redis,
+        }
+    }
+
+    /// Of which kind of system it is.
+    fn kind(self) -> &'static str {
+        match self {
+            #[cfg(feature = "rabbitmq")]
+            Self::Rabbitmq => "rabbitmq",
+            #[cfg(feature = "kafka")]
+            Self::KafkaInit | Self::Strimzi => "kafka",
+            #[cfg(feature = "redis")]
+            Self::Redis => "redis",
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! RabbitMQ's side of `topology`: exchanges, queues and bindings.
 
+use std::sync::Arc;
+
 use super::{
     super::{Context, Exit, Failure, store::sentence},
     Apply, Line, bindings,
@@ -15,16 +17,21 @@ use crate::{
 };
 
 /// What the server has of it.
-pub(super) async fn compare(settings: &Settings, apply: Apply, context: &Context) -> Result<Vec<Line>, Failure> {
+pub(super) async fn compare(
+    system: &Arc<str>,
+    settings: &Settings,
+    apply: Apply,
+    context: &Context,
+) -> Result<Vec<Line>, Failure> {
     let how = if apply == Apply::Nothing { How::Look } else { How::Make };
     let mut entities = at_server(settings, how).await.map_err(|error| not_compared(&error))?;
     if how == How::Look {
-        look_at_bindings(settings, &mut entities, context);
+        look_at_bindings(system, settings, &mut entities, context);
     }
-    Ok(entities.into_iter().map(line).collect())
+    Ok(entities.into_iter().map(|entity| line(system, entity)).collect())
 }
 
-fn line(entity: Entity) -> Line {
+fn line(system: &Arc<str>, entity: Entity) -> Line {
     let (state, differences) = match entity.state {
         State::Same => ("same", Vec::new()),
         State::Made if entity.what == What::Binding => ("bound", Vec::new()),
@@ -35,16 +42,16 @@ fn line(entity: Entity) -> Line {
             ("differs", differences.into_iter().map(|one| [one.field, one.configured, one.current]).collect())
         }
     };
-    Line { system: "rabbitmq", what: entity.what.as_str(), name: entity.name.to_string(), state, differences }
+    Line { system: Arc::clone(system), what: entity.what.as_str(), name: entity.name.to_string(), state, differences }
 }
 
 /// AMQP has no question for them; the management API has.
-fn look_at_bindings(settings: &Settings, entities: &mut [Entity], context: &Context) {
+fn look_at_bindings(system: &str, settings: &Settings, entities: &mut [Entity], context: &Context) {
     if settings.management_url.is_none() {
         let bindings = settings.topology.bindings.len();
         context.output.note(format_args!(
-            "AMQP cannot list bindings: {bindings} are not compared, and `topology apply` makes them; set \
-             rabbitmq.management_url to compare them"
+            "{system}: AMQP cannot list bindings: {bindings} are not compared, and `topology apply` makes them; set \
+             management_url to compare them"
         ));
         return;
     }
@@ -56,7 +63,7 @@ fn look_at_bindings(settings: &Settings, entities: &mut [Entity], context: &Cont
                 entity.state = if is_there { State::Same } else { State::Missing };
             }
         }
-        Err(error) => context.output.note(format_args!("warning: bindings are not compared: {error}")),
+        Err(error) => context.output.note(format_args!("warning: {system}: bindings are not compared: {error}")),
     }
 }
 
@@ -84,10 +91,10 @@ fn not_compared(error: &AtServerError) -> Failure {
 
 /// What is configured, as definitions; without a RabbitMQ in the configuration, what every installation has. Also says how
 /// much it is.
-pub(super) fn definitions(settings: Option<Settings>) -> (String, String) {
+pub(super) fn definitions(settings: Option<&Settings>) -> (String, String) {
     let standard = || (standard(QueueKind::Classic), "/".to_owned());
     let (topology, vhost): (Topology, String) =
-        settings.map_or_else(standard, |settings| (settings.topology, settings.vhost));
+        settings.map_or_else(standard, |settings| (settings.topology.clone(), settings.vhost.clone()));
     let mut text = serde_json::to_string_pretty(&export(&topology, &vhost)).unwrap_or_default();
     text.push('\n');
     let (exchanges, queues, bindings) = (topology.exchanges.len(), topology.queues.len(), topology.bindings.len());

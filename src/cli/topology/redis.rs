@@ -1,5 +1,7 @@
 //! Redis' side of `topology`: its queues and topics.
 
+use std::sync::Arc;
+
 use super::{
     super::{Exit, Failure, store::sentence},
     Apply, Line,
@@ -16,12 +18,12 @@ use crate::{
 };
 
 /// What the server has of it.
-pub(super) async fn compare(settings: &Settings, apply: Apply) -> Result<Vec<Line>, Failure> {
+pub(super) async fn compare(system: &Arc<str>, settings: &Settings, apply: Apply) -> Result<Vec<Line>, Failure> {
     let compared = at_server(settings, apply != Apply::Nothing).await.map_err(|error| not_compared(&error))?;
-    Ok(compared.into_iter().map(line).collect())
+    Ok(compared.into_iter().map(|one| line(system, one)).collect())
 }
 
-fn line(Compared { address, state }: Compared) -> Line {
+fn line(system: &Arc<str>, Compared { address, state }: Compared) -> Line {
     let (state, differences) = match state {
         State::Same => ("same", Vec::new()),
         State::Made => ("made", Vec::new()),
@@ -32,7 +34,7 @@ fn line(Compared { address, state }: Compared) -> Line {
         Kind::Queue => "queue",
         Kind::Topic => "topic",
     };
-    Line { system: "redis", what, name: address.name.to_string(), state, differences }
+    Line { system: Arc::clone(system), what, name: address.name.to_string(), state, differences }
 }
 
 fn not_compared(error: &BrokerError) -> Failure {
@@ -48,8 +50,8 @@ fn not_compared(error: &BrokerError) -> Failure {
 
 /// Commands that make all of it, for redis-cli, and how much it is. Without a Redis in the configuration, those of every
 /// installation.
-pub(super) fn file(settings: Option<Settings>) -> (String, String) {
-    let settings = settings.unwrap_or_else(crate::config::standard_redis);
+pub(super) fn file(settings: Option<&Settings>) -> (String, String) {
+    let settings = settings.cloned().unwrap_or_else(crate::config::standard_redis);
     let quoted = |word: &String| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if !word.is_empty() && word.chars().all(plain) { word.clone() } else { format!("{word:?}") }

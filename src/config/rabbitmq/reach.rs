@@ -6,9 +6,9 @@ use super::{
     super::{
         finding::Origin,
         kind::{self, Kind, Wrong},
+        nodes::Words,
         section::{Given, Section},
-        tree::Value,
-        url::{Node, encrypted, is_environment, merged, password, shown, shown_node},
+        url::{encrypted, merged, password, shown},
     },
     url::{self, Url},
 };
@@ -22,13 +22,12 @@ const PORT: u16 = 5672;
 const PORT_TLS: u16 = 5671;
 /// Longest name of a virtual host, user or password. Source: AMQP 0-9-1, short strings.
 const TEXT_BYTES_MAX: usize = 255;
+const NODES: Words = Words { node: url::node, port: "5672, with TLS 5671", several: "[rabbit1:5672, rabbit2:5672]" };
 
 /// Reads it into `settings`.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     let url = section.unshown("url", &url_kind(), "- (its parts)");
-    let host = section.unshown("host", &host_kind(), "localhost");
-    let port = section.unshown("port", &kind::integer(1..=u16::MAX), "5672, with TLS 5671");
-    let hosts = hosts(section);
+    let nodes = NODES.read(section);
     let user = section.unshown("username", &short_text("the name of a user"), "-");
     let password = section.unshown("password", &password(), "-");
     let vhost = section.unshown("vhost", &short_text("the name of a virtual host"), "/");
@@ -45,11 +44,9 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     let with_tls = encrypted(section, enabled.as_ref(), scheme, ["amqp", "amqps"]);
     settings.tls = with_tls.then_some(tls);
 
-    let own_nodes = own_nodes(section, host, hosts);
     let theirs = parts.map(|url| url.nodes.clone());
-    let nodes = merged(section, "host", own_nodes, theirs, from_url)
-        .unwrap_or((vec![("localhost".to_owned(), None)], Origin::Default));
-    settings.hosts = with_ports(section, nodes, port, with_tls);
+    let nodes = nodes.joined(section, theirs, from_url, if with_tls { PORT_TLS } else { PORT });
+    settings.hosts = nodes.into_iter().map(|(name, port)| Host { name, port }).collect();
 
     if let Some((vhost, origin)) = merged(section, "vhost", vhost, parts.and_then(|url| url.vhost.clone()), from_url) {
         shown(section, "vhost", vhost.clone(), origin);
@@ -62,69 +59,6 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     if let Some(credentials) = credentials(section, auth, user, password, settings.tls.as_ref()) {
         settings.credentials = credentials;
     }
-}
-
-fn own_nodes(
-    section: &mut Section<'_, '_, '_>,
-    host: Option<Given<Node>>,
-    hosts: Option<Given<Vec<Node>>>,
-) -> Option<Given<Vec<Node>>> {
-    if let (Some(host), Some(hosts)) = (&host, &hosts)
-        && !is_environment(&host.origin)
-    {
-        let path = section.path_of("hosts");
-        section.reader.refuse(hosts.origin.clone(), &path, "is given beside host", "keep one of them");
-    }
-    let one = host.map(|host| Given {
-        value: vec![host.value],
-        origin: host.origin,
-        from_environment: host.from_environment,
-    });
-    one.or(hosts)
-}
-
-fn with_ports(
-    section: &mut Section<'_, '_, '_>,
-    (nodes, origin): (Vec<Node>, Origin),
-    port: Option<Given<u16>>,
-    tls: bool,
-) -> Vec<Host> {
-    let default = if tls { PORT_TLS } else { PORT };
-    let wins = port.as_ref().is_some_and(|port| is_environment(&port.origin) && !is_environment(&origin));
-    let loses = port.as_ref().is_some_and(|port| !is_environment(&port.origin) && is_environment(&origin));
-    let contradicts = |named: Option<u16>| named.is_some() && named != port.as_ref().map(|port| port.value);
-    // Of several, it is the port of those that name none.
-    if let Some(port) = port.as_ref().filter(|_| !wins && !loses && nodes.len() == 1)
-        && nodes.iter().any(|(_, named)| contradicts(*named))
-    {
-        let path = section.path_of("port");
-        let problem = "differs from the port that is named with a host";
-        section.reader.refuse(port.origin.clone(), &path, problem, "keep one of the two");
-    }
-    let given = port.filter(|_| !loses).map(|port| port.value);
-    let of = |named: Option<u16>| if wins { given } else { named.or(given) }.unwrap_or(default);
-    let hosts: Vec<_> = nodes.into_iter().map(|(name, named)| Host { name, port: of(named) }).collect();
-    let text: Vec<_> = hosts.iter().map(|host| shown_node(&(host.name.clone(), Some(host.port)))).collect();
-    shown(section, "hosts", text.join(", "), origin);
-    hosts
-}
-
-fn hosts(section: &mut Section<'_, '_, '_>) -> Option<Given<Vec<Node>>> {
-    let node = section.ask("hosts", "a list of hosts, each with its port where it is another", "- (host)")?;
-    let (path, origin) = (section.path_of("hosts"), section.origin_of("hosts"));
-    let items = match &node.value {
-        Value::List(items) if !items.is_empty() => items,
-        _ => {
-            section.reader.refuse(origin, &path, "is not a list of hosts", "write [rabbit1:5672, rabbit2:5672]");
-            return None;
-        }
-    };
-    let kind = host_kind();
-    let mut nodes = Vec::new();
-    for (place, item) in items.iter().enumerate() {
-        nodes.extend(section.reader.one(&format!("{path}[{place}]"), item, &kind).map(|given| given.value));
-    }
-    (!nodes.is_empty()).then_some(Given { value: nodes, origin, from_environment: false })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -185,10 +119,6 @@ fn tls(section: &mut Section<'_, '_, '_>) -> (Option<Given<bool>>, Tls) {
 
 fn url_kind() -> Kind<Url> {
     Kind { secret: true, ..kind::parsed("a URL such as amqp://user:password@host:5672/vhost", url::parse, Url::shown) }
-}
-
-fn host_kind() -> Kind<Node> {
-    kind::parsed("a host", url::node, shown_node)
 }
 
 pub(super) fn short_text(takes: &'static str) -> Kind<String> {

@@ -100,24 +100,26 @@ pub(super) fn read(
     for (name, settings) in &streams {
         all.add_topic(name, settings);
     }
-    check(section, &all, settings);
+    check(section, &all, settings, standard);
     settings.topology = all;
 }
 
 /// What can be said only of the whole.
-fn check(section: &mut Section<'_, '_, '_>, all: &Topology, settings: &Settings) {
+fn check(section: &mut Section<'_, '_, '_>, all: &Topology, settings: &Settings, standard: bool) {
+    let add = format!("add it under {}", section.path_of("exchanges"));
     for binding in &all.bindings {
         if !all.exchanges.contains_key(&binding.exchange) && !binding.exchange.starts_with("amq.") {
             let path = join(&section.path_of("queues"), &binding.queue);
             let problem = format!("is bound to the exchange {:?}, which is not configured", binding.exchange);
             let origin = section.origin_of("queues");
-            section.reader.refuse(origin, &path, problem, "add it under rabbitmq.exchanges");
+            section.reader.refuse(origin, &path, problem, add.as_str());
         }
     }
     for lost in astray(all) {
         let path = join(&section.path_of("queues"), &lost.queue);
         let (problem, fix) = lost.reason.rsplit_once("; ").unwrap_or((&lost.reason, "bind a queue"));
         let origin = section.origin_of("queues");
+        let fix = if standard { fix.to_owned() } else { format!("set standard_topology to true, or {fix}") };
         section.reader.refuse(origin, &path, problem, fix);
     }
     if let Some(exchange) = &settings.exchange
@@ -126,7 +128,7 @@ fn check(section: &mut Section<'_, '_, '_>, all: &Topology, settings: &Settings)
     {
         let (path, origin) = (section.path_of("exchange"), section.origin_of("exchange"));
         let problem = format!("{} is not configured", quoted(exchange));
-        section.reader.refuse(origin, &path, problem, "add it under rabbitmq.exchanges");
+        section.reader.refuse(origin, &path, problem, add);
     }
 }
 

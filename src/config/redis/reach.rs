@@ -4,9 +4,9 @@ use super::{
     super::{
         finding::Origin,
         kind::{self, Kind, Wrong},
+        nodes::Words,
         section::{Given, Section},
-        tree::Value,
-        url::{Node, encrypted, is_environment, merged, password, shown, shown_node},
+        url::{encrypted, merged, password, shown},
         words::quoted,
     },
     url::{self, Url},
@@ -17,13 +17,12 @@ use crate::broker::redis::{Host, Settings, Tls};
 const PORT: u16 = 6379;
 /// Longest name of a user.
 const USER_BYTES_MAX: usize = 255;
+const NODES: Words = Words { node: url::node, port: "6379", several: "[redis1:6379, redis2:6379]" };
 
 /// Reads it into `settings`.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     let url = section.unshown("url", &url_kind(), "- (its parts)");
-    let host = section.unshown("host", &host_kind(), "localhost");
-    let port = section.unshown("port", &kind::integer(1..=u16::MAX), "6379");
-    let hosts = hosts(section);
+    let nodes = NODES.read(section);
     let user = section.unshown("username", &user(), "- (the server's default user)");
     let password = section.unshown("password", &password(), "-");
     let database = section.unshown("database", &kind::integer(0..=u16::MAX), "0");
@@ -38,11 +37,8 @@ pub(super) fn read(section: &mut Section<'_, '_, '_>, settings: &mut Settings) {
     let with_tls = encrypted(section, enabled.as_ref(), scheme, ["redis", "rediss"]);
     settings.tls = with_tls.then_some(tls);
 
-    let own = own_nodes(section, host, hosts);
-    let theirs = parts.map(|url| url.nodes.clone());
-    let nodes = merged(section, "host", own, theirs, from_url)
-        .unwrap_or((vec![("localhost".to_owned(), None)], Origin::Default));
-    settings.hosts = with_ports(section, nodes, port);
+    let nodes = nodes.joined(section, parts.map(|url| url.nodes.clone()), from_url, PORT);
+    settings.hosts = nodes.into_iter().map(|(name, port)| Host { name, port }).collect();
 
     let database = merged(section, "database", database, parts.and_then(|url| url.database), from_url);
     let (database, origin) = database.unwrap_or((settings.database, Origin::Default));
@@ -77,67 +73,6 @@ fn is_here(host: &Host) -> bool {
     host.name == "localhost" || address.is_some_and(|address| address.is_loopback())
 }
 
-/// Named as `host`, or as `hosts`.
-fn own_nodes(
-    section: &mut Section<'_, '_, '_>,
-    host: Option<Given<Node>>,
-    hosts: Option<Given<Vec<Node>>>,
-) -> Option<Given<Vec<Node>>> {
-    if let (Some(host), Some(hosts)) = (&host, &hosts)
-        && !is_environment(&host.origin)
-    {
-        let path = section.path_of("hosts");
-        section.reader.refuse(hosts.origin.clone(), &path, "is given beside host", "keep one of them");
-    }
-    let one = host.map(|host| Given {
-        value: vec![host.value],
-        origin: host.origin,
-        from_environment: host.from_environment,
-    });
-    one.or(hosts)
-}
-
-fn with_ports(
-    section: &mut Section<'_, '_, '_>,
-    (nodes, origin): (Vec<Node>, Origin),
-    port: Option<Given<u16>>,
-) -> Vec<Host> {
-    let wins = port.as_ref().is_some_and(|port| is_environment(&port.origin) && !is_environment(&origin));
-    let loses = port.as_ref().is_some_and(|port| !is_environment(&port.origin) && is_environment(&origin));
-    // Of several, it is the port of those that name none.
-    if let Some(port) = port.as_ref().filter(|_| !wins && !loses && nodes.len() == 1)
-        && nodes.iter().any(|(_, named)| named.is_some_and(|named| named != port.value))
-    {
-        let path = section.path_of("port");
-        let problem = "differs from the port that is named with a host";
-        section.reader.refuse(port.origin.clone(), &path, problem, "keep one of the two");
-    }
-    let given = port.filter(|_| !loses).map(|port| port.value);
-    let of = |named: Option<u16>| if wins { given } else { named.or(given) }.unwrap_or(PORT);
-    let hosts: Vec<_> = nodes.into_iter().map(|(name, named)| Host { name, port: of(named) }).collect();
-    let text: Vec<_> = hosts.iter().map(|host| shown_node(&(host.name.clone(), Some(host.port)))).collect();
-    shown(section, "hosts", text.join(", "), origin);
-    hosts
-}
-
-fn hosts(section: &mut Section<'_, '_, '_>) -> Option<Given<Vec<Node>>> {
-    let node = section.ask("hosts", "a list of hosts, each with its port where it is another", "- (host)")?;
-    let (path, origin) = (section.path_of("hosts"), section.origin_of("hosts"));
-    let items = match &node.value {
-        Value::List(items) if !items.is_empty() => items,
-        _ => {
-            section.reader.refuse(origin, &path, "is not a list of hosts", "write [redis1:6379, redis2:6379]");
-            return None;
-        }
-    };
-    let kind = host_kind();
-    let mut nodes = Vec::new();
-    for (place, item) in items.iter().enumerate() {
-        nodes.extend(section.reader.one(&format!("{path}[{place}]"), item, &kind).map(|given| given.value));
-    }
-    (!nodes.is_empty()).then_some(Given { value: nodes, origin, from_environment: false })
-}
-
 /// Whether it is enabled, and how it is then.
 fn tls(section: &mut Section<'_, '_, '_>) -> (Option<Given<bool>>, Tls) {
     let written = super::super::tls::read(section, "- (Mozilla's list, built in)", "false");
@@ -148,10 +83,6 @@ fn tls(section: &mut Section<'_, '_, '_>) -> (Option<Given<bool>>, Tls) {
 
 fn url_kind() -> Kind<Url> {
     Kind { secret: true, ..kind::parsed("a URL such as redis://user:password@host:6379/0", url::parse, Url::shown) }
-}
-
-fn host_kind() -> Kind<Node> {
-    kind::parsed("a host", url::node, shown_node)
 }
 
 fn server_name() -> Kind<String> {

@@ -2,9 +2,10 @@
 //! there is to say goes in one round trip. While nothing happens it waits for the bell of its queue or topic, a stream of
 //! one entry that each publish replaces: waiting takes nothing, so nothing is lost when it is given up.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use redis::{RedisError, Value, cmd};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -14,8 +15,11 @@ use super::{
     super::{
         errors,
         link::{Made, Up},
-        scripts, transport,
+        reply::Reply,
+        scripts,
     },
+    bell::{Bell, ring},
+    round::{Answered, Asking, Round, together},
     session::Session,
     told::Step,
     work::{Item, To, Work},
@@ -30,8 +34,6 @@ use crate::{
 const TEND_EVERY: Duration = Duration::from_secs(1);
 /// And at most.
 const TEND_MIN: Duration = Duration::from_millis(10);
-/// How long one wait for the bell lasts, in ms.
-const BELL_MS: u64 = 5000;
 /// Entries of the first fetch; each may bring four times as many as the one before.
 const COUNT_FIRST: usize = 16;
 /// Most entries of a fetch.
@@ -42,9 +44,8 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 const FETCH_BYTES: usize = 4 << 20;
 /// Pause after something went wrong that is not the connection.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// Ends with the connection it waited over.
-type Bell = Pin<Box<dyn Future<Output = Result<Made, String>> + Send>>;
+/// Round trips at a time: while the answer of one is taken in, the server works on the next.
+const UNDER_WAY_MAX: usize = 2;
 
 /// How a reading begins and ends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +78,12 @@ pub(in crate::broker::redis) struct Actor {
     renew_at: Instant,
     /// Which connection all of it went over.
     generation: u64,
+    /// Round trips that were begun, in their order.
+    under_way: FuturesOrdered<Asking>,
+    /// Whether one of them looks after what is not new. It is the only one then, as what it finds decides about all else.
+    looks: bool,
+    /// Entries that they ask for, at most.
+    asked_for: usize,
     bell: Option<Bell>,
     /// For the next wait.
     bell_over: Option<Made>,
@@ -98,6 +105,9 @@ impl Actor {
             tend_at: now,
             renew_at: now + session.lease / 4,
             generation,
+            under_way: FuturesOrdered::new(),
+            looks: false,
+            asked_for: 0,
             bell: None,
             bell_over: None,
             tip: None,
@@ -123,10 +133,12 @@ impl Actor {
         self.leave().await;
     }
 
-    /// One round. True: it is over.
+    /// Begins a round trip, or waits for something to do. True: it is over.
     async fn work(&mut self, up: &Up) -> Result<bool, RedisError> {
         let session = Arc::clone(&self.session);
         if up.generation != self.generation {
+            // What was under way went over the one before.
+            self.finish().await;
             if session.place.address.kind == Kind::Topic
                 && let Err(error) =
                     session.shared.make_group(up, &session.place, &session.group, self.reading.start).await
@@ -136,6 +148,9 @@ impl Actor {
             session.leave(up, false).await?;
             (self.generation, self.hungry, self.bell) = (up.generation, true, None);
             self.tend_at = Instant::now();
+        }
+        if self.looks || self.under_way.len() >= UNDER_WAY_MAX {
+            return self.next_answer().await;
         }
         // Nobody would say that there is something new.
         self.hungry |= self.tip.is_none() && self.bell.is_none();
@@ -155,8 +170,10 @@ impl Actor {
                 state.put_off();
             }
             let takes = !self.reading.only_settles && state.is_wanted() && state.waiting_bytes() <= WAITING_BYTES_MAX;
-            let room = if takes { state.room() } else { 0 };
-            (state.work(), room, state.has_ended, ended)
+            let work = state.work();
+            // The server hears what is done before it is asked for more.
+            let room = if takes { state.room().saturating_sub(self.asked_for) } else { 0 };
+            (work, room, state.has_ended, ended)
         };
         session.place.back(ended);
         let enough = room > 0 && room * 4 >= session.state().prefetch();
@@ -167,11 +184,17 @@ impl Actor {
         let is_new = self.hungry && self.tip.is_none();
         let tends = room > 0 && (now >= self.tend_at || is_told || is_new || takes_suspect);
         let renews = now >= self.renew_at;
+        // Who waits for all that was said before waits for what is under way.
+        if (tends || work.only_waits()) && !self.under_way.is_empty() {
+            session.state().untold(work);
+            return self.next_answer().await;
+        }
         if work.is_empty() && !reads && !tends && !renews {
-            if has_ended && !session.state().has_out() && !self.reading.only_settles {
+            let is_over = has_ended && !session.state().has_out() && !self.reading.only_settles;
+            if is_over && self.under_way.is_empty() {
                 return Ok(true);
             }
-            self.idle(room > 0).await;
+            self.idle(room > 0 && self.under_way.is_empty()).await?;
             return Ok(false);
         }
         if tends {
@@ -188,36 +211,56 @@ impl Actor {
         }
         let count = self.count.min(room).max(1);
         if reads {
-            steps.push((Step::Read(count), session.read_new(count, self.full)));
+            steps.push((Step::Read { count, last: self.full }, session.read_new(count, self.full)));
         }
-        let (steps, pipeline) = together(steps);
-        let _changing = (!work.done.is_empty()).then(|| session.place.changing());
-        let answers = match up.ask_all(&pipeline).await {
+        let round = Round::new(up, &session.place, work, steps);
+        self.looks = tends;
+        self.asked_for += round.asks_for();
+        self.under_way.push_back(Box::pin(round.ask()));
+        Ok(false)
+    }
+
+    /// Waits for the first answer.
+    async fn next_answer(&mut self) -> Result<bool, RedisError> {
+        if let Some(answered) = self.under_way.next().await {
+            self.answered(answered).await?;
+        }
+        Ok(false)
+    }
+
+    /// Waits for all answers. What went wrong is told again by whoever comes next.
+    async fn finish(&mut self) {
+        while let Some(answered) = self.under_way.next().await {
+            if let Err(error) = self.answered(answered).await {
+                tracing::debug!(source = %self.session.place.address, "a round trip failed: {error}");
+            }
+        }
+    }
+
+    /// Takes in what the server answered.
+    async fn answered(&mut self, (round, answers): Answered) -> Result<(), RedisError> {
+        let session = Arc::clone(&self.session);
+        self.looks = false;
+        self.asked_for -= round.asks_for();
+        let Round { up, work, steps, commands, changing } = round;
+        let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
                 session.state().untold(work);
                 return Err(error);
             }
         };
-        self.answered(up, work, steps, &pipeline, answers).await?;
-        Ok(false)
-    }
-
-    /// Takes in what the server answered.
-    async fn answered(
-        &mut self,
-        up: &Up,
-        work: Work,
-        steps: Vec<Step>,
-        commands: &Pipeline,
-        answers: Vec<Value>,
-    ) -> Result<(), RedisError> {
-        let session = Arc::clone(&self.session);
         let (mut ours, mut wrong, mut items) = (Vec::with_capacity(work.back.len()), None, Vec::new());
-        for ((step, command), answer) in steps.into_iter().zip(commands.cmd_iter()).zip(answers) {
-            let mut answer = errors::of(answer);
+        for ((step, command), reply) in steps.into_iter().zip(commands.cmd_iter()).zip(answers) {
+            if let Step::Read { count, last } = step
+                && !reply.is_error()
+            {
+                items.extend(self.read(&reply, count, last));
+                continue;
+            }
+            let mut answer = reply.value();
             if matches!(&answer, Err(error) if errors::is_forgotten_script(error)) {
-                answer = match scripts::load_all(up).await {
+                answer = match scripts::load_all(&up).await {
                     Ok(()) => up.ask(command).await,
                     Err(error) => Err(error),
                 };
@@ -228,12 +271,12 @@ impl Actor {
                     if let Step::Back(count) = step {
                         ours.extend(std::iter::repeat_n(false, count));
                     }
-                    wrong = wrong.or(Some((error, matches!(step, Step::Tend | Step::Read(_)))));
+                    wrong = wrong.or(Some((error, matches!(step, Step::Tend | Step::Read { .. }))));
                     continue;
                 }
             };
             match step {
-                Step::Done => {}
+                Step::Done | Step::Read { .. } => {}
                 Step::Back(count) => ours.extend(session.ours(answer, count)),
                 Step::Renewed(entries) => {
                     let Value::Array(gone) = answer else { continue };
@@ -244,10 +287,9 @@ impl Actor {
                     session.state().gone(&gone);
                 }
                 Step::Tend => items.extend(self.tended(answer)),
-                Step::Read(count) => items.extend(self.read(answer, count)),
             }
         }
-        match wrong {
+        let result = match wrong {
             // What was to be told was not, or not all of it.
             Some((error, false)) => {
                 self.arrived(items);
@@ -259,10 +301,13 @@ impl Actor {
                 self.arrived(items);
                 wrong.map_or(Ok(()), |(error, _)| Err(error))
             }
-        }
+        };
+        drop(changing);
+        result
     }
 
-    fn told(&self, work: Work, ours: Vec<bool>) {
+    fn told(&self, work: Work, mut ours: Vec<bool>) {
+        ours.resize(work.back.len(), false);
         let session = &self.session;
         let is_for_others = work.back.iter().any(|back| !matches!(back.to, To::Me(_)));
         if session.place.address.kind == Kind::Queue {
@@ -304,15 +349,15 @@ impl Actor {
         tended.items
     }
 
-    fn read(&mut self, answer: Value, count: usize) -> Vec<Item> {
-        let (items, full) = self.session.read(answer, count);
+    fn read(&mut self, reply: &Reply, count: usize, last: Option<usize>) -> Vec<Item> {
+        let (items, full) = self.session.read(reply, count);
         let bytes: usize = items.iter().map(|item| item.message.size() + 256).sum();
         if !items.is_empty() {
             let affordable = FETCH_BYTES * items.len() / bytes.max(1);
             self.count = (self.count * 4).min(affordable).clamp(1, COUNT_MAX);
         }
         // What was read to its end on all levels that were looked at, with those below them.
-        self.hungry = full.is_some() || self.full.is_some();
+        self.hungry = full.is_some() || last.is_some();
         self.full = full;
         items
     }
@@ -343,8 +388,8 @@ impl Actor {
         self.session.arrived();
     }
 
-    /// Waits until there is something to do.
-    async fn idle(&mut self, reads: bool) {
+    /// Waits until there is something to do, or an answer.
+    async fn idle(&mut self, reads: bool) -> Result<(), RedisError> {
         let session = Arc::clone(&self.session);
         if reads
             && self.bell.is_none()
@@ -363,13 +408,15 @@ impl Actor {
         };
         let rang = tokio::select! {
             () = session.changed.notified() => None,
-            _ = self.woken.changed() => {
+            // What comes back is for later where nothing can be taken: it would only wake this again and again.
+            _ = self.woken.changed(), if reads => {
                 // Seen by the next round.
                 self.woken.mark_changed();
                 None
             }
             () = sleep_until(until) => None,
             () = session.shared.consume.lost_since(self.generation) => None,
+            Some(answered) = self.under_way.next() => return self.answered(answered).await,
             rang = bell => Some(rang),
         };
         match rang {
@@ -381,6 +428,7 @@ impl Actor {
             }
             None => {}
         }
+        Ok(())
     }
 
     /// Something other than what was asked for happened.
@@ -404,6 +452,7 @@ impl Actor {
     /// What the server still has for this reader is for others.
     async fn leave(mut self) {
         self.bell = None;
+        self.finish().await;
         let session = &self.session;
         let work = session.state().work();
         session.state().close();
@@ -412,8 +461,8 @@ impl Actor {
             if !work.done.is_empty() || !work.back.is_empty() {
                 let mut steps = Vec::new();
                 session.tell(&work, &mut steps);
-                let (_, pipeline) = together(steps);
-                if let Err(error) = up.ask_all(&pipeline).await {
+                let (_, commands) = together(steps);
+                if let Err(error) = up.ask_all(&commands).await {
                     tracing::debug!(source = %session.place.address, "could not say what became of the last: {error}");
                 }
             }
@@ -430,37 +479,6 @@ impl Actor {
         session.place.wake();
         for waiter in work.waiters {
             waiter.send(Err(BrokerError::Closed)).ok();
-        }
-    }
-}
-
-/// The commands as one pipeline.
-fn together(steps: Vec<(Step, Cmd)>) -> (Vec<Step>, Pipeline) {
-    let mut pipeline = Pipeline::with_capacity(steps.len());
-    let add = |(step, command)| {
-        pipeline.add_command(command);
-        step
-    };
-    (steps.into_iter().map(add).collect(), pipeline)
-}
-
-/// Waits until something happens behind `tip`, over a connection of its own.
-async fn ring(session: Arc<Session>, over: Option<Made>, tip: String) -> Result<Made, String> {
-    let (mut connection, mut driver) = match over {
-        Some(over) => over,
-        None => transport::connect(&session.shared.settings).await.map_err(|error| error.text)?,
-    };
-    let mut command = cmd("XREAD");
-    command.arg("COUNT").arg(1).arg("BLOCK").arg(BELL_MS).arg("STREAMS").arg(session.place.key("bell")).arg(tip);
-    loop {
-        let answer = tokio::select! {
-            answer = connection.send_packed_command(&command) => answer.and_then(Value::extract_error),
-            () = &mut driver => return Err("the connection was lost".to_owned()),
-        };
-        match answer {
-            Ok(Value::Nil) => {}
-            Ok(_) => return Ok((connection, driver)),
-            Err(error) => return Err(error.to_string()),
         }
     }
 }

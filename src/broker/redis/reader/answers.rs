@@ -3,11 +3,15 @@
 use redis::Value;
 
 use super::{
-    super::{place::Known, wire},
+    super::{
+        place::Known,
+        reply::{Reply, Walk},
+        wire,
+    },
     session::Session,
     work::{Entry, Item},
 };
-use crate::message::{FailedAttempt, Kind, Position, ReasonCode, UnixMs, now_ms};
+use crate::message::{FailedAttempt, Kind, Message, Position, ReasonCode, UnixMs, now_ms};
 
 /// What looking after a place came to.
 #[derive(Debug)]
@@ -73,7 +77,8 @@ impl Session {
         };
         let place = self.streams.iter().position(|name| name.as_bytes() == stream)?;
         let entry = (u8::try_from(place).ok()?, wire::EntryId::parse(&id)?);
-        let mut item = self.item(entry, fields, u32::try_from(count).unwrap_or(u32::MAX).max(1));
+        let message = wire::incoming_of(&fields, &self.place.address.name, entry.1);
+        let mut item = self.item(entry, message, u32::try_from(count).unwrap_or(u32::MAX).max(1));
         item.has_notes = !notes.is_empty();
         item.failures = serde_json::from_slice(&notes).unwrap_or_default();
         // Whoever had it then never said what became of it.
@@ -87,32 +92,48 @@ impl Session {
         Some(item)
     }
 
-    /// What is new, with whether any level may have more.
-    pub(super) fn read(&self, answer: Value, count: usize) -> (Vec<Item>, Option<usize>) {
+    /// What is new, with the highest level that may have more.
+    pub(super) fn read(&self, reply: &Reply, count: usize) -> (Vec<Item>, Option<usize>) {
         let (mut items, mut full) = (Vec::new(), None);
-        let Value::Array(streams) = answer else { return (items, full) };
-        for stream in streams {
-            let Value::Array(parts) = stream else { continue };
-            let Ok([Value::BulkString(key), Value::Array(entries)]) = <[Value; 2]>::try_from(parts) else { continue };
-            let name = key.get(self.place.base.len() + 1..).unwrap_or_default();
-            let Some(place) = self.streams.iter().position(|known| known.as_bytes() == name) else { continue };
-            if entries.len() >= count {
-                full = Some(full.map_or(place, |other: usize| other.min(place)));
-            }
-            for entry in entries {
-                let Value::Array(parts) = entry else { continue };
-                let Ok([Value::BulkString(id), Value::Array(fields)]) = <[Value; 2]>::try_from(parts) else { continue };
-                if let (Ok(place), Some(id)) = (u8::try_from(place), wire::EntryId::parse(&id)) {
-                    items.push(self.item((place, id), fields, 1));
-                }
+        let mut walk = reply.walk();
+        for _ in 0..walk.array().unwrap_or(0) {
+            if self.read_stream(&mut walk, count, &mut items, &mut full).is_none() {
+                tracing::error!(source = %self.place.address, "Redis answered otherwise than it should");
+                break;
             }
         }
         (items, full)
     }
 
-    fn item(&self, entry: Entry, fields: Vec<Value>, count: u32) -> Item {
+    fn read_stream(
+        &self,
+        walk: &mut Walk<'_>,
+        count: usize,
+        items: &mut Vec<Item>,
+        full: &mut Option<usize>,
+    ) -> Option<()> {
+        walk.array()?;
+        let key = walk.text()?;
+        let name = key.get(self.place.base.len() + 1..)?;
+        let place = self.streams.iter().position(|known| known.as_bytes() == name)?;
+        let level = u8::try_from(place).ok()?;
+        let entries = walk.array()?;
+        if entries >= count {
+            *full = Some(full.map_or(place, |other| other.min(place)));
+        }
+        for _ in 0..entries {
+            walk.array()?;
+            let id = wire::EntryId::parse(walk.text()?)?;
+            let values = walk.array()?;
+            let fields = std::iter::from_fn(|| Some((walk.text()?, walk.text()?))).take(values / 2);
+            let message = wire::incoming(fields, values / 2, &self.place.address.name, id);
+            items.push(self.item((level, id), message, 1));
+        }
+        Some(())
+    }
+
+    fn item(&self, entry: Entry, mut message: Message, count: u32) -> Item {
         let (_, id) = entry;
-        let mut message = wire::incoming(fields, &self.place.address.name, id);
         let Known { ttl, .. } = self.place.known();
         let is_topic = self.place.address.kind == Kind::Topic;
         if let Some(ttl) = ttl.filter(|_| !is_topic) {

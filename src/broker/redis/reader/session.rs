@@ -21,6 +21,9 @@ use crate::{
     message::{FailedAttempt, Settlement, remember},
 };
 
+/// Who takes so many at a time is back for more at once: it should find some.
+const MANY: usize = 64;
+
 /// What a reader and its task share.
 #[derive(Debug)]
 pub(in crate::broker::redis) struct Session {
@@ -223,8 +226,8 @@ impl Subscription for RedisSubscription {
                 let now = Instant::now();
                 state.asked_at = now;
                 let taken = state.take(max, now);
-                // Who takes all that is there has not said that there should be more.
-                let asks = taken.is_empty() || state.has_waiting();
+                // Who takes all that is there has not said that there should be more, unless it goes through many at a time.
+                let asks = taken.is_empty() || state.has_waiting() || taken.len() >= MANY;
                 state.was_asked |= asks;
                 (taken, asks && state.room() * 4 >= state.prefetch())
             };

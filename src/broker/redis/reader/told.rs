@@ -22,8 +22,13 @@ pub(super) enum Step {
     Renewed(Vec<Entry>),
     /// What is not new.
     Tend,
-    /// What is new.
-    Read(usize),
+    /// What is new: of each level at most `count`, down to the one that `last` says.
+    Read {
+        /// How many.
+        count: usize,
+        /// Of which levels.
+        last: Option<usize>,
+    },
 }
 
 impl Session {

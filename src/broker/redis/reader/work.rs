@@ -72,6 +72,15 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.back.is_empty() && self.waiters.is_empty() && !self.renews
+        self.says_nothing() && self.waiters.is_empty() && !self.renews
+    }
+
+    /// Whether there are only some who wait for what was said before.
+    pub(super) fn only_waits(&self) -> bool {
+        self.says_nothing() && !self.waiters.is_empty()
+    }
+
+    fn says_nothing(&self) -> bool {
+        self.done.is_empty() && self.back.is_empty()
     }
 }

@@ -32,6 +32,8 @@ scripts! {
     LOOK = "look.lua",
     PUBLISH = "publish.lua",
     RENEW = "renew.lua",
+    ROOM = "room.lua",
+    SWEEP = "sweep.lua",
     TEND = "tend.lua",
 }
 

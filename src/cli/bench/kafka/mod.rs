@@ -138,7 +138,7 @@ impl Target {
                 })?
             }
         };
-        let configured = loaded.config.kafka.clone().ok_or_else(|| {
+        let configured = loaded.config.kafka.as_deref().cloned().ok_or_else(|| {
             let hint = "name one with --brokers HOST:PORT, KAFKA_BROKERS or --config";
             Failure::new(Exit::Unreachable, "BROKER_UNAVAILABLE", "no Kafka is named", hint)
         })?;

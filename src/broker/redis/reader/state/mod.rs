@@ -17,6 +17,9 @@ use crate::{
     message::{FailedAttempt, Settlement, remember},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Where it waits: by level, then by arrival.
 type Turn = (u8, EntryId, u8);
 
@@ -44,6 +47,8 @@ pub(super) struct State {
     suspect: Option<Entry>,
     next_tag: Tag,
     work: Work,
+    /// What the server is being told: how much of it is done, and how much comes again.
+    telling: (usize, usize),
     /// Somebody asked for something since the last fetch.
     pub(super) was_asked: bool,
     /// When that was.
@@ -74,6 +79,7 @@ impl State {
             suspect: None,
             next_tag: 1,
             work: Work::default(),
+            telling: (0, 0),
             was_asked: false,
             asked_at: Instant::now(),
             is_waited_for: false,
@@ -82,9 +88,10 @@ impl State {
         }
     }
 
-    /// How many more may be fetched.
+    /// How many more may be fetched, by whoever tells the server first what is done.
     pub(super) fn room(&self) -> usize {
-        if self.has_ended || self.suspect().is_some() { 0 } else { self.prefetch.saturating_sub(self.held.len()) }
+        let held = self.held.len().saturating_sub(self.telling.0);
+        if self.has_ended || self.suspect().is_some() { 0 } else { self.prefetch.saturating_sub(held) }
     }
 
     pub(super) fn prefetch(&self) -> usize {
@@ -123,8 +130,9 @@ impl State {
         !self.out.is_empty()
     }
 
+    /// Whether there is something that the server does not know yet.
     pub(super) fn has_work(&self) -> bool {
-        !self.work.is_empty()
+        !self.work.is_empty() || self.telling != (0, 0)
     }
 
     fn wait(&mut self, item: Item) {
@@ -298,13 +306,18 @@ impl State {
         self.work.waiters.push(waiter);
     }
 
-    /// What the server is to be told now.
+    /// What the server is to be told now. What came of it is said by [`State::told`] or [`State::untold`].
     pub(super) fn work(&mut self) -> Work {
-        mem::take(&mut self.work)
+        let work = mem::take(&mut self.work);
+        self.telling.0 += work.done.len();
+        self.telling.1 += work.back.len();
+        work
     }
 
     /// The server was not told: it is, next time.
     pub(super) fn untold(&mut self, mut work: Work) {
+        self.telling.0 -= work.done.len();
+        self.telling.1 -= work.back.len();
         work.done.append(&mut self.work.done);
         work.back.append(&mut self.work.back);
         work.waiters.append(&mut self.work.waiters);
@@ -314,6 +327,8 @@ impl State {
 
     /// The server knows; or somebody else has it.
     pub(super) fn told(&mut self, done: &[Done], back: Vec<(Back, bool)>) {
+        self.telling.0 -= done.len();
+        self.telling.1 -= back.len();
         for one in done {
             self.held.remove(&one.entry);
         }
