@@ -151,7 +151,10 @@ async fn a_system_that_is_away_is_shown_with_its_circuit_and_what_waits_for_it()
     let (status, state, circuit) = (BrokerStatus::Ready, ConnectionState::Ready, Circuit::HalfOpen);
     broker.shows(System { status, state, circuit, spool: None, ..away });
     let health = served.bare("GET", "/health").send().await.json();
-    assert!(health["reasons"][0].as_str().unwrap().starts_with("broker billing: nothing is published there for now"), "{health}");
+    assert!(
+        health["reasons"][0].as_str().unwrap().starts_with("broker billing: nothing is published there for now"),
+        "{health}"
+    );
     assert_eq!((&health["status"], &health["brokers"][0]["spool"]), (&json!("degraded"), &Value::Null));
     fits(&health, schema, &document, "health");
     served.end().await;

@@ -262,7 +262,7 @@ pub(crate) async fn what_was_sent_is_accepted_or_pending_after_an_interruption(s
 
 pub(crate) async fn loses_nothing_when_leases_run_out_under_stress(system: &dyn System) {
     let at = Arc::new(At::new(system).await);
-    for place in at.one_of_each(Duration::from_millis(20)).await {
+    for place in at.one_of_each(system.short_lease()).await {
         if at.read(&place).await.leased(&at).is_none() {
             return;
         }

@@ -82,6 +82,11 @@ impl System for Server {
         time / 20
     }
 
+    /// Some round trips on a machine that has a lot to do.
+    fn short_lease(&self) -> Duration {
+        Duration::from_millis(150)
+    }
+
     async fn pass(&self, span: Duration) {
         tokio::time::sleep(span).await;
     }

@@ -46,6 +46,11 @@ pub(crate) trait System: Send + Sync {
         time
     }
 
+    /// A lease that runs out in the middle of things, and not before anything can be done with it.
+    fn short_lease(&self) -> Duration {
+        Duration::from_millis(20)
+    }
+
     /// Lets time pass.
     async fn pass(&self, span: Duration) {
         tokio::time::advance(span).await;
