@@ -222,7 +222,7 @@ fn serving(args: &Explain, source: &Address, context: &Context) -> Result<Value,
     let mut asked = json!({ "type": args.kind, "key": args.key, "headers": headers });
     if let Some(asked) = asked.as_object_mut() {
         asked.retain(|_, value| !value.is_null());
-        asked.insert(source.kind.to_string(), json!(source.name));
+        asked.insert(source.kind.to_string(), json!(source.place()));
     }
     Ok(Client::new(context)?.post("/v1/messaging/routes/explain", &asked)?.value)
 }

@@ -198,6 +198,8 @@ impl Brake {
             Outcome::Done(_) | Outcome::Reject { .. } => self.answered(),
             // So does the engine: no further attempt can end better.
             Outcome::Failed(failure) if failure.kind == FailureKind::Denied => self.answered(),
+            // It decides for this message, and knows when: no sign of anything but itself.
+            Outcome::Retry { delay: Some(_), .. } => self.answered(),
             Outcome::Retry { reason, .. } => self.failed(probe, tried, ReasonCode::HandlerRetryExhausted, reason),
             Outcome::Failed(failure) => self.failed(probe, tried, failure.kind.code(), &failure.text),
         }
@@ -403,6 +405,17 @@ mod tests {
         done(&brake);
         assert_eq!((brake.state(), brake.outage()), (BrakeState::Open, None));
         assert_eq!(fail(&brake, 1), Ended::Go);
+    }
+
+    #[test]
+    fn a_retry_at_a_time_that_the_handler_names_is_no_outage() {
+        let brake = brake();
+        let later = Outcome::Retry { reason: "not before noon".into(), delay: Some(Duration::from_secs(9)) };
+        assert!((0..9).all(|number| end(&brake, false, number, &later) == Ended::Go));
+        fail(&brake, 1);
+        fail(&brake, 2);
+        assert_eq!(end(&brake, true, 3, &later), Ended::Go, "nor while there is one");
+        assert_eq!(brake.state(), BrakeState::Slowed);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use helixmq::{
-    broker::{BatchMax, Start, Subscribe},
+    broker::{BatchMax, Declaration, QueueSettings, Start, Subscribe},
     message::{Address, Outcome, Settlement},
 };
 
@@ -212,5 +212,29 @@ async fn forgets_readers_that_have_nothing_out_and_did_nothing_for_long() {
     // Both did nothing since then, and were looked at together.
     let left = eventually("one is forgotten", is_one).await;
     assert_eq!(left, BTreeSet::from(["engine/holds/0".to_owned()]));
+    soon("the broker closes", broker.close()).await;
+}
+
+/// What only this engine reads goes with it; what others may read stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_an_engines_own_does_not_outlive_it_by_more_than_an_hour() {
+    let site = Site::new(&Server::shared());
+    let broker = site.broker_with_queues().await;
+    let own = QueueSettings { exclusive: true, ..QueueSettings::default() };
+    broker.declare(&[Declaration::Queue("own".into(), own)]).await.unwrap();
+    let raw = site.raw().await;
+    let base = |name: &str| format!("{}queue:{{{name}}}", site.settings.key_prefix);
+    let lasts = async |key: &str| raw.ask::<i64>(&format!("PTTL {key}")).await;
+    let all_go = async || {
+        let keys = raw.keys(&base("own")).await;
+        for key in &keys {
+            if !(1..=3_600_000).contains(&lasts(key).await) {
+                return None;
+            }
+        }
+        (keys.len() > 10).then_some(())
+    };
+    eventually("all of its keys go one day", all_go).await;
+    assert_eq!(lasts(&base(WORK)).await, -1);
     soon("the broker closes", broker.close()).await;
 }

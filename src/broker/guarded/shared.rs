@@ -57,6 +57,8 @@ struct State {
     /// Where each waits that ever did, and whether that was made.
     places: HashMap<Address, (Place, bool)>,
     total: Load,
+    /// What the last one who came had no room for, by which limit.
+    full: Option<String>,
 }
 
 /// Where messages go.
@@ -96,6 +98,7 @@ impl Shared {
                 backlogs: HashMap::new(),
                 places: HashMap::new(),
                 total: Load::default(),
+                full: None,
             }),
             circuit: watch::Sender::new(Circuit::Closed),
             changed: Notify::new(),
@@ -237,14 +240,14 @@ impl Shared {
             let waits = state.backlogs.get(to);
             let age = waits.and_then(Backlog::oldest).map_or(0, |oldest| now.saturating_sub(oldest));
             if let Some(max) = spool.age_max.filter(|max| u128::from(age) > max.as_millis()) {
-                full = Some(self.full(to, format!("spool age_max {max:?}")));
+                full = Some(format!("spool age_max {max:?}"));
             } else {
                 for size in sizes {
                     let more = Load { messages: load.messages + 1, bytes: load.bytes + size as u64 };
                     if state.total.messages + more.messages > spool.messages_max {
-                        full = Some(self.full(to, format!("spool messages_max {}", spool.messages_max)));
+                        full = Some(format!("spool messages_max {}", spool.messages_max));
                     } else if state.total.bytes + more.bytes > spool.bytes_max {
-                        full = Some(self.full(to, format!("spool bytes_max {}", spool.bytes_max)));
+                        full = Some(format!("spool bytes_max {}", spool.bytes_max));
                     }
                     if full.is_some() {
                         break;
@@ -252,6 +255,8 @@ impl Shared {
                     load = more;
                 }
             }
+            state.full.clone_from(&full);
+            let full = full.map(|limit| self.full(to, limit));
             if load.messages == 0 {
                 return Room { count: 0, load, begins: false, full };
             }
@@ -380,6 +385,8 @@ impl Shared {
                 spool.bytes,
                 time(now_ms().saturating_sub(spool.oldest_ms))
             ));
+            let limit = self.lock().full.clone();
+            reasons.extend(limit.map(|limit| format!("no more has room there ({limit}): publishers are refused")));
             reasons.extend(spool.refused.map(|why| format!("it does not take what waits for {why}")));
         }
         match reasons.is_empty() {

@@ -165,6 +165,7 @@ fn of_queue(queue: &QueueSettings) -> Vec<(&'static str, String)> {
         ("bytes_max", or_empty(queue.bytes_max)),
         ("overflow", word(queue.overflow).to_owned()),
         ("lease", millis(queue.lease)),
+        ("exclusive", if queue.exclusive { "1".to_owned() } else { String::new() }),
     ]
 }
 

@@ -254,6 +254,8 @@ async fn what_does_not_fit_is_refused_to_its_publisher() {
     assert_eq!(failures.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [5, 6, 7]);
     assert!(matches!(&failures[0].1, PublishError::Full { address, limit }
         if *address == queue && limit == "spool messages_max 5, while double is away"));
+    let BrokerStatus::Degraded { reason } = guarded.status() else { panic!("it is full") };
+    assert!(reason.contains("no more has room there (spool messages_max 5)"), "{reason}");
     system.says(ConnectionState::Ready);
     eventually("there is room", || guarded.shared.is_calm()).await;
     assert_eq!(system.has(&queue), numbered(0..5));

@@ -3,14 +3,20 @@
 -- the names of this run's readers. Answers {kind or nothing, how many, delayed, when that was, out elsewhere, messages and bytes
 -- so far, groups: {name, not delivered, out}}.
 local base, group, run = KEYS[1], ARGV[1], ARGV[2]
-local meta = redis.call('HMGET', base, 'kind', 'priority_max', 'retention', 'retention_bytes', 'bytes', 'count', 'seq', 'trimmed')
+local meta = redis.call('HMGET', base, 'kind', 'priority_max', 'retention', 'retention_bytes', 'bytes', 'count', 'seq', 'trimmed', 'exclusive')
 if not meta[1] then return false end
 local bytes, count = tonumber(meta[5]) or 0, tonumber(meta[6]) or 0
 if meta[1] == 'queue' then
   local total, elsewhere, clock = 0, 0, redis.call('TIME')
+  -- For one engine alone, which looks every second: without it all of this goes within an hour.
+  local alone = meta[9] == '1'
+  if alone then
+    for _, part in ipairs({'', ':due', ':tries', ':bell'}) do redis.pcall('PEXPIRE', base .. part, 3600000) end
+  end
   for level = 0, tonumber(meta[2]) or 0 do
     for _, letter in ipairs({'p', 'd'}) do
       local key = base .. ':' .. letter .. level
+      if alone then redis.pcall('PEXPIRE', key, 3600000) end
       total = total + redis.call('XLEN', key)
       local pending = redis.pcall('XPENDING', key, group)
       if not pending.err then
