@@ -132,37 +132,3 @@ async fn retries_outlive_the_server() {
         assert_eq!(attempts, [1, 2, 3], "{id}");
     }
 }
-
-/// At any moment of joining, for longer than a session lasts.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_finds_its_place_though_the_server_is_frozen_while_it_joins() {
-    let server = Server::own().await;
-    for moment in [0, 100, 1000, 3000] {
-        let mut site = Site::new(&server).await;
-        site.settings.session_timeout = Duration::from_secs(6);
-        let (before, after) = (site.handling().await, site.elsewhere().await);
-        let sent = send(&before.broker, &site.work, 20).await;
-        assert!(site.ledger.handles(&sent).await.is_empty());
-        // One that comes has the other share out anew.
-        let joining = async { (after.handling().await, after) };
-        let freezing = async {
-            tokio::time::sleep(Duration::from_millis(moment)).await;
-            server.freeze();
-            tokio::time::sleep(Duration::from_secs(8)).await;
-            server.thaw();
-        };
-        let ((engine, other), ()) = tokio::join!(joining, freezing);
-        let more = eventually("it takes messages", async || {
-            let more = send(&before.broker, &site.work, 20).await;
-            (!more.is_empty()).then_some(more)
-        })
-        .await;
-        let missing = site.ledger.handles(&more).await;
-        assert!(missing.is_empty(), "frozen after {moment} ms: {missing:?}");
-        before.stop().await;
-        let last = send(&engine.broker, &other.work, 20).await;
-        let missing = other.ledger.handles(&last).await;
-        assert!(missing.is_empty(), "alone, frozen after {moment} ms: {missing:?}");
-        engine.stop().await;
-    }
-}

@@ -100,16 +100,6 @@ impl Server {
         self.running.kill().await;
     }
 
-    /// Stops it where it is: it holds its connections, and answers nobody.
-    pub(crate) fn freeze(&self) {
-        self.running.freeze();
-    }
-
-    /// Lets it go on.
-    pub(crate) fn thaw(&self) {
-        self.running.thaw();
-    }
-
     /// Stops it in good order.
     pub(crate) async fn stop(&self) {
         self.running.stop().await;
