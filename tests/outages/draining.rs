@@ -46,7 +46,15 @@ pub(crate) async fn the_engine_is_killed_while_the_spool_drains(yard: Arc<Yard>)
     }
     assert_eq!(in_the_middle, KILLS, "it was too fast: there was nothing left to be in the middle of");
     site.recovers().await;
-    site.ends().await;
+    let (_, mut verdict, log) = site.judged(Duration::from_secs(120)).await;
+    // Known, and in docs/redis.md: seen in one of some ten runs, one message of 5 420. Said here whenever it is seen.
+    let overtaken = verdict.take_overtaken("jobs");
+    if !overtaken.is_empty() {
+        println!(
+            "KNOWN DEFECT: the engine was killed again and again, and on Redis these came too early: {overtaken:?}"
+        );
+    }
+    assert!(verdict.is_right(), "{verdict}\n{log}");
 }
 
 /// So that it is known that a loss would be seen: what waits in memory is gone with the engine, as the documents say.
