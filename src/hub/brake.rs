@@ -408,21 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_at_a_time_that_the_handler_names_is_no_outage() {
+    fn a_retry_at_a_time_that_the_handler_names_and_a_destination_that_is_not_granted_are_no_outage() {
         let brake = brake();
         let later = Outcome::Retry { reason: "not before noon".into(), delay: Some(Duration::from_secs(9)) };
-        assert!((0..9).all(|number| end(&brake, false, number, &later) == Ended::Go));
+        let denied = Outcome::failed(FailureKind::Denied, "elsewhere");
+        assert!((0..9).all(|n| [&later, &denied].iter().all(|outcome| end(&brake, false, n, outcome) == Ended::Go)));
         fail(&brake, 1);
         fail(&brake, 2);
-        assert_eq!(end(&brake, true, 3, &later), Ended::Go, "nor while there is one");
-        assert_eq!(brake.state(), BrakeState::Slowed);
-    }
-
-    #[test]
-    fn a_destination_that_is_not_granted_is_no_outage() {
-        let brake = brake();
-        let denied = Outcome::failed(FailureKind::Denied, "elsewhere");
-        assert!((0..9).all(|number| end(&brake, false, number, &denied) == Ended::Go));
+        assert_eq!((end(&brake, true, 3, &later), brake.state()), (Ended::Go, BrakeState::Slowed), "nor is it over");
     }
 
     #[test]
